@@ -1,0 +1,36 @@
+"""Shared fixtures: where real data and conformance numbers lie, and a skip that says so where they do not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real data: `MAMBA_UNET_DATA`, else `../shared/data` beside the repository."""
+    return _folder(Path(os.environ.get("MAMBA_UNET_DATA", SHARED / "data")))
+
+
+@pytest.fixture(scope="session")
+def acdc_dir(data_dir: Path) -> Path:
+    return _folder(data_dir / "acdc")
+
+
+@pytest.fixture(scope="session")
+def ct_dir(data_dir: Path) -> Path:
+    return _folder(data_dir / "ct")
+
+
+@pytest.fixture(scope="session")
+def conformance_dir() -> Path:
+    """Numbers from independent implementations that ours must reproduce."""
+    return _folder(SHARED / "conformance")
