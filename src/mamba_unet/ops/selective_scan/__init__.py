@@ -1,0 +1,1 @@
+"""Mamba's selective scan over one direction. The public function is `mamba_unet.ops.selective_scan`."""

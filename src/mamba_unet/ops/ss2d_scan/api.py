@@ -1,0 +1,74 @@
+"""ss2d_scan: validation and dispatch.
+
+B batch, H W image, K = 4 scan directions, D channels (d_inner), N d_state.
+"""
+
+from torch import Tensor
+
+from mamba_unet.ops.backends import choose
+from mamba_unet.ops.checks import check_shape, check_state_size, check_tensors
+
+DIRECTIONS = 4
+
+
+def ss2d_scan(
+    u: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Scan an image in four directions and add up the four outputs, without re-ordering or copying the image.
+
+    Direction 0 walks row by row, direction 1 column by column, directions 2 and 3 walk these paths backwards. Along
+    its path a direction runs h = exp(delta A) h + delta B u, y = C h, with delta = softplus(dt + dt_bias). What
+    belongs to a pixel lies at that pixel: `dt[b, i, j, k]` is direction k's step at row i, column j.
+
+    Args:
+        u: (B, H, W, D).
+        dt: (B, H, W, 4, D), before bias and softplus.
+        B: (B, H, W, 4, N).
+        C: (B, H, W, 4, N).
+        A: (4, D, N), negative.
+        D: (D,), skip connection, already summed over the directions.
+        dt_bias: (4, D).
+        backend: "auto", "reference", "torch", "cpu" or "triton"; see `backend_status`.
+
+    Returns:
+        y (B, H, W, D), the sum of the four outputs and of u * D: float32 for half inputs, which are to be normalised
+        before they are cast down; otherwise in u's dtype.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit, or the backend cannot run here.
+
+    Source: Liu et al., VMamba (arXiv 2401.10166), section 4.2; Mamba-UNet (arXiv 2402.05079), figure 3.
+    """
+    check_tensors({"u": u, "dt": dt, "B": B, "C": C, "A": A, "D": D, "dt_bias": dt_bias})
+    if u.ndim != 4 or min(u.shape[1:]) < 1:
+        raise ValueError(f"u must have shape (B, H, W, D) with H, W and D at least 1, not {tuple(u.shape)}")
+    batch, height, width, channels = u.shape
+    if A.ndim != 3:
+        raise ValueError(f"A must have shape (4, D, N), not {tuple(A.shape)}")
+    state = A.shape[2]
+    check_state_size(state)
+    check_shape("A", A, (DIRECTIONS, channels, state), "(4, D, N)")
+    check_shape("dt", dt, (batch, height, width, DIRECTIONS, channels), "(B, H, W, 4, D)")
+    for name, tensor in (("B", B), ("C", C)):
+        check_shape(name, tensor, (batch, height, width, DIRECTIONS, state), "(B, H, W, 4, N)")
+    check_shape("D", D, (channels,), "(D,)")
+    check_shape("dt_bias", dt_bias, (DIRECTIONS, channels), "(4, D)")
+
+    match choose(backend, u):
+        case "reference":
+            from mamba_unet.ops.ss2d_scan.reference import ss2d_scan as scan
+        case "torch":
+            from mamba_unet.ops.ss2d_scan.torch import ss2d_scan as scan
+        case "cpu":
+            from mamba_unet.ops.ss2d_scan.cpu import ss2d_scan as scan
+        case "triton":
+            from mamba_unet.ops.ss2d_scan.triton import ss2d_scan as scan
+    return scan(u, dt, B, C, A, D, dt_bias)
