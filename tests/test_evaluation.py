@@ -221,9 +221,23 @@ def test_a_case_that_comes_twice_is_refused():
         evaluate_cases(lambda case: case.label, [make_case("a_1", blocks())] * 2, CLASSES)
 
 
-def test_no_case_at_all_is_refused():
-    with pytest.raises(ValueError, match="no case to evaluate"):
-        evaluate_cases(lambda case: case.label, [], CLASSES)
+def test_no_case_at_all_has_no_summary():
+    empty = evaluate({})
+    assert math.isnan(empty.mean_foreground_dice)
+    with pytest.raises(ValueError, match="no case was evaluated"):
+        empty.table()
+
+
+def test_parts_of_several_processes_merge_into_one(evaluation):
+    data = {"a_1": (blocks(), blocks()), "a_2": (blocks(6), blocks(2)), "b_1": (blocks(6), blocks(4))}
+    parts = [evaluate({name: data[name] for name in names}) for names in (["b_1", "a_1"], ["a_2"], [])]
+    merged = Evaluation.merge(parts)
+    assert (merged.rows, merged.summary()) == (evaluation.rows, evaluation.summary())
+    np.testing.assert_equal(merged.slice_rows, evaluation.slice_rows)
+    with pytest.raises(ValueError, match="cases in more than one part: a_2"):
+        Evaluation.merge([parts[1], evaluation])
+    with pytest.raises(ValueError, match="different classes or conventions"):
+        Evaluation.merge([parts[0], evaluate({}, distances=False)])
 
 
 def test_progress_is_shown_on_request(capsys):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,14 +105,14 @@ def evaluate_cases(
                 slice_rows.append(
                     {**where, "slice": position, "class": index, "class_name": class_names[index], "dice": dice}
                 )
-    if not rows:
-        raise ValueError("no case to evaluate: the split is empty, or class_names has no foreground class")
     return Evaluation(tuple(class_names), {"hd95": hd95, "asd": asd} if distances else {}, rows, slice_rows)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured, and its summary.
+
+    Without any case (a process that got none) it can be merged, but has no summary.
 
     Attributes:
         class_names: [0] is the background.
@@ -124,6 +125,27 @@ class Evaluation:
     conventions: dict[str, str]
     rows: list[dict[str, Any]]
     slice_rows: list[dict[str, Any]]
+
+    @classmethod
+    def merge(cls, parts: "Sequence[Evaluation]") -> "Evaluation":
+        """One evaluation of cases that several processes shared among them, in the order of their identifiers.
+
+        Raises:
+            ValueError: the parts differ in classes or conventions, or a case is in two of them.
+        """
+        first = parts[0]
+        if any((part.class_names, part.conventions) != (first.class_names, first.conventions) for part in parts):
+            raise ValueError("evaluations with different classes or conventions cannot be merged")
+        twice = [
+            case for case, parts_of in Counter(case for part in parts for case in part.cases).items() if parts_of > 1
+        ]
+        if twice:
+            raise ValueError(f"cases in more than one part: {', '.join(twice)}")
+        rows, slice_rows = (
+            sorted((row for part in parts for row in getattr(part, name)), key=lambda row: row["case"])
+            for name in ("rows", "slice_rows")
+        )
+        return cls(first.class_names, first.conventions, rows, slice_rows)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -168,7 +190,12 @@ class Evaluation:
         percentile bootstrap over patients, all cases of a patient together. What cannot be computed is None:
         everything of a class that was never counted, sd of one case, the interval of one patient, and the distances'
         statistics where some cases are in mm and others in voxels.
+
+        Raises:
+            ValueError: nothing was evaluated.
         """
+        if not self.rows:
+            raise ValueError("no case was evaluated: the split is empty, or there is no foreground class")
         values = np.stack([self._values(metric) for metric in self.metrics], axis=-1)  # (cases, classes, metrics)
         patients, member = np.unique(list(self.cases.values()), return_inverse=True)
         rng = np.random.default_rng(BOOTSTRAP_SEED)
@@ -266,7 +293,9 @@ class Evaluation:
 
     def _values(self, metric: str) -> np.ndarray:
         """(cases, foreground classes) of one metric."""
-        return np.array([row[metric] for row in self.rows], dtype=float).reshape(len(self.cases), -1)
+        return np.array([row[metric] for row in self.rows], dtype=float).reshape(
+            len(self.cases), len(self.class_names) - 1
+        )
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
