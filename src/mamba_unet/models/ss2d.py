@@ -1,0 +1,85 @@
+"""SS2D, the two-dimensional selective scan: four directions over a channels-last map.
+
+B batch, H W map, C = d_model, D = d_inner = expand * d_model, K = 4 directions, R = dt_rank, N = d_state.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mamba_unet.ops import ss2d_scan
+
+DIRECTIONS = 4
+
+
+class SS2D(nn.Module):
+    """The token mixer of a VSS block: (B, H, W, d_model) -> the same, for any H and W.
+
+    A linear layer makes two branches; one passes a depth-wise convolution, SiLU, the four-direction selective scan
+    and LayerNorm, and is gated by SiLU of the other; a last linear layer brings it back to d_model.
+
+    The scan's state and its output stay in float32 under autocast: LayerNorm sees them before they are cast down, so
+    large values cannot overflow half precision.
+
+    Args:
+        d_model: channels in and out.
+        d_state: size of the hidden state N.
+        expand: d_inner / d_model.
+        d_conv: kernel size of the depth-wise convolution (odd).
+        dt_rank: rank of delta's projection; by default ceil(d_model / 16).
+
+    Parameter names are those of the public VMamba and Mamba-UNet checkpoints.
+    Source: VMamba (arXiv 2401.10166), Mamba-UNet (arXiv 2402.05079) Figure 3.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, expand: int = 2, d_conv: int = 3, dt_rank: int | None = None
+    ) -> None:
+        super().__init__()
+        d_inner = expand * d_model
+        self.d_state = d_state
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, d_conv, padding=d_conv // 2, groups=d_inner)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2 * d_state, d_inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, d_inner, self.dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, d_inner))
+        self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * d_inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(DIRECTIONS * d_inner))
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.reset_scan_parameters()
+
+    @torch.no_grad()
+    def reset_scan_parameters(self, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
+        """Mamba's initialisation: S4D-real A, D = 1, softplus(dt bias) log-uniform in [dt_min, dt_max]."""
+        for direction in self.x_proj_weight:
+            nn.init.kaiming_uniform_(direction, a=math.sqrt(5))
+        nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        dt = torch.empty_like(self.dt_projs_bias).uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=1e-4)
+        self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
+        self.Ds.fill_(1)
+
+    def scan(self, x: Tensor) -> Tensor:
+        """Project x to delta, B and C and scan in four directions: (B, H, W, D) -> (B, H, W, D), at least float32."""
+        K, (D, R, N) = DIRECTIONS, (x.shape[-1], self.dt_rank, self.d_state)
+        projected = F.linear(x, self.x_proj_weight.flatten(0, 1))  # point-wise, hence in any order: one product
+        projected = projected.unflatten(-1, (K, R + 2 * N))  # (B, H, W, K, R + 2N)
+        dt, B, C = projected.split([R, N, N], dim=-1)
+        # one product per direction; stored (K, B, H, W, D) and viewed as (B, H, W, K, D)
+        dt = torch.matmul(dt.movedim(3, 0).flatten(1, 3), self.dt_projs_weight.transpose(1, 2))
+        dt = dt.view(K, *x.shape).movedim(0, 3)
+        # read in float32 whatever the precision around it, as the public code does; conformance needs it
+        A_logs = self.A_logs.float().to(torch.promote_types(x.dtype, torch.float32))
+        A = -A_logs.exp().view(K, D, N)
+        return ss2d_scan(x, dt, B, C, A, self.Ds.view(K, D).sum(0), self.dt_projs_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, D) each
+        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        y = self.out_norm(self.scan(x)).to(z.dtype)
+        return self.out_proj(y * F.silu(z))

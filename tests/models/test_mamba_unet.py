@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from mamba_unet import MambaUNet, build_model
+
+
+@pytest.fixture
+def nano():
+    torch.manual_seed(0)
+    return build_model("mamba_unet", size="nano")
+
+
+def test_default_network_has_the_papers_parameters_and_the_public_names(conformance_dir):
+    expected = json.loads((conformance_dir / "mamba_unet_keys.json").read_text())
+    model = MambaUNet(in_channels=3)
+    assert sum(p.numel() for p in model.parameters()) == expected["total_parameters"] == 19_121_664
+    assert {f"mamba_unet.{k}": list(v.shape) for k, v in model.state_dict().items()} == expected["keys"]
+
+
+def test_logits_match_the_conformance_numbers(conformance_dir, fill_by_name):
+    expected = np.load(conformance_dir / "mamba_unet.npz")
+    model = MambaUNet(in_channels=3).eval()
+    fill_by_name(model, prefix="mamba_unet.")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(expected["input"]))
+    torch.testing.assert_close(logits, torch.from_numpy(expected["logits"]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (15, 17), (16, 16), (33, 50)])
+def test_any_size_comes_back_as_logits_of_that_size(nano, height, width):
+    assert nano(torch.randn(2, 1, height, width)).shape == (2, 4, height, width)
+
+
+def test_padding_repeats_the_edge_and_is_cropped_away(nano):
+    nano.eval()
+    small = torch.randn(1, 1, 30, 20)
+    padded = torch.nn.functional.pad(small, (0, 12, 0, 2), mode="replicate")
+    with torch.no_grad():
+        torch.testing.assert_close(nano(small), nano(padded)[..., :30, :20])
+
+
+def test_an_image_gets_the_same_logits_in_any_batch(nano):
+    nano.eval()
+    batch = torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(nano(batch)[1:2], nano(batch[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_and_are_finite(nano):
+    nano(torch.randn(2, 1, 32, 32)).square().mean().backward()
+    for name, parameter in nano.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_two_images_are_overfitted(nano):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 1, 32, 32, generator=generator)
+    label = torch.zeros(2, 32, 32, dtype=torch.long)
+    label[0, 4:20, 6:18], label[1, 10:30, 3:15] = 1, 2
+    image += label[:, None]
+    optimizer = torch.optim.AdamW(nano.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(nano(image), label).backward()
+        optimizer.step()
+    assert (nano.eval()(image).argmax(1) == label).float().mean() > 0.97
+
+
+def test_gradient_checkpointing_changes_memory_not_numbers():
+    x = torch.randn(1, 1, 32, 32)
+    gradients = []
+    for use_checkpoint in (False, True):
+        torch.manual_seed(0)
+        model = build_model("mamba_unet", size="nano", use_checkpoint=use_checkpoint)
+        torch.manual_seed(1)  # stochastic depth draws the same
+        model(x).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_bfloat16_autocast_survives_inputs_scaled_by_100(nano):
+    optimizer = torch.optim.SGD(nano.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(10):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(nano(100 * torch.randn(1, 1, 32, 32)), torch.ones(1, 32, 32, dtype=torch.long))
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+
+
+def test_compiles_without_a_graph_break(nano):
+    nano.eval()
+    x = torch.randn(1, 1, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(nano, fullgraph=True, backend="eager")(x), nano(x))
+
+
+def test_exports(nano):
+    nano.eval()
+    x = torch.randn(1, 1, 30, 32)
+    program = torch.export.export(nano, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), nano(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"depths": (1, 1), "dims": (8, 16, 32)}, "same length"),
+        ({"depths": (1, 1), "dims": (8, 20)}, "twice the one before"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        MambaUNet(**sizes)
