@@ -1,0 +1,201 @@
+"""What can be wrong with a data set: problems, the table of all of them, and the checks of one case's arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mamba_unet.data.formats import Volume
+
+SKIP = "repair or remove the file, or leave the case out (skip_bad)"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the table of problems.
+
+    Attributes:
+        file: the file at fault, or the folder or list where no single file is.
+        problem: what is wrong, in few words.
+        expected, found: the two things that do not agree.
+        way_out: what the user can do.
+        severity: "error" stops `prepare`, "warning" does not.
+        case: the identifier of the case at fault; None if it concerns the data set as a whole.
+    """
+
+    file: Path
+    problem: str
+    expected: str
+    found: str
+    way_out: str
+    severity: Literal["error", "warning"] = "error"
+    case: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything found in one pass over a data set.
+
+    Attributes:
+        source: the folder that was checked.
+        layout: the name of its layout, and `why` it was taken for that.
+        dataset: name of the data set, e.g. "acdc".
+        class_names: [0] is the background.
+        cases: identifiers of all the cases found, good and bad.
+        problems: errors first.
+        notes: what was decided on the way and is not a problem (files left alone, how the split came about).
+    """
+
+    source: Path
+    layout: str
+    why: str
+    dataset: str
+    class_names: Sequence[str]
+    cases: Sequence[str]
+    problems: Sequence[Problem] = field(default=())
+    notes: Sequence[str] = field(default=())
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "warning"]
+
+    def table(self) -> str:
+        """Text for a terminal: what was found, then every problem in a row of its own."""
+        lines = [
+            f"{self.source}: {self.layout} ({self.why})",
+            f"{self.dataset}, {len(self.cases)} cases, classes: {', '.join(self.class_names)}",
+            *(f"note: {note}" for note in self.notes),
+        ]
+        if self.problems:
+            header = ("severity", "file", "problem", "expected", "found", "way out")
+            rows = [header] + [
+                (p.severity, _short(p.file, self.source), p.problem, p.expected, p.found, p.way_out)
+                for p in self.problems
+            ]
+            widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+            rows.insert(1, tuple("-" * width for width in widths))
+            lines += [
+                "",
+                *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
+            ]
+        lines += ["", f"{len(self.errors)} errors, {len(self.warnings)} warnings"]
+        return "\n".join(lines)
+
+
+class BadDataError(ValueError):
+    """The data set has errors; `.report` holds all of them, the message shows them as a table."""
+
+    def __init__(self, report: CheckReport):
+        super().__init__(
+            report.table() + "\nNothing was prepared. Repair the files, or leave the bad cases out with skip_bad."
+        )
+        self.report = report
+
+
+def check_case(
+    identifier: str,
+    image_file: Path,
+    image: Volume,
+    label_file: Path,
+    label: Volume,
+    values: dict[int, int],
+    *,
+    scaled: bool,
+    empty_is_error: bool,
+) -> list[Problem]:
+    """Every problem of one case's arrays.
+
+    Args:
+        identifier: the case.
+        image_file, label_file: named in the problems.
+        image, label: as stored.
+        values: stored label value -> class index.
+        scaled: the layout promises an image in 0..1 already.
+        empty_is_error: whether a label without foreground is an error (every case of the data set shows an organ) or
+            may be right (a warning).
+    """
+    problems = []
+
+    def add(file: Path, problem: str, expected: str, found: str, way_out: str, severity: str = "error") -> None:
+        problems.append(Problem(file, problem, expected, found, way_out, severity, identifier))
+
+    if image.array.shape != label.array.shape:
+        add(
+            label_file,
+            "image and label differ in shape",
+            f"(D, H, W) = {image.array.shape} as the image",
+            str(label.array.shape),
+            "resample the label onto the image's grid with nearest neighbour",
+        )
+    elif (distance := _misplacement(image, label)) > 0.1:
+        add(
+            label_file,
+            "image and label differ in affine",
+            "the same affine (within 0.1 voxel)",
+            f"corners up to {distance:.3g} voxels apart",
+            "if the arrays match pixel by pixel, save the label with the image's affine; else resample it",
+        )
+
+    if not np.issubdtype(image.array.dtype, np.integer) and not np.isfinite(image.array).all():
+        bad = int((~np.isfinite(image.array)).sum())
+        add(
+            image_file,
+            "NaN or infinity in the image",
+            "finite numbers",
+            f"{bad} pixels",
+            "replace them, or export anew",
+        )
+    else:
+        low, high = image.array.min(), image.array.max()
+        if low == high:
+            add(image_file, "constant image", "more than one intensity", f"{low:g} everywhere", SKIP)
+        elif scaled and not (-1e-4 <= low and high <= 1 + 1e-4):
+            add(
+                image_file,
+                "image is not scaled",
+                "values in 0..1, as this layout holds",
+                f"{low:g}..{high:g}",
+                "scale it as the layout does, or prepare the raw files",
+            )
+
+    found = np.unique(label.array)
+    outside = [value for value in found.tolist() if value not in values]
+    if outside:
+        expected = ", ".join(str(value) for value in values)
+        shown = ", ".join(f"{value:g}" for value in outside[:8]) + (", ..." if len(outside) > 8 else "")
+        add(
+            label_file,
+            "label values outside the classes",
+            f"only {expected}",
+            shown,
+            "correct the label, or describe its values (dataset.json: labels)",
+        )
+    elif not any(values[value] for value in found.tolist()):
+        add(
+            label_file,
+            "empty label",
+            "some pixels of some class",
+            "background only",
+            "correct it, or leave the case out (skip_bad)" if empty_is_error else "nothing, if nothing is to be seen",
+            "error" if empty_is_error else "warning",
+        )
+    return problems
+
+
+def _misplacement(image: Volume, label: Volume) -> float:
+    """How far apart, in voxels of the image, the two affines put the corners of the volume."""
+    if image.affine is None or label.affine is None:
+        return 0.0
+    depth, height, width = image.array.shape
+    corners = np.array([(x, y, z, 1) for x in (0, width - 1) for y in (0, height - 1) for z in (0, depth - 1)], float).T
+    return float(np.abs(np.linalg.solve(image.affine, label.affine @ corners) - corners).max())
+
+
+def _short(file: Path, source: Path) -> str:
+    return file.relative_to(source).as_posix() if file.is_relative_to(source) and file != source else str(file)

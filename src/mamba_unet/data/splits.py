@@ -1,0 +1,206 @@
+"""Splits by patient: shipped, drawn, in folds, or the user's own; a leak is an error."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+
+class SplitError(ValueError):
+    """A split that leaks, names unknown patients or leaves some out."""
+
+    def __init__(self, origin: str, problem: str, expected: str, found: str, way_out: str):
+        super().__init__(f"{origin}: {problem}: {found}. Expected: {expected}; {way_out}")
+        self.origin, self.problem, self.expected, self.found, self.way_out = origin, problem, expected, found, way_out
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which patients are in which split.
+
+    Attributes:
+        origin: where it comes from, for the record.
+        patients: split -> sorted patients; folds are named "fold0/train", "fold0/val", "fold0/test", ...
+        notes: patients absent from the data or put aside, in words.
+    """
+
+    origin: str
+    patients: Mapping[str, Sequence[str]]
+    notes: Sequence[str] = field(default=())
+
+    def apart(self, a: str, b: str) -> list[tuple[str, str]]:
+        """The pairs of splits, of the same fold, that hold one of the two patients each."""
+        homes = [[split for split, members in self.patients.items() if patient in members] for patient in (a, b)]
+        return [(x, y) for x in homes[0] for y in homes[1] if x != y and _fold(x) == _fold(y)]
+
+
+def shuffled(patients: Iterable[str], seed: int = 0) -> list[str]:
+    """In the order of sha256("seed:patient"): the same on every machine and with every version of every library."""
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
+
+
+def draw_split(
+    patients: Iterable[str], seed: int = 0, twins: Mapping[str, str] = MappingProxyType({}), test: Iterable[str] = ()
+) -> Split:
+    """70 / 10 / 20 per cent for train, val and test, at least one patient each.
+
+    Args:
+        patients: all of them.
+        seed: another gives another split.
+        twins: patient -> the patient it must stay with, because their images are the same.
+        test: patients that are the test split already; then 7 / 8 and 1 / 8 of the rest are train and val.
+    """
+    patients, given = set(patients), sorted(set(test))
+    order = shuffled(patients - set(given) - twins.keys(), seed)
+    if len(order) < (2 if given else 3):
+        raise SplitError(
+            "drawn split",
+            "too few patients",
+            "at least 3, for train, val and test",
+            ", ".join(sorted(patients)),
+            "give a split file that says where they belong",
+        )
+    val = max(1, round(len(order) / (8 if given else 10)))
+    end = val if given else val + max(1, round(0.2 * len(order)))
+    parts = {"train": order[end:], "val": order[:val], "test": given or order[val:end]}
+    origin = (
+        f"test as given; train and val drawn by patient, 7/1, seed {seed}"
+        if given
+        else f"drawn by patient, 70/10/20, seed {seed}"
+    )
+    return Split(origin, _with_twins(parts, twins, patients))
+
+
+def draw_folds(
+    patients: Iterable[str], folds: int, seed: int = 0, twins: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, list[str]]:
+    """K folds: in fold k part k is tested, part k + 1 selects the checkpoint, the others train.
+
+    Returns:
+        "fold0/train", "fold0/val", "fold0/test", ...: sorted patients. Each patient is tested once.
+    """
+    patients = set(patients)
+    twins = {patient: other for patient, other in twins.items() if other in patients}
+    order = shuffled(patients - twins.keys(), seed)
+    if not 3 <= folds <= len(order):
+        raise SplitError(
+            "folds",
+            "number of folds",
+            f"3..{len(order)}, for there are {len(order)} patients and three parts",
+            str(folds),
+            "choose another number",
+        )
+    parts = [order[k::folds] for k in range(folds)]
+    splits = {}
+    for k in range(folds):
+        val = (k + 1) % folds
+        train = [patient for part in range(folds) if part not in (k, val) for patient in parts[part]]
+        splits |= {f"fold{k}/train": train, f"fold{k}/val": parts[val], f"fold{k}/test": parts[k]}
+    return _with_twins(splits, twins, patients)
+
+
+def _with_twins(
+    parts: Mapping[str, Sequence[str]], twins: Mapping[str, str], patients: set[str]
+) -> dict[str, list[str]]:
+    placed = {patient for members in parts.values() for patient in members}
+    return {
+        split: sorted({*members, *(a for a, b in twins.items() if b in members and a in patients - placed)})
+        for split, members in parts.items()
+    }
+
+
+def check_leaks(patients: Mapping[str, Iterable[str]], origin: str) -> None:
+    """Raise SplitError if a patient is in two splits (of the same fold), naming each of them."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for split, members in patients.items():
+        for patient in set(members):
+            seen.setdefault((_fold(split), patient), []).append(split)
+    leaks = [f"{patient} in {' and '.join(splits)}" for (_, patient), splits in sorted(seen.items()) if len(splits) > 1]
+    if leaks:
+        raise SplitError(
+            origin, "one patient in two splits", "each patient in one", "; ".join(leaks), "take it out of all but one"
+        )
+
+
+def fit_split(wanted: Mapping[str, Sequence[str]], patients: Iterable[str], origin: str, uncovered: str) -> Split:
+    """Apply a published split to the patients at hand.
+
+    Patients it names that are absent are left out of it; patients it does not name go to the split `uncovered`. Both
+    are said in the notes.
+    """
+    check_leaks(wanted, origin)
+    present = set(patients)
+    named = {patient for members in wanted.values() for patient in members}
+    fitted = {split: sorted(present.intersection(members)) for split, members in wanted.items()}
+    notes = []
+    if absent := sorted(named - present):
+        notes.append(f"{len(absent)} of the {len(named)} patients of the split are not in the data: {_some(absent)}")
+    if rest := sorted(present - named):
+        fitted[uncovered] = rest
+        notes.append(f"{len(rest)} patients are not in the split and are put in {uncovered!r}: {_some(rest)}")
+    return Split(origin, fitted, notes)
+
+
+def shipped_split(name: str) -> dict[str, list[str]]:
+    """The split file `name` that comes with the package: split -> patients."""
+    return json.loads((resources.files("mamba_unet.data") / "splits" / name).read_text(encoding="utf-8"))
+
+
+def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
+    """A user's own split, a JSON file {"train": [...], "val": [...], ...} of patients or case identifiers.
+
+    Args:
+        file: such a file, or a `splits.json` that `prepare` wrote.
+        cases: identifier -> patient of every case.
+
+    Raises:
+        SplitError: a patient is in two splits, unknown, or in none. All of them are named.
+    """
+    try:
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SplitError(str(file), "unreadable", "JSON", str(error), "correct the file") from error
+    if isinstance(said, dict) and isinstance(said.get("patients"), dict):
+        said = said["patients"]
+    if not isinstance(said, dict) or not all(isinstance(members, list) for members in said.values()):
+        raise SplitError(
+            str(file),
+            "no split",
+            '{"train": [names], "val": [names], "test": [names]}',
+            f"{str(said)[:60]}",
+            "correct the file",
+        )
+    known = set(cases.values())
+    unknown = sorted(
+        {str(name) for members in said.values() for name in members if name not in known and name not in cases}
+    )
+    if unknown:
+        raise SplitError(
+            str(file),
+            "unknown names",
+            "patients or cases of this data set",
+            ", ".join(unknown),
+            "remove or correct them",
+        )
+    patients = {split: sorted({cases.get(name, name) for name in members}) for split, members in said.items()}
+    check_leaks(patients, str(file))
+    if missing := sorted(known.difference(*patients.values())):
+        raise SplitError(
+            str(file),
+            "patients in no split",
+            "every patient in one",
+            ", ".join(missing),
+            "put them in one, of any name",
+        )
+    return Split(f"given: {Path(file).name}", patients)
+
+
+def _fold(split: str) -> str:
+    return split.rpartition("/")[0]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
