@@ -1,0 +1,1 @@
+"""What a run gave, to look at: figures and one self-contained HTML page."""

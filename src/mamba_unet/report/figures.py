@@ -1,0 +1,276 @@
+"""The figures: training curves, coloured label maps (the paper's Figure 4) and the histogram of image-by-image Dice
+(its Figure 6). Matplotlib figures are objects of their own; nothing here touches pyplot's global state.
+
+H W pixels of one slice.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mamba_unet.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # column -> (steps, values)
+
+# The colours of Okabe and Ito (2008), told apart with any colour vision, in an order that sets neighbouring heart
+# structures well apart; then three of Tol's for data sets with more than eight organs.
+PALETTE = (
+    "#56b4e9",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#f0e442",
+    "#d55e00",
+    "#0072b2",
+    "#b0b0b0",
+    "#882255",
+    "#999933",
+    "#44aa99",
+)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a chart on a light or a dark page."""
+
+    background: str
+    text: str
+    grid: str
+    line: str
+    accent: str
+
+
+LIGHT = Theme("#ffffff", "#1f2430", "#d9dde5", "#0072b2", "#d55e00")
+DARK = Theme("#171a21", "#e4e7ee", "#343a46", "#56b4e9", "#e69f00")
+
+
+def class_color(index: int) -> str:
+    """The colour of foreground class `index` (from 1), the same in every figure; "#rrggbb"."""
+    return PALETTE[(index - 1) % len(PALETTE)]
+
+
+def overlay(
+    image: np.ndarray, label: np.ndarray | None = None, *, pixel_size: Sequence[float] = (1, 1), height: int = 320
+) -> np.ndarray:
+    """A slice in grey with its classes tinted and outlined.
+
+    Args:
+        image: (H, W), 0 to 1.
+        label: (H, W) class indices, or None for the image alone.
+        pixel_size: height and width of a pixel, in any unit, so that anatomy keeps its proportions.
+        height: of the picture, which is enlarged without interpolation.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    rows, columns = image.shape
+    width = max(1, round(height * columns * pixel_size[1] / (rows * pixel_size[0])))
+    where = np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
+    picture = np.repeat(np.clip(image, 0, 1)[where][..., None], 3, axis=-1)
+    if label is not None:
+        label = label[where]
+        colors = np.array([_rgb(class_color(index)) for index in range(1, int(label.max()) + 1)]).reshape(-1, 3)
+        tint = np.concatenate([np.zeros((1, 3)), colors])[label]
+        strength = np.where(_outline(label), 1.0, np.where(label > 0, 0.4, 0.0))[..., None]
+        picture = (1 - strength) * picture + strength * tint
+    return (255 * picture).round().astype(np.uint8)
+
+
+def _rgb(color: str) -> tuple[float, ...]:
+    return tuple(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _outline(label: np.ndarray) -> np.ndarray:
+    """Foreground pixels with a neighbour of another class, two pixels wide so that they survive shrinking."""
+    edge = np.zeros(label.shape, dtype=bool)
+    for axis in (0, 1):
+        for shift in (-2, -1, 1, 2):
+            edge |= np.roll(label, shift, axis) != label
+    return edge & (label > 0)
+
+
+def read_curves(metrics_csv_paths: Iterable[str | Path]) -> Curves:
+    """Read Lightning's CSV logs of one run.
+
+    Args:
+        metrics_csv_paths: logs/version_*/metrics.csv; a resumed run has several, and a later version's values replace
+            an earlier one's at the same steps.
+
+    Returns:
+        column -> (steps, values), in the order of the steps; columns with no value are left out.
+    """
+    curves: dict[str, dict[int, float]] = {}
+
+    def version(path: Path) -> tuple[int, ...]:  # version_10 comes after version_2
+        return tuple(int(number) for number in re.findall(r"\d+", path.parent.name))
+
+    for path in sorted((Path(path) for path in metrics_csv_paths), key=version):
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                for column, text in row.items():
+                    if column not in ("step", "epoch") and text:
+                        curves.setdefault(column, {})[int(row["step"])] = float(text)
+    return {
+        column: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        for column, points in curves.items()
+    }
+
+
+def plot_curves(metrics_csv_paths: Iterable[str | Path], out_png: str | Path, class_names: Sequence[str] = ()) -> None:
+    """Draw loss, validation Dice and learning rate of a run, one above the other, into a PNG file.
+
+    Args:
+        metrics_csv_paths: logs/version_*/metrics.csv.
+        out_png: written atomically.
+        class_names: [0] is the background; gives each class its colour of the other figures, for the logs' columns
+            are in alphabetical order.
+    """
+    from matplotlib.figure import Figure
+
+    curves = read_curves(metrics_csv_paths)
+    figure = Figure(figsize=(7, 8), layout="constrained")
+    draw_loss(_axes(figure, (3, 1, 1), LIGHT), curves, LIGHT)
+    draw_validation(_axes(figure, (3, 1, 2), LIGHT), curves, LIGHT, class_names)
+    draw_learning_rate(_axes(figure, (3, 1, 3), LIGHT), curves, LIGHT)
+    with atomic_path(out_png) as temporary:
+        temporary.write_bytes(to_png(figure, LIGHT, dpi=120))
+
+
+def draw_loss(axes: "Axes", curves: Curves, theme: Theme) -> None:
+    """Training loss and its two parts: each value pale, the running mean strong."""
+    colors = {"train/loss": theme.text, "train/cross_entropy": theme.line, "train/dice_loss": theme.accent}
+    for column, color in colors.items():
+        if column in curves:
+            steps, values = curves[column]
+            window = max(1, len(values) // 50)
+            mean = np.convolve(values, np.ones(window) / window, mode="valid")
+            centre = slice((window - 1) // 2, (window - 1) // 2 + len(mean))
+            axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
+            axes.plot(steps[centre], mean, color=color, linewidth=1.6, label=column.split("/")[1].replace("_", " "))
+    _finish(axes, theme, "Training loss", "iteration", legend=True)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+
+
+def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Sequence[str] = ()) -> None:
+    """Validation Dice: the mean strong with its best marked, each class in its own colour."""
+    prefix = "val/dice/"
+    names = class_names[1:] or [column.removeprefix(prefix) for column in curves if column.startswith(prefix)]
+    for index, name in enumerate(names, start=1):
+        if prefix + name in curves:
+            axes.plot(*curves[prefix + name], color=class_color(index), linewidth=1.4, label=name)
+    title = "Dice on the validation patients"
+    if "val/dice" in curves and np.isfinite(curves["val/dice"][1]).any():
+        steps, values = curves["val/dice"]
+        best = int(np.nanargmax(values))
+        axes.plot(steps, values, color=theme.text, linewidth=2, label="mean")
+        axes.plot(steps[best], values[best], "o", color=theme.text, markersize=6)
+        title += f": best {values[best]:.3f}"
+    _finish(axes, theme, title, "iteration", legend=True)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1)
+
+
+def draw_learning_rate(axes: "Axes", curves: Curves, theme: Theme) -> None:
+    if "lr" in curves:
+        axes.plot(*curves["lr"], color=theme.line, linewidth=1.6)
+    _finish(axes, theme, "Learning rate", "iteration")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+
+
+def draw_histogram(axes: "Axes", image_dice: Mapping[str, np.ndarray], theme: Theme) -> None:
+    """Figure 6: how many images (slices) reach which mean foreground Dice.
+
+    Args:
+        image_dice: name of the network -> one Dice per image.
+    """
+    edges = np.linspace(0, 1, 21)
+    axes.hist(
+        [np.asarray(values) for values in image_dice.values()],
+        bins=edges,
+        color=[theme.line, *PALETTE[1:]][: len(image_dice)],
+        label=list(image_dice),
+    )
+    _finish(axes, theme, "Image-by-image Dice", "mean foreground Dice of an image", legend=len(image_dice) > 1)
+    axes.set_ylabel("images", color=theme.text)
+    axes.set_xlim(0, 1)
+
+
+def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options: Any) -> "Figure":
+    """One of the `draw_...` charts on a figure of its own, sized to stay legible on a phone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    draw(_axes(figure, (1, 1, 1), theme), data, theme, **options)
+    return figure
+
+
+def segmentation_figure(
+    rows: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
+    class_names: Sequence[str],
+    pixel_size: Sequence[float] = (1, 1),
+    theme: Theme = LIGHT,
+) -> "Figure":
+    """Figures 4 and 5: per row one slice, its image and then one column per label map, with a legend of the classes.
+
+    Args:
+        rows: (name, image (H, W) in 0 to 1, {"truth": label (H, W), network's name: label, ...}); the same columns in
+            each row.
+        class_names: [0] is the background.
+        pixel_size: height and width of a pixel.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = ["image", *rows[0][2]]
+    figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(rows) + 0.6), layout="constrained")
+    for r, (name, image, labels) in enumerate(rows):
+        for c, column in enumerate(columns):
+            axes = figure.add_subplot(len(rows), len(columns), r * len(columns) + c + 1)
+            axes.imshow(overlay(image, labels.get(column), pixel_size=pixel_size))
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if r == 0:
+                axes.set_title(column, color=theme.text, fontsize=11)
+            if c == 0:
+                axes.set_ylabel(name, color=theme.text, fontsize=8)
+    handles = [Patch(color=class_color(i), label=name) for i, name in enumerate(class_names) if i]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.text)
+    return figure
+
+
+def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 200) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    figure.set_facecolor(theme.background)
+    figure.savefig(stream, format="png", dpi=dpi)
+    return stream.getvalue()
+
+
+def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme) -> "Axes":
+    axes = figure.add_subplot(*position)
+    axes.set_facecolor(theme.background)
+    axes.grid(color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.grid)
+    axes.tick_params(colors=theme.text, length=0)
+    return axes
+
+
+def _finish(axes: "Axes", theme: Theme, title: str, xlabel: str, legend: bool = False) -> None:
+    axes.set_title(title, color=theme.text, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(xlabel, color=theme.text)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, labelcolor=theme.text, fontsize=9)
