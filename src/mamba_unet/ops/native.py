@@ -1,6 +1,104 @@
-"""The compiled CPU kernel: finding and loading its library."""
+"""The compiled CPU kernel (`scan_kernel.c`): which library to load, its job record, and the threads that run it.
+
+The library is plain C behind ctypes and links neither Python nor torch, so one binary serves all their versions. It is
+compiled once per instruction set; torch's own reading of the processor picks the one to load.
+"""
+
+import ctypes
+import functools
+import os
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, c_float, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_POOL_OWNER = os.getpid()  # torch's threads do not survive a fork; a child must not wait for them
+_LIBRARIES = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}  # best first; others: base
+
+
+class Strides(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("batch", "pixel", "direction")]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Strides":
+        """Of a tensor (B, H, W, X) or (B, H, W, K, X)."""
+        return cls(x.stride(0), x.stride(2), x.stride(3) if x.ndim == 5 else 0)
+
+
+class Job(ctypes.Structure):
+    """The kernel's `Job`, field by field; tensors are set by name."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("next_task", "batch", "height", "width", "channels", "states", "directions")),
+        *((name, c_int64) for name in ("groups", "parts", "softplus")),
+        *((name, POINTER(c_float)) for name in ("u", "dt", "B", "C")),
+        *((name, Strides) for name in ("u_at", "dt_at", "B_at", "C_at")),
+        *((name, POINTER(c_float)) for name in ("A", "skip", "bias", "y", "last", "borders", "gy", "glast")),
+        *((name, POINTER(c_float)) for name in ("gu", "gdt", "gB", "gC", "gA", "gbias", "gskip")),
+    ]
+
+    def point(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                setattr(self, name, ctypes.cast(tensor.data_ptr(), POINTER(c_float)))
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".dll"
+    for variant in _LIBRARIES.get(capability, ("base",)):
+        path = Path(__file__).with_name(f"libscan_{variant}{suffix}")
+        if path.exists():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                return f"{path.name} cannot be loaded: {error}"
+    return "its library was not built, for want of a C compiler; install one and reinstall mamba-unet"
 
 
 def absence() -> str:
     """Why the kernel cannot run here, or an empty string."""
-    return "the compiled library is not part of this installation"
+    library = _load()
+    return library if isinstance(library, str) else ""
+
+
+def lanes() -> int:
+    """Channels in a block."""
+    return _load().mamba_unet_scan_lanes()
+
+
+def chunk() -> int:
+    """Steps between two states that the forward pass keeps for the backward pass."""
+    return _load().mamba_unet_scan_chunk()
+
+
+@functools.cache
+def _torch_parallel_for() -> ctypes._CFuncPtr | None:
+    """torch's own thread pool, which has a C name since torch 2.10."""
+    name = {"nt": "torch_cpu.dll", "posix": "libtorch_cpu.so"}[os.name]
+    if not (path := Path(torch.__file__).parent / "lib" / name).exists():
+        path = path.with_suffix(".dylib")
+    function = getattr(ctypes.CDLL(str(path)), "torch_parallel_for", None)
+    if function is not None:
+        function.argtypes = (c_int64, c_int64, c_int64, c_void_p, c_void_p)
+    return function
+
+
+def run(worker_name: str, job: Job) -> None:
+    """Run a job on `torch.get_num_threads()` threads: on torch's pool, or on threads of our own where that is closed."""
+    worker = getattr(_load(), f"mamba_unet_scan_{worker_name}")
+    worker.argtypes = (c_int64, c_int64, c_void_p)
+    worker.restype = None
+    threads = min(torch.get_num_threads(), job.batch * job.groups * job.parts)
+    if threads <= 1:
+        worker(0, 1, ctypes.byref(job))
+    elif os.getpid() == _POOL_OWNER and (parallel_for := _torch_parallel_for()):
+        parallel_for(0, threads, 1, ctypes.cast(worker, c_void_p), ctypes.byref(job))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda _: worker(0, 1, ctypes.byref(job)), range(threads)))

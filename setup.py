@@ -1,0 +1,59 @@
+"""Builds the CPU scan: a plain C library, optional, once per instruction set. Everything else is in pyproject.toml."""
+
+import os
+import platform
+import sysconfig
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+# The instruction sets that torch tells apart (torch.backends.cpu.get_cpu_capability); the loader picks by its answer.
+VARIANTS = {"base": {"unix": [], "msvc": []}}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    avx2 = ["-mavx2", "-mfma"]
+    avx512 = [*avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+    VARIANTS["avx2"] = {"unix": avx2, "msvc": ["/arch:AVX2"]}
+    VARIANTS["avx512"] = {"unix": avx512, "msvc": ["/arch:AVX512"]}
+
+FLAGS = {
+    "unix": ["-std=gnu11", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+    + ["-fvisibility=hidden"],
+    "msvc": ["/std:c11", "/O2", "/fp:precise", "/fp:contract"],
+}
+
+
+class BuildLibrary(build_ext):
+    """An extension that is no Python module: no version in its name, no PyInit function, loaded through ctypes."""
+
+    def get_ext_filename(self, fullname):
+        return os.path.join(*fullname.split(".")) + (sysconfig.get_config_var("SHLIB_SUFFIX") or ".dll")
+
+    def get_export_symbols(self, ext):
+        return []
+
+    def build_extension(self, ext):
+        compiler = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        variant = ext.name.rpartition("_")[2]
+        ext.extra_compile_args = FLAGS[compiler] + VARIANTS[variant][compiler]
+        common, self.build_temp = self.build_temp, os.path.join(self.build_temp, variant)
+        try:
+            super().build_extension(ext)
+        finally:
+            self.build_temp = common
+
+
+class PlatformWheel(bdist_wheel):
+    """The library does not link Python: one wheel per platform serves every version."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[
+        Extension(f"mamba_unet.ops.libscan_{variant}", ["src/mamba_unet/ops/scan_kernel.c"], optional=True)
+        for variant in VARIANTS
+    ],
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)

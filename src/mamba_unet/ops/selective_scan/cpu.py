@@ -1,0 +1,45 @@
+"""The selective scan by the compiled kernel, to which a sequence is an image of one row with one direction."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mamba_unet.ops.cpu_scan import cpu_scan
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `mamba_unet.ops.selective_scan`; B and C are (B, G, N, L). Computes in float32, one group after the other."""
+    groups = B.shape[1]
+    u, delta, A, B, C = (tensor.float() for tensor in (u, delta, A, B, C))
+    D = A.new_zeros(A.shape[0]) if D is None else D.float()
+    delta_bias = A.new_zeros(A.shape[0]) if delta_bias is None else delta_bias.float()
+
+    scanned = []
+    for g, (u_g, delta_g, A_g, D_g, bias_g) in enumerate(
+        zip(*(x.chunk(groups, axis) for x, axis in ((u, 1), (delta, 1), (A, 0), (D, 0), (delta_bias, 0))), strict=True)
+    ):
+        y, last = cpu_scan(
+            u_g.transpose(1, 2).unsqueeze(1),  # (B, 1, L, D / G)
+            delta_g.transpose(1, 2)[:, None, :, None],  # (B, 1, L, 1, D / G)
+            B[:, g].transpose(1, 2)[:, None, :, None],
+            C[:, g].transpose(1, 2)[:, None, :, None],
+            A_g.unsqueeze(0),
+            D_g,
+            bias_g.unsqueeze(0),
+            delta_softplus,
+        )
+        scanned.append((y.squeeze(1).transpose(1, 2), last.squeeze(1).transpose(1, 2)))
+    out, last_state = (torch.cat(parts, dim=1) for parts in zip(*scanned, strict=True))
+    if z is not None:
+        out = out * F.silu(z.float())
+    return out, last_state
