@@ -1,13 +1,14 @@
-"""What can be wrong with a data set: problems, the table of all of them, and the checks of one case's arrays."""
+"""What can be wrong with a data set: problems, their table, the checks of one case and those across cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mamba_unet.data.formats import Volume
+from mamba_unet.data.splits import Split
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
 
@@ -92,9 +93,7 @@ class BadDataError(ValueError):
     """The data set has errors; `.report` holds all of them, the message shows them as a table."""
 
     def __init__(self, report: CheckReport):
-        super().__init__(
-            report.table() + "\nNothing was prepared. Repair the files, or leave the bad cases out with skip_bad."
-        )
+        super().__init__(report.table() + "\nRefused. Repair the files, or leave the bad cases out with skip_bad.")
         self.report = report
 
 
@@ -188,6 +187,57 @@ def check_case(
     return problems
 
 
+def twins(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Patient -> the one patient that stands for all who share images with it, directly or through others."""
+    joined: dict[str, str] = {}
+
+    def standing_for(patient: str) -> str:
+        while patient in joined:
+            patient = joined[patient]
+        return patient
+
+    for identifier, original in _alike(records).items():
+        a, b = standing_for(records[identifier]["patient"]), standing_for(records[original]["patient"])
+        if a != b:
+            joined[a] = b
+    return {patient: standing_for(patient) for patient in joined}
+
+
+def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) -> Iterator[Problem]:
+    """Problems that show only when cases are compared."""
+    for identifier, original in _alike(records).items():
+        here, there = (records[name]["patient"] for name in (identifier, original))
+        apart = [f"{a} and {b}" for a, b in split.apart(here, there)] if split else []
+        yield Problem(
+            Path(records[identifier]["source"]),
+            "duplicate case",
+            "every image once",
+            f"the image of {original} again" + (f", in {'; '.join(apart)}" if apart else ""),
+            "put both in one split, or remove one"
+            if apart
+            else "remove one of the two, or let it be: they train together",
+            "error" if apart else "warning",
+            identifier,
+        )
+    orientations: dict[str, list[str]] = {}
+    for identifier, record in records.items():
+        orientations.setdefault(record["orientation"] or "unknown", []).append(identifier)
+    if len(orientations) > 1:
+        common = max(orientations, key=lambda codes: len(orientations[codes]))
+        for codes, identifiers in orientations.items():
+            if codes != common:
+                yield Problem(
+                    Path(records[identifiers[0]]["source"]),
+                    "orientation differs among cases",
+                    f"{common}, as {len(orientations[common])} cases",
+                    f"{codes}: {', '.join(identifiers[:5])}"
+                    + (f" and {len(identifiers) - 5} more" if len(identifiers) > 5 else ""),
+                    "reorient them before, if the network is to see them alike",
+                    "warning",
+                    identifiers[0],
+                )
+
+
 def _misplacement(image: Volume, label: Volume) -> float:
     """How far apart, in voxels of the image, the two affines put the corners of the volume."""
     if image.affine is None or label.affine is None:
@@ -199,3 +249,13 @@ def _misplacement(image: Volume, label: Volume) -> float:
 
 def _short(file: Path, source: Path) -> str:
     return file.relative_to(source).as_posix() if file.is_relative_to(source) and file != source else str(file)
+
+
+def _alike(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Case -> the first case with the same image, for every case that repeats another's."""
+    first: dict[tuple[Any, str], str] = {}
+    found = {
+        identifier: first.setdefault((tuple(record["shape"]), record["image_sha256"]), identifier)
+        for identifier, record in records.items()
+    }
+    return {identifier: original for identifier, original in found.items() if identifier != original}

@@ -35,10 +35,10 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Voxel size in array order."""
+        """Voxel size in array order, to the nearest nanometre (headers hold it as float32)."""
         if self.affine is None:
             return None
-        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).round(6).tolist()
         return z, y, x
 
     @property

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
+from mamba_unet.data.registry import DatasetInfo
+
 
 class SplitError(ValueError):
     """A split that leaks, names unknown patients or leaves some out."""
@@ -30,6 +32,11 @@ class Split:
     origin: str
     patients: Mapping[str, Sequence[str]]
     notes: Sequence[str] = field(default=())
+
+    def describe(self) -> list[str]:
+        """Lines for a person."""
+        counts = ", ".join(f"{name} {len(patients)}" for name, patients in self.patients.items())
+        return [f"split, in patients: {counts} ({self.origin})", *self.notes]
 
     def apart(self, a: str, b: str) -> list[tuple[str, str]]:
         """The pairs of splits, of the same fold, that hold one of the two patients each."""
@@ -196,6 +203,47 @@ def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
             "put them in one, of any name",
         )
     return Split(f"given: {Path(file).name}", patients)
+
+
+def choose_split(
+    cases: Mapping[str, str],
+    info: DatasetInfo | None,
+    *,
+    own: Mapping[str, Sequence[str]] | None = None,
+    file: str | Path | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    twins: Mapping[str, str] = MappingProxyType({}),
+) -> Split:
+    """The user's split file, else what the folder itself says, else the published split, else a drawn one.
+
+    Args:
+        cases: identifier -> patient.
+        info: the data set, if it is a known one.
+        own: the folder's own split, in patients; "test" alone has the rest divided into train and val.
+        file: the user's.
+        folds: add so many folds of all the patients that are in the split.
+        seed: for what is drawn.
+        twins: see `draw_split`.
+
+    Raises:
+        SplitError: see the functions this calls.
+    """
+    patients, uncovered = set(cases.values()), info.uncovered if info else "unassigned"
+    if file is not None:
+        split = user_split(file, cases)
+    elif own and "train" in own:
+        split = fit_split(own, patients, "lists in the source", uncovered)
+    elif own:
+        split = draw_split(patients, seed, twins, test=own["test"])
+    elif info and info.split_file:
+        split = fit_split(shipped_split(info.split_file), patients, f"shipped for {info.name}", uncovered)
+    else:
+        split = draw_split(patients, seed, twins)
+    if folds is None:
+        return split
+    drawn = draw_folds(patients.difference(split.patients.get(uncovered, ())), folds, seed, twins)
+    return Split(f"{split.origin}; {folds} folds by patient, seed {seed}", {**split.patients, **drawn}, split.notes)
 
 
 def _fold(split: str) -> str:

@@ -61,11 +61,11 @@ def resample_slice(
         image and label of shape (h, w), contiguous, in their own types.
     """
     augmentation = augmentation or IDENTITY
-    turned = [_turn(array, augmentation) for array in (image, label) if array is not None]
+    turned = [_turn(np.asarray(array), augmentation) for array in (image, label) if array is not None]
     height, width = turned[0].shape
     rows, columns = _nearest(height, size[0]), _nearest(width, size[1])
     if augmentation.angle_degrees == 0:
-        result = [array[rows[:, None], columns] for array in turned]
+        result = [array.take(rows, axis=0).take(columns, axis=1) for array in turned]
     else:
         y = (np.arange(size[0], dtype=np.float32) + 0.5) * (height / size[0]) - height / 2
         x = (np.arange(size[1], dtype=np.float32) + 0.5) * (width / size[1]) - width / 2
@@ -74,9 +74,8 @@ def resample_slice(
         rows = np.floor((cosine * y)[:, None] + (sine * x + np.float32(height / 2))).astype(np.intp)
         columns = np.floor((-sine * y)[:, None] + (cosine * x + np.float32(width / 2))).astype(np.intp)
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        rows *= inside
-        columns *= inside
-        result = [array[rows, columns] * inside.astype(array.dtype) for array in turned]
+        index = (rows * width + columns) * inside
+        result = [np.where(inside, array.ravel().take(index), array.dtype.type(0)) for array in turned]
     return result[0], result[1] if label is not None else None
 
 

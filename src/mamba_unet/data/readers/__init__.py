@@ -28,6 +28,8 @@ def detect_layout(source: str | Path, layout: str | None = None) -> tuple[Layout
     source = Path(source)
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give the folder that holds the data set")
+    if (source / "dataset.json").is_file() and (source / "splits.json").is_file() and (source / "cases").is_dir():
+        raise ValueError(f"{source} is a prepared data set already; give it to train or evaluate as it is")
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
     tried = [LAYOUTS[layout]] if layout else list(LAYOUTS.values())

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from mamba_unet.data.checks import Problem
 from mamba_unet.data.formats import NIFTI, PICTURES, ending
 from mamba_unet.data.intensity import window
-from mamba_unet.data.readers.base import Files, Layout, Listing, files, pair
+from mamba_unet.data.readers.base import Files, Layout, Listing, files, pair, patient_of
 
 ENDINGS = (*NIFTI, *PICTURES)
 
@@ -21,7 +23,7 @@ def find(source: Path) -> Listing | None:
     described = source / "dataset.json"
     if not described.is_file():
         raise ValueError(f"{source} has imagesTr and labelsTr but no dataset.json, which names the classes; add it")
-    dataset = json.loads(described.read_text(encoding="utf-8"))
+    dataset = _read_json(described)
     channels = dataset.get("channel_names", dataset.get("modality", {"0": "unknown"}))
     if len(channels) != 1:
         raise ValueError(
@@ -29,21 +31,29 @@ def find(source: Path) -> Listing | None:
             "keep one channel's files (CASE_0000) and name only it"
         )
     images, labels = _channel(source / "imagesTr"), _labels(source / "labelsTr")
-    notes, splits = [], None
+    notes, leaks, splits = [], [], None
     if (source / "labelsTs").is_dir():
         held_out = _labels(source / "labelsTs")
-        known = {identifier for identifier, _ in held_out}
-        images += [(identifier, paths) for identifier, paths in _channel(source / "imagesTs") if identifier in known]
-        labels += held_out
-        splits = {"test": sorted(known)}
+        test = {patient_of(identifier) for identifier, _ in held_out}
+        leaks = sorted(test.intersection(patient_of(identifier) for identifier, _ in labels))
+        images, labels = images + _channel(source / "imagesTs"), labels + held_out
+        splits = {"test": sorted(test)}
     elif (source / "imagesTs").is_dir():
         notes.append("imagesTs is left alone: it has no labels (labelsTs)")
     entries, problems = pair(images, labels)
     is_ct = str(next(iter(channels.values()))).upper() == "CT"
     if is_ct:
         notes.append("CT is windowed to -125..275 HU, for abdominal organs; choose another intensity for others")
-    if splits:
-        splits = {"test": sorted({entry.patient for entry in entries if entry.identifier in splits["test"]})}
+    problems += [
+        Problem(
+            source / "labelsTs",
+            "one patient in two splits",
+            "each patient in labelsTr or labelsTs",
+            f"{patient} in both",
+            "move all of the patient's cases to one of them",
+        )
+        for patient in leaks
+    ]
     return Listing(
         f"imagesTr, labelsTr and dataset.json; {len(entries)} cases",
         entries,
@@ -59,7 +69,7 @@ def find(source: Path) -> Listing | None:
 
 def read_labels(described: Path) -> dict[str, int]:
     """Class name -> stored value, background first, from the "labels" of a dataset.json of either version."""
-    said = json.loads(described.read_text(encoding="utf-8")).get("labels")
+    said = _read_json(described).get("labels")
     if not isinstance(said, dict) or not said:
         raise ValueError(f'{described}: expected "labels": {{"background": 0, "name": 1, ...}}, found {said!r}')
     labels = {}
@@ -74,6 +84,16 @@ def read_labels(described: Path) -> dict[str, int]:
     if len(set(labels.values())) != len(labels) or 0 not in labels.values():
         raise ValueError(f"{described}: labels {labels}; expected distinct values, 0 among them for the background")
     return dict(sorted(labels.items(), key=lambda item: item[1]))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); correct it") from error
+    if not isinstance(said, dict):
+        raise ValueError(f'{file}: expected {{"labels": ..., ...}}, found {type(said).__name__}')
+    return said
 
 
 def _channel(folder: Path) -> list[tuple[str, Files]]:
