@@ -17,9 +17,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx512"] = {"unix": avx512, "msvc": ["/arch:AVX512"]}
 
 FLAGS = {
-    "unix": ["-std=gnu11", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-    + ["-fvisibility=hidden"],
-    "msvc": ["/std:c11", "/O2", "/fp:precise", "/fp:contract"],
+    "unix": "-std=gnu11 -O3 -g0 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fvisibility=hidden".split(),
+    "msvc": "/std:c11 /O2 /fp:precise /fp:contract".split(),
 }
 
 

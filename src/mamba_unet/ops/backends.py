@@ -96,6 +96,11 @@ def _absence(name: str, device_type: str) -> str:
     return _absences[name, device_type]
 
 
+# torch.compile asks once and keeps the answer. This is what torch.compiler.assume_constant_result sets; calling
+# that would import the compiler, which takes a second.
+_absence._dynamo_marked_constant = True
+
+
 def _probe(name: str, device_type: str) -> str:
     match name:
         case "cpu":

@@ -1,6 +1,6 @@
 """The portable scan: PyTorch operations over chunks of the sequence, O(L) in time and memory, forward and backward.
 
-L length, B batch, G independent scans that share nothing but their length (groups or directions), D channels, N d_state.
+L length, B batch, G scans of equal length that share nothing else (groups or directions), D channels, N d_state.
 
 Within a chunk the exponentials, the input terms and the contractions with B and C are one operation each, and only the
 recurrence itself is a loop of one `addcmul` per position. The forward pass keeps the state at the chunks' borders; the

@@ -129,7 +129,7 @@ def _backward(
     job.groups = min(blocks, -(-torch.get_num_threads() // max(job.batch, 1)))
     job.parts = _split(job.batch, job.groups, job.directions)
     gu = u.new_empty(job.parts, *u.shape)
-    gdt = torch.empty_like(dt)
+    gdt = u.new_empty(dt.shape)
     gB, gC = (u.new_empty(job.groups, *B.shape) for _ in range(2))
     gA, gbias, gskip = (u.new_empty(job.batch, *x.shape) for x in (A, bias, D))
     job.point(gy=gy, glast=glast, borders=borders, gu=gu, gdt=gdt, gB=gB, gC=gC, gA=gA, gbias=gbias, gskip=gskip)
@@ -139,11 +139,7 @@ def _backward(
 
 @_backward.register_fake
 def _(gy, glast, u, dt, B, C, A, D, bias, borders, softplus):
-    return (
-        u.new_empty(u.shape),
-        torch.empty_like(dt),
-        *(u.new_empty(x.shape) for x in (B, C, A, D, bias)),
-    )
+    return tuple(u.new_empty(x.shape) for x in (u, dt, B, C, A, D, bias))
 
 
 def _sum(copies: Tensor) -> Tensor:

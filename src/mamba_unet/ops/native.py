@@ -90,7 +90,7 @@ def _torch_parallel_for() -> ctypes._CFuncPtr | None:
 
 
 def run(worker_name: str, job: Job) -> None:
-    """Run a job on `torch.get_num_threads()` threads: on torch's pool, or on threads of our own where that is closed."""
+    """Run a job on `torch.get_num_threads()` threads: on torch's pool, or where it is closed on our own."""
     worker = getattr(_load(), f"mamba_unet_scan_{worker_name}")
     worker.argtypes = (c_int64, c_int64, c_void_p)
     worker.restype = None

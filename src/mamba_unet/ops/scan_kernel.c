@@ -62,8 +62,8 @@ typedef struct {
     const float *A, *skip, *bias; /* (K, D, N), (D), (K, D) */
     /* forward: y (parts, batch, L, D); last state (batch, K, N, D); borders (batch, blocks, K, chunks, N, LANES) or NULL */
     float *y, *last, *borders;
-    /* backward: gy (batch, L, D), glast like last; gdt has dt's strides; gB, gC (groups, batch, L, K, N);
-     * gu like y; gA (batch, K, D, N); gbias (batch, K, D); gskip (batch, D) */
+    /* backward: gy (batch, L, D), glast like last; gu like y; gdt (batch, L, K, D); gB, gC (groups, batch, L, K, N);
+     * gA (batch, K, D, N); gbias (batch, K, D); gskip (batch, D) */
     const float *gy, *glast;
     float *gu, *gdt, *gB, *gC, *gA, *gbias, *gskip;
 } Job;
@@ -305,7 +305,7 @@ INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t gro
         const float *B = job->B + b * job->B_at.batch + k * job->B_at.direction;
         const float *C = job->C + b * job->C_at.batch + k * job->C_at.direction;
         const float *borders = job->borders + ((b * blocks + block) * K + k) * chunks * N * LANES;
-        float *gdt = job->gdt + b * job->dt_at.batch + k * job->dt_at.direction + c0;
+        float *gdt = job->gdt + (b * L * K + k) * D + c0;
         float *gB = job->gB + ((group * job->batch + b) * L * K + k) * N;
         float *gC = job->gC + ((group * job->batch + b) * L * K + k) * N;
         prepare(job, &dir, k, c0, lanes);
@@ -355,7 +355,7 @@ INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t gro
                     gux[j] = gdrive[j] * delta[j];
                     gbias[j] += gx[j];
                 }
-                store(gdt + pixel * job->dt_at.pixel, gx, lanes);
+                store(gdt + pixel * K * D, gx, lanes);
                 if (k > part) {
                     add(gu + pixel * D, gux, lanes);
                 } else {

@@ -12,7 +12,7 @@ from mamba_unet.ops.selective_scan.reference import selective_scan
 
 def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
     """See `mamba_unet.ops.ss2d_scan`."""
-    batch, height, width, channels = u.shape
+    _, height, width, channels = u.shape
     directions = A.shape[0]
     dtype = compute_dtype(u)
     u, dt, B, C, A, D, dt_bias = (tensor.to(dtype) for tensor in (u, dt, B, C, A, D, dt_bias))
