@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors, and several test processes side by side
+os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

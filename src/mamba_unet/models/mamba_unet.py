@@ -4,6 +4,7 @@ B batch, H W image size, C = dims[0]; a map of stage i is channels-last, (B, H/(
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class MambaUNet(nn.Module, HubModel):
         super().__init__()
         if len(depths) != len(dims) or len(dims) < 2:
             raise ValueError(f"depths {tuple(depths)} and dims {tuple(dims)} must have the same length, at least 2")
-        if any(wide != 2 * narrow for narrow, wide in zip(dims, dims[1:], strict=False)):
+        if any(wide != 2 * narrow for narrow, wide in pairwise(dims)):
             raise ValueError(f"each of dims must be twice the one before, got {tuple(dims)}")
         last = len(dims) - 1
         self.stride = PATCH_SIZE * 2**last

@@ -1,0 +1,198 @@
+"""The command `mamba-unet`. Each command imports what it needs when it runs, so that `--help` is instant."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mamba_unet import __version__
+
+
+def phantom(args: argparse.Namespace) -> int:
+    from mamba_unet.data import write_phantom
+
+    write_phantom(args.out, cases=args.cases, seed=args.seed)
+    print(f"{args.cases} synthetic cases in {args.out}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    from mamba_unet.data import check as check_source
+
+    report = check_source(args.source, dataset=args.dataset, layout=args.layout, splits=args.split, folds=args.folds)
+    print(report.table())
+    return 1 if report.errors else 0
+
+
+def prepare(args: argparse.Namespace) -> int:
+    from mamba_unet.data import prepare as prepare_source
+
+    prepared = prepare_source(
+        args.source,
+        args.out,
+        dataset=args.dataset,
+        layout=args.layout,
+        splits=args.split,
+        folds=args.folds,
+        seed=args.seed,
+        skip_bad=args.skip_bad,
+    )
+    print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
+    print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))
+    print("split:   " + ", ".join(f"{name} {len(cases)} cases" for name, cases in prepared.splits.items()))
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    from mamba_unet.training.recipes import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from mamba_unet.training.run import train as train_recipe
+
+    train_recipe(recipe, resume=args.resume)
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    import numpy as np
+    from mamba_unet.checkpoint import find_checkpoint
+    from mamba_unet.data import PreparedDataset
+    from mamba_unet.evaluation import evaluate_cases
+    from mamba_unet.files import atomic_path
+    from mamba_unet.inference import Predictor
+
+    prepared = PreparedDataset(args.data)
+    predictor = Predictor(args.checkpoint, args.device)
+    if list(predictor.metadata.class_names) != prepared.class_names:
+        raise ValueError(
+            f"{args.checkpoint} knows the classes {', '.join(predictor.metadata.class_names)}; "
+            f"{args.data} has {', '.join(prepared.class_names)}"
+        )
+    out = args.out or find_checkpoint(args.checkpoint).parent / f"evaluation_{args.split}"
+
+    def predict(case):
+        label = predictor.predict_array(case.image, case.orientation)
+        with atomic_path(out / "predictions" / f"{case.identifier}.npz") as temporary:
+            np.savez_compressed(temporary, label=label)
+        return label
+
+    cases = (prepared.case(identifier) for identifier in prepared.split(args.split))
+    evaluation = evaluate_cases(
+        predict, cases, prepared.class_names, hd95=args.hd95, asd=args.asd, progress=sys.stderr.isatty()
+    )
+    evaluation.write(out)
+    print(evaluation.table())
+    print(f"written to {out}")
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    from mamba_unet.inference import Predictor, predict_files
+
+    written, failures = predict_files(
+        Predictor(args.checkpoint, args.device), args.inputs, args.out, progress=sys.stderr.isatty()
+    )
+    print(f"{len(written)} segmentations in {args.out}")
+    for path, error in failures.items():
+        print(f"failed: {path}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def report(args: argparse.Namespace) -> int:
+    from mamba_unet.report import write_report
+
+    print(write_report(args.run))
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    from mamba_unet.environment import describe_environment
+    from mamba_unet.inference import choose_device
+    from mamba_unet.ops import backend_status
+
+    for name, value in describe_environment().items():
+        print(f"{name:<12}{value}")
+    device = choose_device(args.device)
+    print(f"\nscan backends on {device}:")
+    for status in backend_status(device):
+        print(f"  {status.name:<11}{status.reason if status.available else 'not here: ' + status.reason}")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("mamba-unet", description="Mamba-UNet for medical image segmentation.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(function: Callable[[argparse.Namespace], int], text: str, **kwargs) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=text, description=text[0].upper() + text[1:] + ".", **kwargs)
+        sub.set_defaults(function=function)
+        return sub
+
+    def device(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, ...")
+
+    sub = command(phantom, "write a synthetic short-axis cardiac data set")
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--cases", type=int, default=20)
+    sub.add_argument("--seed", type=int, default=0)
+
+    for function, text in ((check, "check a data set without writing"), (prepare, "check a data set and cache it")):
+        sub = command(function, text)
+        sub.add_argument("source", type=Path, help="folder as downloaded; its layout is detected")
+        if function is prepare:
+            sub.add_argument("out", type=Path, help="folder to write")
+            sub.add_argument("--skip-bad", action="store_true", help="leave cases with errors out, naming them")
+        sub.add_argument("--dataset", help="name of the data set, where the layout does not tell")
+        sub.add_argument("--layout", help="name of the layout, where several fit")
+        sub.add_argument("--split", type=Path, help="JSON file with patients per split (default: the published split)")
+        sub.add_argument("--folds", type=int, help="also split into so many folds")
+        sub.add_argument("--seed", type=int, default=0, help="of a drawn split")
+
+    sub = command(train, "train by a recipe", usage="%(prog)s RECIPE [--resume] [--data DIR] [--out DIR] [--KEY VALUE]")
+    sub.add_argument("recipe", type=Path, help="YAML file; each of its keys can be overridden: --optimizer.lr 0.001")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+
+    sub = command(evaluate, "measure a trained network on a split of a prepared data set")
+    sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
+    sub.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
+    sub.add_argument("--split", default="test")
+    sub.add_argument("--out", type=Path, help="folder to write (default: evaluation_SPLIT beside the checkpoint)")
+    sub.add_argument(
+        "--hd95", default="hd95_max_of_directed_percentiles", help="convention of HD95, see docs/metrics.md"
+    )
+    sub.add_argument("--asd", default="assd_pooled", help="convention of the average surface distance")
+    device(sub)
+
+    sub = command(predict, "segment images into files of the same geometry")
+    sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
+    sub.add_argument(
+        "inputs", type=Path, nargs="+", metavar="input", help="NIfTI files, folders of them, or HDF5 files"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    device(sub)
+
+    sub = command(report, "write a run's report, one HTML page")
+    sub.add_argument("run", type=Path, help="run folder")
+
+    sub = command(info, "show versions, devices and the scan backend in force")
+    device(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.function is not train:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    args.overrides = rest
+    log = logging.getLogger("mamba_unet")
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler()]
+    try:
+        return args.function(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"mamba-unet: {error}", file=sys.stderr)
+        return 2

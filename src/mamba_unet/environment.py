@@ -1,0 +1,36 @@
+"""What a result was computed with: versions and hardware."""
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from mamba_unet import __version__
+
+PACKAGES = ("torch", "lightning", "numpy", "scipy", "nibabel")
+
+
+def cpu_name() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions of this package and what it stands on, the machine, and torch's threads and devices."""
+    import torch
+
+    return {
+        "mamba-unet": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }

@@ -1,0 +1,191 @@
+"""Recipes: one YAML file per experiment, every key a field below. Light to import, for the command line's sake."""
+
+import difflib
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mamba_unet.files import write_text
+
+
+class RecipeError(ValueError):
+    """A recipe has an unknown key or a value of the wrong kind."""
+
+
+@dataclass
+class ModelRecipe:
+    """The network.
+
+    Attributes:
+        name: network's name in the registry.
+        size: a name of the registry's sizes, or null for the network's own default.
+        arguments: further constructor arguments, which win over `size`.
+    """
+
+    name: str = "mamba_unet"
+    size: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OptimizerRecipe:
+    """The optimiser and its schedule, polynomial decay per iteration: lr * (1 - iteration / iterations)^power.
+
+    Attributes:
+        name: `sgd` (the paper's) or `adamw`.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: on every parameter.
+        power: of the polynomial decay.
+        warmup: iterations over which the learning rate first rises linearly.
+        clip_norm: largest gradient norm, or null for no clipping.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    warmup: int = 0
+    clip_norm: float | None = None
+
+
+@dataclass
+class TrainerRecipe:
+    """Passed to Lightning's Trainer as it names them.
+
+    Attributes:
+        accelerator: `auto`, `cpu`, `gpu`, `mps`.
+        devices: number of devices or `auto`.
+        num_nodes: number of machines.
+        strategy: `auto`, `ddp`, ...
+        precision: `32-true`, `bf16-mixed`, `16-mixed`.
+        deterministic: ask torch for deterministic algorithms.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    deterministic: bool = False
+
+
+@dataclass
+class Recipe:
+    """One training run. The defaults are the paper's.
+
+    Attributes:
+        data: folder that `mamba-unet prepare` wrote.
+        out: run folder to write.
+        seed: of weights, augmentation, order and stochastic depth.
+        model: the network.
+        pretrained: a public checkpoint to start from, or null for random weights.
+        image_size: height and width that slices are resampled to.
+        augment: the paper's rotations and flips.
+        batch_size: slices per iteration, over all devices together.
+        iterations: optimiser steps.
+        validate_every: iterations between validations on whole volumes, after each of which the run can be resumed.
+        optimizer: the optimiser.
+        trainer: Lightning's settings.
+        workers: processes that load data, or null to fit the machine.
+    """
+
+    data: str | None = None
+    out: str | None = None
+    seed: int = 0
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    pretrained: str | None = None
+    image_size: tuple[int, int] = (224, 224)
+    augment: bool = True
+    batch_size: int = 24
+    iterations: int = 10_000
+    validate_every: int = 200
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "iterations", "validate_every"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.image_size) < 1:
+            raise RecipeError(f"image_size must be two positive numbers, got {self.image_size}")
+
+
+def _keys(config: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a recipe; one that ends in `.*` takes any key below it."""
+    for f in fields(config):
+        key = prefix + f.name
+        if is_dataclass(f.type):
+            yield from _keys(f.type, key + ".")
+        else:
+            yield key
+            if f.default_factory is dict:
+                yield key + ".*"
+
+
+def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (), prefix: str = "") -> None:
+    """Refuse keys that no recipe has, naming the nearest that one has.
+
+    Raises:
+        RecipeError: an unknown key; the message names it, its source and the nearest valid key.
+    """
+    known = known or list(_keys(Recipe))
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        is_group = any(k.startswith(key + ".") for k in known)
+        if key not in known and not is_group:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            close = close or [k for k in known if k.rsplit(".", 1)[-1] == str(name)]
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            raise RecipeError(f"{source}: unknown recipe key {key!r}; {hint}")
+        if is_group and value is not None and not isinstance(value, Mapping):
+            raise RecipeError(
+                f"{source}: {key!r} is a group of keys, got {value!r}; its keys: "
+                + ", ".join(k for k in known if k.startswith(key + "."))
+            )
+        if isinstance(value, Mapping) and f"{key}.*" not in known:
+            check_keys(value, source, known, f"{key}.")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and override it by command-line words such as `--optimizer.lr 0.001`.
+
+    Raises:
+        RecipeError: the file is no YAML mapping, a key is unknown or a value is of the wrong kind.
+        FileNotFoundError: no such file.
+    """
+    from jsonargparse import ArgumentParser
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}; the repository's folder recipes/ holds the published ones")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
+    check_keys(given, str(path))
+    flags = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
+    check_keys(dict.fromkeys(flags), "command line")
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    try:
+        config = parser.parse_args(list(overrides), namespace=parser.parse_object(given))
+        return Recipe(**vars(parser.instantiate(config)))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def save_recipe(path: str | Path, recipe: Recipe) -> None:
+    """Write the resolved recipe as YAML that `load_recipe` takes."""
+    content = asdict(recipe)
+    content["image_size"] = list(recipe.image_size)
+    write_text(path, yaml.safe_dump(content, sort_keys=False))

@@ -1,0 +1,182 @@
+"""From a recipe to a run folder: the one training loop, Lightning's, and what it leaves on disk."""
+
+import logging
+import os
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mamba_unet import __version__
+from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.data.module import SegmentationDataModule
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.environment import describe_environment
+from mamba_unet.files import write_json
+from mamba_unet.models.pretrained import load_pretrained
+from mamba_unet.models.registry import build_model, resolve_config
+from mamba_unet.training.module import SegmentationModule
+from mamba_unet.training.recipes import Recipe, RecipeError, load_recipe, save_recipe
+
+BEST, LAST, RECIPE = "best.safetensors", "last.ckpt", "recipe.yaml"
+FREE_ON_RESUME = ("data", "out", "workers", "trainer")  # what may change without changing the experiment
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder(Callback):
+    """After every validation: the best weights so far, the state to resume from, and the curves.
+
+    `best.safetensors` is replaced when the mean foreground Dice on the validation patients rises, `last.ckpt` always;
+    both are written beside and renamed, so that a kill leaves the one before.
+    """
+
+    def __init__(self, folder: Path, metadata: CheckpointMetadata) -> None:
+        self.folder, self.metadata = folder, metadata
+        self.best_dice, self.seconds, self._started = -1.0, 0.0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_dice": self.best_dice, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_dice, self.seconds = state_dict["best_dice"], state_dict["seconds"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        now = time.monotonic()
+        self.seconds, self._started = self.seconds + now - self._started, now
+        evaluation = pl_module.evaluation
+        dice = evaluation.mean_foreground_dice
+        if dice > self.best_dice:
+            self.best_dice = dice
+            if trainer.is_global_zero:
+                validation = {
+                    "iteration": trainer.global_step,
+                    "mean_foreground_dice": dice,
+                    "dice": evaluation.per_class(),
+                }
+                metadata = CheckpointMetadata(**{**asdict(self.metadata), "validation": validation})
+                save_checkpoint(self.folder / BEST, pl_module.model, metadata)
+        beside = self.folder / f".{LAST}"
+        trainer.save_checkpoint(beside)  # every process takes part, the first one writes
+        if trainer.is_global_zero:
+            os.replace(beside, self.folder / LAST)
+            for logger in trainer.loggers:
+                logger.save()
+            from mamba_unet.report.figures import plot_curves
+
+            plot_curves(sorted(self.folder.glob("logs/version_*/metrics.csv")), self.folder / "curves.png")
+            write_json(
+                self.folder / "progress.json",
+                {
+                    "iteration": trainer.global_step,
+                    "iterations": pl_module.iterations,
+                    "hours": self.seconds / 3600,
+                    "best_validation_dice": self.best_dice,
+                },
+            )
+
+
+def _check_resumable(folder: Path, recipe: Recipe) -> None:
+    """Raise RecipeError if the run in `folder` was started with another recipe."""
+    before, now = asdict(load_recipe(folder / RECIPE)), asdict(recipe)
+    changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != before[key]]
+    if changed:
+        lines = "; ".join(f"{key}: {before[key]} then, {now[key]} now" for key in changed)
+        raise RecipeError(f"{folder} was started with another recipe ({lines}); give the same, or another --out")
+
+
+def train(recipe: Recipe, resume: bool = False) -> Path:
+    """Train as the recipe says and return the run folder.
+
+    The folder holds `recipe.yaml` (resolved), `split.json`, `versions.json`, `logs/` (CSV), `tensorboard/`,
+    `curves.png`, `progress.json`, `best.safetensors` and `last.ckpt`.
+
+    Args:
+        recipe: with `data` and `out` set.
+        resume: go on from the folder's `last.ckpt`; from the start where there is none yet.
+
+    Raises:
+        RecipeError: data or out are missing, the folder holds a run already, or another recipe's.
+        NonFiniteLossError: the loss became NaN or infinite; checkpoints stay as they were.
+    """
+    if recipe.data is None or recipe.out is None:
+        raise RecipeError("a run needs its prepared data and its folder: --data FOLDER --out FOLDER")
+    folder = Path(recipe.out)
+    last = folder / LAST
+    leader = rank_zero_only.rank == 0  # the other processes of a distributed run find the folder begun by it
+    if leader and (folder / RECIPE).exists():
+        if not resume:
+            raise RecipeError(f"{folder} holds a run already; --resume continues it, or choose another --out")
+        _check_resumable(folder, recipe)
+
+    prepared = PreparedDataset(recipe.data)
+    torch.manual_seed(recipe.seed)
+    config = resolve_config(recipe.model.size, recipe.model.arguments) | {
+        "in_channels": 1,
+        "num_classes": prepared.num_classes,
+    }
+    model = build_model(recipe.model.name, **config)
+    if recipe.pretrained is not None:
+        log.info("%s", load_pretrained(model, recipe.pretrained))
+
+    if leader:
+        save_recipe(folder / RECIPE, recipe)
+        write_json(folder / "split.json", prepared.splits)
+        write_json(folder / "versions.json", describe_environment())
+    metadata = CheckpointMetadata(
+        model=recipe.model.name,
+        config=config,
+        class_names=prepared.class_names,
+        intensity=prepared.intensity,
+        image_size=recipe.image_size,
+        orientation=prepared.orientation,
+        dataset=prepared.name,
+        fingerprint=prepared.fingerprint,
+        version=__version__,
+    )
+    run_folder = RunFolder(folder, metadata)
+    module = SegmentationModule(
+        model, recipe.optimizer, recipe.iterations, recipe.image_size, prepared.class_names, recipe.seed
+    )
+    data = SegmentationDataModule(
+        prepared, recipe.image_size, recipe.batch_size, recipe.iterations, recipe.augment, recipe.seed, recipe.workers
+    )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run folder says what it tells
+    t = recipe.trainer
+    trainer = Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        num_nodes=t.num_nodes,
+        strategy=t.strategy,
+        precision=t.precision,
+        deterministic=t.deterministic,
+        max_steps=recipe.iterations,
+        max_epochs=1,  # StepSampler makes the whole run one pass
+        val_check_interval=min(recipe.validate_every, recipe.iterations),
+        check_val_every_n_epoch=None,
+        gradient_clip_val=recipe.optimizer.clip_norm,
+        use_distributed_sampler=False,  # StepSampler shares the batch out itself
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,  # RunFolder writes the checkpoints
+        enable_model_summary=False,
+        log_every_n_steps=min(10, recipe.iterations),
+        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
+        callbacks=[run_folder],
+    )
+    with warnings.catch_warnings():
+        # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)  # Lightning's
+        trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    if leader:
+        log.info(
+            "%s: %d iterations in %.1f minutes, best mean foreground Dice on the validation patients %.4f",
+            folder, trainer.global_step, run_folder.seconds / 60, run_folder.best_dice,
+        )  # fmt: skip
+    return folder

@@ -1,0 +1,29 @@
+import pytest
+
+from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.training.recipes import ModelRecipe, OptimizerRecipe, Recipe, TrainerRecipe
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> PreparedDataset:
+    """Eight synthetic cases, prepared."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_phantom(folder / "raw", cases=8, seed=0)
+    return prepare(folder / "raw", folder / "prepared", progress=False)
+
+
+@pytest.fixture
+def recipe(phantom, tmp_path) -> Recipe:
+    """A run of seconds."""
+    return Recipe(
+        data=str(phantom.folder),
+        out=str(tmp_path / "run"),
+        model=ModelRecipe(size="nano", arguments={"dims": [8, 16, 32], "drop_path_rate": 0.2}),
+        image_size=(32, 32),
+        batch_size=4,
+        iterations=8,
+        validate_every=4,
+        optimizer=OptimizerRecipe(name="adamw", lr=1e-3),
+        trainer=TrainerRecipe(accelerator="cpu", devices=1),
+        workers=0,
+    )

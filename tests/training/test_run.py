@@ -1,0 +1,127 @@
+import csv
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mamba_unet.checkpoint import load_checkpoint
+from mamba_unet.training import run as run_module
+from mamba_unet.training.module import NonFiniteLossError, SegmentationModule
+from mamba_unet.training.recipes import RecipeError, save_recipe
+from mamba_unet.training.run import train
+
+
+def logged(folder: Path, column: str) -> dict[int, float]:
+    """step -> value over a run's CSV files, later ones overriding."""
+    values = {}
+    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
+        with open(path, newline="") as file:
+            values |= {int(row["step"]): float(row[column]) for row in csv.DictReader(file) if row.get(column)}
+    return values
+
+
+def command(recipe, path: Path, *options: str) -> list[str]:
+    save_recipe(path, recipe)
+    return [sys.executable, "-m", "mamba_unet", "train", str(path), *options]
+
+
+def test_a_run_folder_holds_what_is_needed_to_trust_and_repeat_the_run(recipe, phantom):
+    folder = train(recipe)
+
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["optimizer"]["lr"] == 1e-3
+    assert json.loads((folder / "split.json").read_text()) == phantom.splits
+    assert json.loads((folder / "versions.json").read_text())["torch"] == torch.__version__
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list(logged(folder, "val/dice")) == [3, 7]
+    model, metadata = load_checkpoint(folder)
+    assert not model.training
+    assert metadata.class_names == phantom.class_names and metadata.fingerprint == phantom.fingerprint
+    best = max(logged(folder, "val/dice").values())
+    assert metadata.validation["mean_foreground_dice"] == pytest.approx(best)
+    assert not [path for path in folder.rglob(".*")], "a temporary file was left"
+
+
+def test_a_run_killed_anywhere_and_resumed_ends_as_the_uninterrupted_one_bit_for_bit(recipe, tmp_path):
+    recipe.iterations = 16
+    whole = train(recipe)
+
+    recipe.out = str(tmp_path / "killed")
+    words = command(recipe, tmp_path / "recipe.yaml")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    progress = Path(recipe.out) / "progress.json"
+    deadline = time.monotonic() + 120
+    while not (progress.exists() and json.loads(progress.read_text())["iteration"] >= 4):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped_at = json.loads(progress.read_text())["iteration"]
+    assert 4 <= stopped_at < 16
+
+    subprocess.run([*words, "--resume"], check=True, capture_output=True)
+    killed = Path(recipe.out)
+    best, again = load_file(whole / "best.safetensors"), load_file(killed / "best.safetensors")
+    assert best.keys() == again.keys() and all(torch.equal(best[name], again[name]) for name in best)
+    states = [torch.load(f / "last.ckpt", weights_only=True) for f in (whole, killed)]
+    assert states[0]["global_step"] == states[1]["global_step"] == 16
+    assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
+    assert logged(whole, "val/dice") == logged(killed, "val/dice")
+
+
+def test_two_processes_give_the_loss_of_one_with_the_joint_batch(recipe, tmp_path):
+    recipe.model.arguments["drop_path_rate"] = 0.0
+    recipe.iterations = recipe.validate_every = 4
+    losses = []
+    for devices in (1, 2):
+        recipe.out = str(tmp_path / f"processes{devices}")
+        recipe.trainer.devices, recipe.trainer.strategy = devices, "ddp" if devices == 2 else "auto"
+        words = command(recipe, tmp_path / f"{devices}.yaml")
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        losses.append([logged(Path(recipe.out), f"train/{name}") for name in ("loss", "dice_loss")])
+    assert len(losses[0][0]) > 0
+    for one, two in zip(*losses, strict=True):
+        assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(recipe):
+    (Path(recipe.out)).mkdir()
+    save_recipe(Path(recipe.out) / "recipe.yaml", recipe)
+    with pytest.raises(RecipeError, match="--resume"):
+        train(recipe)
+
+
+def test_resuming_with_another_recipe_is_refused_and_names_what_differs(recipe):
+    folder = train(dataclasses.replace(recipe, iterations=1, validate_every=1))
+    with pytest.raises(RecipeError, match=r"batch_size: 4 then, 2 now"):
+        train(dataclasses.replace(recipe, iterations=1, validate_every=1, batch_size=2, out=str(folder)), resume=True)
+
+
+def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recipe, monkeypatch):
+    real = run_module.SegmentationModule.training_step
+
+    def poisoned(self: SegmentationModule, batch, batch_idx):
+        if self.global_step == 5:
+            batch["image"][0] = float("nan")
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(run_module.SegmentationModule, "training_step", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"iteration 5; slices in the batch: phantom\S+/\d+"):
+        train(recipe)
+    model, metadata = load_checkpoint(recipe.out)
+    assert metadata.validation["iteration"] == 4
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_missing_data_or_out_is_said(recipe):
+    recipe.out = None
+    with pytest.raises(RecipeError, match="--out"):
+        train(recipe)
