@@ -136,9 +136,8 @@ class Evaluation:
         first = parts[0]
         if any((part.class_names, part.conventions) != (first.class_names, first.conventions) for part in parts):
             raise ValueError("evaluations with different classes or conventions cannot be merged")
-        twice = [
-            case for case, parts_of in Counter(case for part in parts for case in part.cases).items() if parts_of > 1
-        ]
+        times = Counter(case for part in parts for case in part.cases)
+        twice = [case for case, count in times.items() if count > 1]
         if twice:
             raise ValueError(f"cases in more than one part: {', '.join(twice)}")
         rows, slice_rows = (

@@ -11,6 +11,7 @@ from mamba_unet.report.figures import (
     DARK,
     LIGHT,
     PALETTE,
+    Example,
     chart,
     class_color,
     draw_histogram,
@@ -125,12 +126,30 @@ def test_classes_have_colours_of_their_own():
 
 
 def test_segmentation_figure_has_a_column_per_label_map_and_a_legend_of_the_classes():
-    image, label = np.zeros((8, 8)), np.eye(8, dtype=int)
-    rows = [(name, image, {"truth": label, "prediction": label}) for name in ("a/3", "b/1")]
-    figure = segmentation_figure(rows, ["background", "ventricle"])
+    label = np.eye(8, dtype=int)
+    examples = [Example(name, np.zeros((8, 8)), {"truth": label, "prediction": label}) for name in ("a/3", "b/1")]
+    figure = segmentation_figure(examples, ["background", "ventricle"])
     assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "truth", "prediction"]
     assert len(figure.axes) == 6
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ventricle"]
+
+
+def test_cropping_keeps_everything_that_any_map_labels():
+    truth, prediction = np.zeros((2, 200, 300), int)
+    truth[90:110, 100:120] = 1
+    prediction[95:115, 100:140] = 1
+    example = Example("a", np.zeros((200, 300)), {"truth": truth, "prediction": prediction}).cropped()
+    assert example.image.shape == (60, 60)  # 1.5 x 40 columns
+    assert all(
+        example.labels[name].sum() == full.sum() for name, full in (("truth", truth), ("prediction", prediction))
+    )
+
+
+def test_cropping_stops_at_the_border_and_leaves_an_unlabelled_slice_whole():
+    corner, nothing = np.zeros((2, 50, 60), int)
+    corner[:10, :40] = 1
+    assert Example("a", corner, {"truth": corner}).cropped().image.shape == (35, 50)
+    assert Example("a", nothing, {"truth": nothing}).cropped().image.shape == (50, 60)
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,42 @@ DARK = Theme("#171a21", "#e4e7ee", "#343a46", "#56b4e9", "#e69f00")
 def class_color(index: int) -> str:
     """The colour of foreground class `index` (from 1), the same in every figure; "#rrggbb"."""
     return PALETTE[(index - 1) % len(PALETTE)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One slice and what was made of it.
+
+    Attributes:
+        name: of the slice, "patient001_frame01, slice 4".
+        image: (H, W), 0 to 1.
+        labels: column -> class indices (H, W): "truth", and "prediction" or the names of networks.
+        pixel_size: height and width of a pixel.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    pixel_size: tuple[float, float] = (1, 1)
+
+    def cropped(self) -> "Example":
+        """The square around everything labelled, half as wide again, as far as the image reaches."""
+        marked = np.any([label > 0 for label in self.labels.values()], axis=0)
+        if not marked.any():
+            return self
+        places = [np.flatnonzero(marked.any(axis=1 - axis)) for axis in (0, 1)]
+        side = 1.5 * max((p[-1] - p[0] + 1) * size for p, size in zip(places, self.pixel_size, strict=True))
+        box = []
+        for place, size in zip(places, self.pixel_size, strict=True):
+            centre, half = (place[0] + place[-1] + 1) / 2, max(side / size / 2, 16)
+            box.append(slice(max(0, round(centre - half)), round(centre + half)))
+        window = tuple(box)
+        labels = {name: label[window] for name, label in self.labels.items()}
+        return replace(self, image=self.image[window], labels=labels)
+
+    def pictures(self) -> list[np.ndarray]:
+        """The image, then the image under each label map; (height, width, 3) uint8."""
+        return [overlay(self.image, label, pixel_size=self.pixel_size) for label in (None, *self.labels.values())]
 
 
 def overlay(
@@ -216,41 +252,34 @@ def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options:
     return figure
 
 
-def segmentation_figure(
-    rows: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
-    class_names: Sequence[str],
-    pixel_size: Sequence[float] = (1, 1),
-    theme: Theme = LIGHT,
-) -> "Figure":
-    """Figures 4 and 5: per row one slice, its image and then one column per label map, with a legend of the classes.
+def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str], theme: Theme = LIGHT) -> "Figure":
+    """Figures 4 and 5: a row per example, its image and then a column per label map, with a legend of the classes.
 
     Args:
-        rows: (name, image (H, W) in 0 to 1, {"truth": label (H, W), network's name: label, ...}); the same columns in
-            each row.
+        examples: all with the same columns.
         class_names: [0] is the background.
-        pixel_size: height and width of a pixel.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    columns = ["image", *rows[0][2]]
-    figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(rows) + 0.6), layout="constrained")
-    for r, (name, image, labels) in enumerate(rows):
-        for c, column in enumerate(columns):
-            axes = figure.add_subplot(len(rows), len(columns), r * len(columns) + c + 1)
-            axes.imshow(overlay(image, labels.get(column), pixel_size=pixel_size))
+    columns = ["image", *examples[0].labels]
+    figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(examples) + 0.6), layout="constrained")
+    for row, example in enumerate(examples):
+        for column, (name, picture) in enumerate(zip(columns, example.pictures(), strict=True)):
+            axes = figure.add_subplot(len(examples), len(columns), row * len(columns) + column + 1)
+            axes.imshow(picture)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            if r == 0:
-                axes.set_title(column, color=theme.text, fontsize=11)
-            if c == 0:
-                axes.set_ylabel(name, color=theme.text, fontsize=8)
+            if row == 0:
+                axes.set_title(name, color=theme.text, fontsize=11)
+            if column == 0:
+                axes.set_ylabel(example.name, color=theme.text, fontsize=8)
     handles = [Patch(color=class_color(i), label=name) for i, name in enumerate(class_names) if i]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.text)
     return figure
 
 
-def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 200) -> bytes:
+def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 160) -> bytes:
     """The figure as the bytes of a PNG file."""
     stream = io.BytesIO()
     figure.set_facecolor(theme.background)
@@ -265,7 +294,7 @@ def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme) -> "Ax
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.grid)
-    axes.tick_params(colors=theme.text, length=0)
+    axes.tick_params(colors=theme.text, length=0, pad=6)
     return axes
 
 
