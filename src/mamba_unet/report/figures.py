@@ -247,7 +247,7 @@ def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options:
     """One of the `draw_...` charts on a figure of its own, sized to stay legible on a phone."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     draw(_axes(figure, (1, 1, 1), theme), data, theme, **options)
     return figure
 

@@ -548,7 +548,7 @@ ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
 .class { white-space: nowrap; margin-right: .75rem }
 .class i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: .2em }
 .charts { display: grid; align-items: center; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .charts img { width: 100%; max-width: 34rem; display: block }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem }
 figure { margin: 0 }
