@@ -83,21 +83,27 @@ def read_volume(files: Sequence[Path], key: Literal["image", "label"]) -> Volume
 
 def _read(file: Path, key: str) -> Volume:
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
+    # what numpy, h5py, Pillow and nibabel raise at a file that is cut short or not what its name says
+    broken = (OSError, EOFError, KeyError, SyntaxError, TypeError, ValueError, zlib.error, zipfile.BadZipFile)
     try:
         if ending(file, NIFTI):
             return _read_nifti(file)
         if ending(file, PICTURES):
             array = _read_picture(file)
         elif ending(file, (".npz",)):
-            with np.load(file, allow_pickle=False) as arrays:
+            # opened here, because numpy leaves a broken archive open
+            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 array = arrays[key]
         else:
             import h5py
 
             with h5py.File(file, "r") as arrays:
                 array = arrays[key][()]
-    except (OSError, EOFError, KeyError, SyntaxError, zlib.error, zipfile.BadZipFile, ImageFileError) as error:
+    except UnreadableError:
+        raise
+    except (*broken, ImageFileError, HeaderDataError) as error:
         raise UnreadableError(file, f"{type(error).__name__}: {error}") from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or not array.size:

@@ -141,8 +141,8 @@ class SliceDataset:
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.identifiers else 0
 
-    def __getitem__(self, item: tuple[int, int]) -> "dict[str, Tensor | str]":
-        """(index, seed) -> image (1, h, w) float32, label (h, w) int64, name "patient001_frame01/3"."""
+    def __getitem__(self, item: tuple[int, int | Sequence[int]]) -> "dict[str, Tensor | str]":
+        """(index, seed), the seed as numpy takes it -> image (1, h, w) float32, label (h, w) int64, name "case/3"."""
         import torch
 
         index, seed = item

@@ -1,0 +1,213 @@
+"""Each check, on a data set that is broken in that way and in no other."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mamba_unet.data import BadDataError, check, prepare
+
+
+def only(report, severity="error"):
+    """The one problem of the report."""
+    (problem,) = report.problems
+    assert problem.severity == severity
+    assert problem.file.name in report.table() and problem.way_out in report.table()
+    return problem
+
+
+def test_a_sound_data_set_has_no_problems(nnunet):
+    report = check(nnunet(), progress=False)
+    assert not report.problems and report.cases == [f"s{k}" for k in range(5)]
+    assert report.table().endswith("0 errors, 0 warnings")
+
+
+def test_image_and_label_of_different_shape(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s1.nii.gz", make.subject(1).label[:, :-1])
+    problem = only(check(source, progress=False))
+    assert problem.problem == "image and label differ in shape" and problem.case == "s1"
+    assert "(3, 16, 12)" in problem.expected and problem.found == "(3, 15, 12)"
+
+
+@pytest.mark.parametrize("change", ["shifted", "turned", "identity"])
+def test_image_and_label_of_different_affine(nnunet, make, change):
+    source, affine = nnunet(), make.affine.copy()
+    if change == "shifted":
+        affine[0, 3] += 1.0
+    elif change == "turned":
+        affine[:2, :2] = [[-1.5, 0.2], [0.2, -1.4]]
+    else:
+        affine = np.eye(4)
+    make.nifti(source / "labelsTr" / "s1.nii.gz", make.subject(1).label, affine)
+    assert only(check(source, progress=False)).problem == "image and label differ in affine"
+
+
+def test_affines_that_agree_within_rounding_are_the_same(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s1.nii.gz", make.subject(1).label, make.affine + 1e-4 * np.eye(4, k=1))
+    assert not check(source, progress=False).problems
+
+
+def test_label_values_outside_the_classes(nnunet, make):
+    source, label = nnunet(), make.subject(1).label
+    label[0, 0, :2] = 4, 255
+    make.nifti(source / "labelsTr" / "s1.nii.gz", label)
+    problem = only(check(source, progress=False))
+    assert problem.problem == "label values outside the classes"
+    assert problem.found == "4, 255" and problem.expected == "only 0, 1, 2, 3"
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, -1])
+def test_label_values_that_are_no_classes_at_all(nnunet, make, value):
+    source, label = nnunet(), make.subject(1).label.astype(np.float32)
+    label[0, 0, 0] = value
+    make.nifti(source / "labelsTr" / "s1.nii.gz", label)
+    assert only(check(source, progress=False)).problem == "label values outside the classes"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_image(nnunet, make, value):
+    source, image = nnunet(), make.subject(1).image.astype(np.float32)
+    image[0, 0, :3] = value
+    make.nifti(source / "imagesTr" / "s1_0000.nii.gz", image)
+    problem = only(check(source, progress=False))
+    assert problem.problem == "NaN or infinity in the image" and problem.found == "3 pixels"
+
+
+def test_constant_image(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "imagesTr" / "s1_0000.nii.gz", np.full((3, 16, 12), 7, np.int16))
+    problem = only(check(source, progress=False))
+    assert problem.problem == "constant image" and problem.found == "7 everywhere"
+
+
+@pytest.mark.parametrize("file", ["imagesTr/s1_0000.nii.gz", "labelsTr/s1.nii.gz"])
+def test_truncated_file(nnunet, file):
+    path = nnunet() / file
+    path.write_bytes(path.read_bytes()[:200])
+    problem = only(check(path.parents[1], progress=False))
+    assert problem.problem == "unreadable file" and problem.file == path
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("imagesTr/s1_0000.nii.gz", "label without image"), ("labelsTr/s1.nii.gz", "image without label")],
+)
+def test_missing_partner(nnunet, file, what):
+    source = nnunet()
+    (source / file).unlink()
+    assert only(check(source, progress=False)).problem == what
+
+
+def test_duplicate_case_by_name(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "imagesTr" / "s1_0000.nii", make.subject(1).image)
+    problem = only(check(source, progress=False))
+    assert problem.problem == "duplicate case" and problem.case == "s1"
+
+
+def copy_case(source, old, new):
+    shutil.copy(source / "imagesTr" / f"{old}_0000.nii.gz", source / "imagesTr" / f"{new}_0000.nii.gz")
+    shutil.copy(source / "labelsTr" / f"{old}.nii.gz", source / "labelsTr" / f"{new}.nii.gz")
+
+
+def test_the_same_image_under_two_names_is_drawn_into_one_split_with_a_warning(nnunet):
+    source = nnunet()
+    copy_case(source, "s1", "zz")
+    report = check(source, progress=False, folds=3)
+    problem = only(report, "warning")
+    assert problem.problem == "duplicate case" and "the image of s1 again" in problem.found
+
+
+def test_the_same_image_in_two_splits_is_an_error(nnunet, tmp_path):
+    source = nnunet()
+    copy_case(source, "s1", "zz")
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["s0", "s1", "s2"], "val": ["s3"], "test": ["s4", "zz"]}))
+    problem = only(check(source, splits=file, progress=False))
+    assert problem.problem == "duplicate case" and "test and train" in problem.found
+
+
+def test_one_patient_in_two_splits(nnunet, tmp_path):
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["s0", "s1", "s2"], "val": ["s3", "s2"], "test": ["s4", "s1"]}))
+    problem = only(check(nnunet(), splits=file, progress=False))
+    assert problem.problem == "one patient in two splits"
+    assert problem.found == "s1 in train and test; s2 in train and val"
+
+
+def test_empty_label_is_a_warning_where_it_may_be_right(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s1.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    assert only(check(source, progress=False), "warning").problem == "empty label"
+
+
+def test_empty_label_is_an_error_where_every_case_shows_the_organs(tmp_path, make):
+    for number in range(3):
+        subject = make.subject(number)
+        label = subject.label * (number > 0)
+        make.h5(tmp_path / f"patient00{number + 1}_frame01.h5", subject.image, label)
+    assert only(check(tmp_path, progress=False)).problem == "empty label"
+
+
+def test_orientation_that_differs_is_a_warning(nnunet, make, tmp_path):
+    source, flipped = nnunet(), make.affine * np.array([-1, 1, 1, 1])
+    make.nifti(source / "imagesTr" / "s1_0000.nii.gz", make.subject(1).image, flipped)
+    make.nifti(source / "labelsTr" / "s1.nii.gz", make.subject(1).label, flipped)
+    problem = only(check(source, progress=False), "warning")
+    assert problem.expected == "SPL, as 4 cases" and problem.found == "SPR: s1"
+    assert prepare(source, tmp_path / "out", progress=False).orientation is None
+
+
+@pytest.fixture
+def broken(nnunet, make):
+    """Six errors in five of seven cases; one case has two of them."""
+    source = nnunet(count=7)
+    path = source / "imagesTr" / "s0_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    make.nifti(source / "labelsTr" / "s1.nii.gz", make.subject(1).label[:2])
+    make.nifti(source / "imagesTr" / "s2_0000.nii.gz", np.full((3, 16, 12), np.nan, np.float32))
+    make.nifti(source / "labelsTr" / "s2.nii.gz", make.subject(2).label + 9)
+    make.nifti(source / "imagesTr" / "s3_0000.nii.gz", np.zeros((3, 16, 12), np.int16))
+    (source / "labelsTr" / "s4.nii.gz").unlink()
+    return source
+
+
+def test_every_problem_is_listed_at_once(broken):
+    report = check(broken, progress=False)
+    assert sorted((problem.case, problem.problem) for problem in report.errors) == [
+        ("s0", "unreadable file"),
+        ("s1", "image and label differ in shape"),
+        ("s2", "NaN or infinity in the image"),
+        ("s2", "label values outside the classes"),
+        ("s3", "constant image"),
+        ("s4", "image without label"),
+    ]
+    assert report.table().count("error   ") == 6
+
+
+def test_prepare_refuses_with_the_same_list(broken, tmp_path):
+    with pytest.raises(BadDataError, match="6 errors, 0 warnings") as error:
+        prepare(broken, tmp_path / "out", progress=False)
+    assert error.value.report.problems == check(broken, progress=False).problems
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_skip_bad_leaves_the_bad_cases_out_and_names_them(broken, tmp_path):
+    prepared = prepare(broken, tmp_path / "out", skip_bad=True, progress=False)
+    assert prepared.left_out == ["s0", "s1", "s2", "s3", "s4"]
+    assert prepared.identifiers == ["s5", "s6"]
+    assert {name for cases in prepared.splits.values() for name in cases} == {"s5", "s6"}
+
+
+def test_skip_bad_does_not_excuse_a_leak_or_an_empty_rest(nnunet, tmp_path):
+    source, file = nnunet(count=3), tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["s0", "s1", "s2"], "val": ["s2"]}))
+    with pytest.raises(BadDataError, match="one patient in two splits"):
+        prepare(source, tmp_path / "out", splits=file, skip_bad=True, progress=False)
+    for label in (source / "labelsTr").iterdir():
+        label.unlink()
+    with pytest.raises(BadDataError, match="image without label"):
+        prepare(source, tmp_path / "out", skip_bad=True, progress=False)

@@ -1,0 +1,150 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mamba_unet.data import BadDataError, PreparedDataset, prepare
+from mamba_unet.data.intensity import window
+
+
+def stamps(out):
+    return {path.name: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
+
+
+def test_a_second_run_redoes_nothing_and_gives_the_same(nnunet, tmp_path):
+    source = nnunet()
+    first = prepare(source, tmp_path / "out", progress=False)
+    before = stamps(tmp_path / "out")
+    second = prepare(source, tmp_path / "out", progress=False)
+    assert stamps(tmp_path / "out") == before
+    assert first.fingerprint == second.fingerprint and first.splits == second.splits
+
+
+def test_only_a_changed_case_is_redone(nnunet, tmp_path, make):
+    source = nnunet()
+    first = prepare(source, tmp_path / "out", progress=False)
+    before = stamps(tmp_path / "out")
+    make.nifti(source / "imagesTr" / "s2_0000.nii.gz", make.subject(77).image)
+    second = prepare(source, tmp_path / "out", progress=False)
+    changed = {name for name, stamp in stamps(tmp_path / "out").items() if stamp != before[name]}
+    assert changed == {"s2.npy"} and first.fingerprint != second.fingerprint
+
+
+def test_other_settings_redo_every_case(nnunet, tmp_path):
+    source = nnunet()
+    first = prepare(source, tmp_path / "out", progress=False)
+    before = stamps(tmp_path / "out")
+    second = prepare(source, tmp_path / "out", intensity=window(0, 100), progress=False)
+    assert all(stamp != before[name] for name, stamp in stamps(tmp_path / "out").items())
+    assert (second.case("s0").image == 1).mean() > 0.5 and second.intensity["high"] == 100
+    assert first.fingerprint != second.fingerprint
+
+
+def test_warnings_are_told_again_when_nothing_is_redone(nnunet, tmp_path, make):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s1.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    prepare(source, tmp_path / "out", progress=False)
+    told = (tmp_path / "out" / "check.txt").read_text()
+    prepare(source, tmp_path / "out", progress=False)
+    assert "empty label" in told and (tmp_path / "out" / "check.txt").read_text() == told
+
+
+def test_cases_that_are_gone_are_removed(nnunet, tmp_path):
+    source = nnunet()
+    prepare(source, tmp_path / "out", progress=False)
+    for file in ("imagesTr/s1_0000.nii.gz", "labelsTr/s1.nii.gz"):
+        (source / file).unlink()
+    prepared = prepare(source, tmp_path / "out", progress=False)
+    assert prepared.identifiers == ["s0", "s2", "s3", "s4"]
+    assert sorted(path.stem for path in (tmp_path / "out" / "labels").iterdir()) == prepared.identifiers
+
+
+def test_repairing_goes_on_from_the_refused_run(nnunet, tmp_path, make):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s4.nii.gz", make.subject(4).label + 9)
+    with pytest.raises(BadDataError):
+        prepare(source, tmp_path / "out", progress=False)
+    before = stamps(tmp_path / "out")
+    make.nifti(source / "labelsTr" / "s4.nii.gz", make.subject(4).label)
+    prepare(source, tmp_path / "out", progress=False)
+    after = stamps(tmp_path / "out")
+    assert set(after) - set(before) == {"s4.npy"} and before.items() <= after.items()
+
+
+def test_fingerprint_does_not_depend_on_where_the_files_lie(nnunet, tmp_path):
+    source = nnunet()
+    first = prepare(source, tmp_path / "a", progress=False)
+    source.rename(tmp_path / "moved")
+    assert prepare(tmp_path / "moved", tmp_path / "b", progress=False).fingerprint == first.fingerprint
+
+
+def test_a_folder_with_other_files_is_not_written_to(nnunet, tmp_path):
+    source = nnunet()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare(source, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare(source, source, progress=False)
+
+
+def test_unknown_dataset_is_named(nnunet, tmp_path):
+    with pytest.raises(ValueError, match="unknown dataset 'acdx'; expected one of acdc, synapse"):
+        prepare(nnunet(), tmp_path / "out", dataset="acdx", progress=False)
+
+
+def test_folds_and_the_users_split_are_written(nnunet, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"train": ["s0", "s1", "s2"], "holdout": ["s3", "s4"]}))
+    prepared = prepare(nnunet(), tmp_path / "out", splits=file, folds=5, progress=False)
+    assert prepared.splits["holdout"] == ["s3", "s4"] and len(prepared.splits["fold4/train"]) == 3
+    written = json.loads((tmp_path / "out" / "splits.json").read_text())
+    assert written["origin"] == "given: mine.json; 5 folds by patient, seed 0"
+    assert written["patients"]["holdout"] == ["s3", "s4"]
+    again = prepare(nnunet(), tmp_path / "out2", splits=tmp_path / "out" / "splits.json", progress=False)
+    assert again.splits == prepared.splits
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_is_not_taken_for_a_finished_one_and_goes_on(tmp_path, make):
+    for seed in range(40):
+        subject = make.subject(seed, shape=(8, 128, 128))
+        make.h5(tmp_path / "src" / f"patient{seed + 1:03d}_frame01.h5", subject.image, subject.label)
+    out = tmp_path / "out"
+    code = f"from mamba_unet.data import prepare; prepare({str(tmp_path / 'src')!r}, {str(out)!r}, progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while len(list((out / "cases").glob("*.json"))) < 3 and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it finished before it could be killed"
+    (out / "images" / ".99.patient001_frame01.npy").write_bytes(b"half an array")
+    with pytest.raises(ValueError, match="unfinished"):
+        PreparedDataset(out)
+    finished = {path.stem: path.stat().st_mtime_ns for path in (out / "cases").glob("p*.json")}
+    prepared = prepare(tmp_path / "src", out, progress=False)
+    assert len(prepared.identifiers) == 40
+    assert {stem: (out / "cases" / f"{stem}.json").stat().st_mtime_ns for stem in finished} == finished
+    assert not list(out.glob("*/.*"))
+    subject = make.subject(7, shape=(8, 128, 128))
+    assert np.array_equal(prepared.case("patient008_frame01").image, make.minmax(subject.image))
+
+
+def test_real_acdc_by_its_published_split(acdc_dir, tmp_path):
+    source = tmp_path / "some"
+    source.mkdir()
+    for patient in ("patient001", "patient002", "patient003", "patient074", "patient076"):
+        for file in (acdc_dir / "ACDC_training_volumes").glob(f"{patient}_*.h5"):
+            (source / file.name).symlink_to(file)
+    prepared = prepare(source, tmp_path / "out", progress=False)
+    assert {name: len(cases) for name, cases in prepared.splits.items()} == {"train": 6, "val": 2, "test": 2}
+    case = prepared.case("patient001_frame12")
+    assert case.image.shape == (10, 256, 216) and case.image.min() == 0 and case.image.max() == 1
+    assert set(np.unique(case.label)) == {0, 1, 2, 3}
+    told = (tmp_path / "out" / "check.txt").read_text()
+    assert "95 of the 100 patients of the split are not in the data" in told
+    assert told.count("the image of patient074") == 2  # ACDC holds the same images under two patients' names

@@ -1,0 +1,143 @@
+import json
+from itertools import chain
+
+import pytest
+
+from mamba_unet.data.registry import DATASETS
+from mamba_unet.data.splits import (
+    SplitError,
+    check_leaks,
+    choose_split,
+    draw_folds,
+    draw_split,
+    fit_split,
+    shipped_split,
+    shuffled,
+    user_split,
+)
+
+PATIENTS = [f"p{k:02d}" for k in range(20)]
+CASES = {f"{patient}_frame{frame}": patient for patient in PATIENTS for frame in (1, 2)}
+
+
+def test_shipped_splits_are_the_published_ones(data_dir):
+    acdc = json.loads((data_dir / "acdc" / "splits.json").read_text())
+    assert shipped_split("acdc.json") == acdc
+    synapse, ours = json.loads((data_dir / "synapse" / "splits.json").read_text()), shipped_split("synapse.json")
+    assert ours["test"] == synapse["test"]
+    assert sorted(ours["train"] + ours["val"]) == sorted(synapse["train"])
+
+
+def test_synapse_validation_is_the_first_four_of_the_eighteen_by_the_stated_rule():
+    ours = shipped_split("synapse.json")
+    assert ours["val"] == sorted(shuffled(ours["train"] + ours["val"], seed=0)[:4])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_shipped_splits_have_no_leak(name):
+    split = shipped_split(DATASETS[name].split_file)
+    check_leaks(split, name)
+    assert list(split) == ["train", "val", "test"]
+    assert [len(members) for members in split.values()] == {"acdc": [70, 10, 20], "synapse": [14, 4, 12]}[name]
+
+
+def test_drawn_split_is_70_10_20_and_depends_on_the_seed_alone():
+    split = draw_split(PATIENTS)
+    assert {name: len(members) for name, members in split.patients.items()} == {"train": 14, "val": 2, "test": 4}
+    assert sorted(chain(*split.patients.values())) == PATIENTS
+    assert draw_split(reversed(PATIENTS)) == split
+    assert draw_split(PATIENTS, seed=1) != split
+
+
+def test_three_patients_are_one_each_and_two_are_too_few():
+    assert [len(members) for members in draw_split("abc").patients.values()] == [1, 1, 1]
+    with pytest.raises(SplitError, match=r"too few patients: a, b.*give a split file"):
+        draw_split("ab")
+
+
+def test_folds_test_every_patient_once_and_never_leak():
+    folds = draw_folds(PATIENTS, 5)
+    assert list(folds)[:3] == ["fold0/train", "fold0/val", "fold0/test"] and len(folds) == 15
+    check_leaks(folds, "folds")
+    assert sorted(chain(*(folds[f"fold{k}/test"] for k in range(5)))) == PATIENTS
+    for k in range(5):
+        assert sorted(chain(*(folds[f"fold{k}/{part}"] for part in ("train", "val", "test")))) == PATIENTS
+        assert folds[f"fold{k}/val"] == folds[f"fold{(k + 1) % 5}/test"]
+
+
+@pytest.mark.parametrize("folds", [1, 2, 21])
+def test_impossible_numbers_of_folds(folds):
+    with pytest.raises(SplitError, match=r"Expected: 3\.\.20"):
+        draw_folds(PATIENTS, folds)
+
+
+def test_twins_stay_together():
+    twins = {"p03": "p01", "p07": "p01"}
+    for patients in (
+        draw_split(PATIENTS, 4, twins).patients,
+        draw_split(PATIENTS, 4, twins, test=["p01", "p02"]).patients,
+    ):
+        (home,) = {name for name, members in patients.items() if "p01" in members}
+        assert {"p03", "p07"} <= set(patients[home])
+        assert sorted(chain(*patients.values())) == PATIENTS
+    folds = draw_folds(PATIENTS, 6, 0, twins)
+    homes = {patient: [name for name, members in folds.items() if patient in members] for patient in PATIENTS}
+    assert homes["p01"] == homes["p03"] == homes["p07"]
+    assert all(len(names) == 6 for names in homes.values())
+
+
+def test_a_twin_of_a_patient_outside_the_folds_is_divided_like_any_other():
+    folds = draw_folds(PATIENTS, 5, 0, {"p03": "elsewhere"})
+    assert sum("p03" in members for members in folds.values()) == 5
+
+
+def test_published_split_on_a_part_of_the_data_says_what_is_absent():
+    split = fit_split({"train": ["p00", "p01", "x"], "test": ["p02"]}, PATIENTS[:4], "published", "unassigned")
+    assert split.patients == {"train": ["p00", "p01"], "test": ["p02"], "unassigned": ["p03"]}
+    assert split.notes[0].startswith("1 of the 4 patients of the split are not in the data: x")
+    assert "put in 'unassigned': p03" in split.notes[1]
+
+
+def write(tmp_path, content):
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    return tmp_path / "mine.json"
+
+
+def test_users_split_takes_patients_and_cases(tmp_path):
+    rest = PATIENTS[2:]
+    split = user_split(write(tmp_path, {"a": ["p00"], "b": ["p01_frame1", "p01_frame2"], "c": rest}), CASES)
+    assert split.patients == {"a": ["p00"], "b": ["p01"], "c": rest}
+
+
+def test_users_split_takes_what_prepare_wrote(tmp_path):
+    content = {"origin": "x", "patients": {"train": PATIENTS}, "cases": {"train": list(CASES)}}
+    assert user_split(write(tmp_path, content), CASES).patients == {"train": PATIENTS}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train": PATIENTS, "val": ["p03", "p05"]}, "p03 in train and val; p05 in train and val"),
+        ({"train": [*PATIENTS[1:], "p00_frame1"], "val": ["p00_frame2"]}, "p00 in train and val"),
+        ({"train": [*PATIENTS, "nobody", "p99"]}, "unknown names: nobody, p99"),
+        ({"train": PATIENTS[:18]}, "patients in no split: p18, p19"),
+        (["p00"], "no split"),
+        ({"train": "p00"}, "no split"),
+    ],
+)
+def test_users_errors_name_the_patients(tmp_path, content, message):
+    with pytest.raises(SplitError, match=message):
+        user_split(write(tmp_path, content), CASES)
+
+
+def test_users_file_that_is_not_json(tmp_path):
+    (tmp_path / "mine.json").write_text("train: p00")
+    with pytest.raises(SplitError, match=r"unreadable.*Expected: JSON"):
+        user_split(tmp_path / "mine.json", CASES)
+
+
+def test_patients_put_aside_take_no_part_in_folds():
+    cases = {f"patient{k:03d}_frame01": f"patient{k:03d}" for k in (1, 2, 3, 4, 5, 101, 102)}
+    split = choose_split(cases, DATASETS["acdc"], folds=3)
+    assert split.patients["official_test"] == ["patient101", "patient102"]
+    assert not any("patient101" in members for name, members in split.patients.items() if name.startswith("fold"))
