@@ -213,9 +213,7 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
             "duplicate case",
             "every image once",
             f"the image of {original} again" + (f", in {'; '.join(apart)}" if apart else ""),
-            "put both in one split, or remove one"
-            if apart
-            else "remove one of the two, or let it be: they train together",
+            "put both in one split, or remove one" if apart else "remove one, or let it be: both are in the same split",
             "error" if apart else "warning",
             identifier,
         )

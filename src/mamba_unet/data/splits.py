@@ -35,7 +35,7 @@ class Split:
 
     def describe(self) -> list[str]:
         """Lines for a person."""
-        counts = ", ".join(f"{name} {len(patients)}" for name, patients in self.patients.items())
+        counts = ", ".join(f"{name} {len(members)}" for name, members in self.patients.items() if not _fold(name))
         return [f"split, in patients: {counts} ({self.origin})", *self.notes]
 
     def apart(self, a: str, b: str) -> list[tuple[str, str]]:

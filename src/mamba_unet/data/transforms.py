@@ -1,7 +1,7 @@
 """The training augmentation of Mamba-UNet's recipe, as random parameters and one deterministic resampling.
 
-The public code turns, flips, rotates and zooms a slice in up to four passes of nearest-neighbour interpolation, each of
-which loses pixels. Here the index maps are composed first and the slice is read once.
+The public code rotates a slice and then zooms it, each by nearest neighbour, and each loses pixels. Here the index maps
+are composed first and the slice is read once.
 """
 
 from dataclasses import dataclass
