@@ -1,0 +1,117 @@
+"""The eight metrics of the ACDC test patients: ours and MedPy's, the same values, in one run.
+
+    python benchmarks/metrics.py ../shared/data/acdc
+
+takes the 20 test patients' labels (40 volumes, HDF5) against copies disturbed by a seeded rule. MedPy is GPL and no
+dependency of ours: it is measured only if it is installed where this runs (`pip install medpy`). Single thread.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+from scipy import ndimage
+
+from mamba_unet.data.registry import DATASETS
+from mamba_unet.data.splits import shipped_split
+from mamba_unet.environment import cpu_name
+from mamba_unet.metrics import segmentation_metrics
+
+SPACING_MM = (10.0, 1.5625, 1.5625)  # not in the files; that of many ACDC volumes
+NUM_CLASSES = 4
+
+
+def disturb(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a mediocre network might make of it: shifted slices, grown or shrunken structures, specks elsewhere."""
+    prediction = np.zeros_like(label)
+    for z, truth in enumerate(label):
+        shifted = np.roll(truth, tuple(rng.integers(-2, 3, size=2)), axis=(0, 1))
+        for index in rng.permutation(np.arange(1, NUM_CLASSES)):
+            change = rng.choice([ndimage.binary_dilation, ndimage.binary_erosion])
+            prediction[z][change(shifted == index, iterations=rng.integers(1, 3))] = index
+        if rng.random() < 0.2:
+            row, column = (rng.integers(0, side - 4) for side in truth.shape)
+            prediction[z, row : row + 4, column : column + 4] = rng.integers(1, NUM_CLASSES)
+    return prediction
+
+
+def load(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(prediction, label) of each test volume."""
+    patients = set(shipped_split(DATASETS["acdc"].split_file)["test"])
+    pairs = []
+    for path in sorted(folder.rglob("patient*_frame*.h5")):
+        if path.stem.split("_")[0] in patients:
+            with h5py.File(path) as file:
+                label = file["label"][:].astype(np.uint8)
+            pairs.append((disturb(label, np.random.default_rng(len(pairs))), label))
+    return pairs
+
+
+def ours(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(volumes, classes, 8): every metric, with the conventions MedPy has."""
+    return np.array(
+        [
+            [
+                list(values.values())
+                for values in segmentation_metrics(
+                    prediction, label, SPACING_MM, NUM_CLASSES, hd95="hd95_of_pooled_distances", asd="assd_pooled"
+                ).values()
+            ]
+            for prediction, label in pairs
+        ]
+    )
+
+
+def medpys(pairs: list[tuple[np.ndarray, np.ndarray]], metrics) -> np.ndarray:
+    """(volumes, classes, 8): the same, each class by itself as the field's evaluation scripts do it."""
+
+    def measure(prediction: np.ndarray, label: np.ndarray) -> list[float]:
+        return [
+            metrics.dc(prediction, label),
+            metrics.jc(prediction, label),
+            np.mean(prediction == label),
+            metrics.precision(prediction, label),
+            metrics.sensitivity(prediction, label),
+            metrics.specificity(prediction, label),
+            metrics.hd95(prediction, label, voxelspacing=SPACING_MM),
+            metrics.assd(prediction, label, voxelspacing=SPACING_MM),
+        ]
+
+    return np.array(
+        [[measure(prediction == c, label == c) for c in range(1, NUM_CLASSES)] for prediction, label in pairs]
+    )
+
+
+def timed(function, pairs: list[tuple[np.ndarray, np.ndarray]], *arguments) -> tuple[np.ndarray, float]:
+    """The result and the seconds it took, after a warm-up on one volume."""
+    function(pairs[:1], *arguments)
+    start = time.perf_counter()
+    return function(pairs, *arguments), time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the ACDC volumes in HDF5")
+    arguments = parser.parse_args()
+
+    pairs = load(arguments.data)
+    if not pairs:
+        parser.error(f"no volume of a test patient (patientXXX_frameYY.h5) in {arguments.data}")
+    slices = sum(len(label) for _, label in pairs)
+    print(f"{len(pairs)} volumes, {slices} slices, {NUM_CLASSES - 1} classes; {cpu_name()}")
+    values, seconds = timed(ours, pairs)
+    print(f"ours, eight metrics:   {seconds:8.3f} s")
+    try:
+        from medpy.metric import binary
+    except ImportError:
+        print("MedPy is not installed here, so nothing to compare with")
+        return
+    theirs, their_seconds = timed(medpys, pairs, binary)
+    print(f"MedPy, eight metrics:  {their_seconds:8.3f} s")
+    print(f"faster by {their_seconds / seconds:.0f} times; largest difference {np.abs(values - theirs).max():.1e}")
+
+
+if __name__ == "__main__":
+    main()
