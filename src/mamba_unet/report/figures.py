@@ -153,6 +153,8 @@ def read_curves(metrics_csv_paths: Iterable[str | Path]) -> Curves:
     for path in sorted((Path(path) for path in metrics_csv_paths), key=version):
         with path.open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
+                if not row["step"]:  # a line cut short when the run was killed
+                    continue
                 for column, text in row.items():
                     if column not in ("step", "epoch") and text:
                         curves.setdefault(column, {})[int(row["step"])] = float(text)

@@ -207,7 +207,7 @@ def _header(run: Run) -> str:
     if run.synthetic:
         text += (
             "<p class='warning' role='note'><strong>Synthetic data.</strong> This network was trained and measured on "
-            "drawn phantoms, not on patients. The numbers show that the software works; "
+            "synthetic images, not on patients. The numbers show that the software works; "
             "they say nothing about medical images.</p>"
         )
     return f"<header>{text}</header>"
