@@ -162,6 +162,8 @@ def test_millimetres_and_voxels_are_never_averaged_together():
     assert summary["foreground"]["asd"]["ci95"] is None
     assert summary["classes"]["ventricle"]["dice"]["mean"] is not None
     assert "Distances are not averaged" in mixed.table()
+    with pytest.raises(ValueError, match="hd95 is in mm for some cases and in voxels for others"):
+        mixed.per_class("hd95")
     assert [row["distance_unit"] for row in mixed.rows] == ["mm", "mm", "voxels", "voxels"]
 
 

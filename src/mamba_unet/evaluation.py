@@ -157,7 +157,7 @@ class Evaluation:
 
     @property
     def distance_unit(self) -> str | None:
-        """ "mm", "voxels", "mixed" if the cases differ, None without distances."""
+        """Unit of the distances: "mm", "voxels", or "mixed" if the cases differ; None without distances."""
         if not self.conventions:
             return None
         units = {row["distance_unit"] for row in self.rows}
@@ -169,7 +169,13 @@ class Evaluation:
         return float(_mean(_mean(self._values("dice"), axis=0)))
 
     def per_class(self, metric: str = "dice") -> dict[str, float]:
-        """Class name -> mean over its counted (finite) cases, NaN if there are none."""
+        """Class name -> mean over its counted (finite) cases, NaN if there are none.
+
+        Raises:
+            ValueError: a distance, where some cases are in mm and others in voxels.
+        """
+        if metric in DISTANCE_METRICS and self.distance_unit == "mixed":
+            raise ValueError(f"{metric} is in mm for some cases and in voxels for others; use `rows` or `per_case`")
         return dict(zip(self.class_names[1:], _mean(self._values(metric), axis=0).tolist(), strict=True))
 
     def per_case(self, metric: str = "dice") -> dict[str, float]:
