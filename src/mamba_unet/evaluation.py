@@ -309,7 +309,7 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def format_statistic(metric: str, statistic: dict[str, Any]) -> str:
-    """ "0.9281 ± 0.043", "4.12 ± 1.30 (2 inf)", or "-" where there is no mean."""
+    """As "0.9281 ± 0.043" or "4.12 ± 1.30 (2 inf)"; "-" where there is no mean."""
     decimals = 2 if metric in DISTANCE_METRICS else 4
     text = "-" if statistic["mean"] is None else f"{statistic['mean']:.{decimals}f}"
     if statistic["sd"] is not None:
@@ -318,7 +318,7 @@ def format_statistic(metric: str, statistic: dict[str, Any]) -> str:
 
 
 def format_interval(statistic: dict[str, Any]) -> str:
-    """ "0.901 to 0.948", or "-" where there is no interval."""
+    """As "0.901 to 0.948"; "-" where there is no interval."""
     return "-" if statistic["ci95"] is None else "{:.3f} to {:.3f}".format(*statistic["ci95"])
 
 

@@ -484,7 +484,7 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _stacked(text: str) -> str:
-    """ "0.9281 ± 0.043" with the deviation on a line of its own, which keeps a wide table narrow."""
+    """The deviation of "0.9281 ± 0.043" on a line of its own, which keeps a wide table narrow."""
     mean, sign, rest = text.partition(" ± ")
     return f"{mean}<small>± {rest}</small>" if sign else text
 
