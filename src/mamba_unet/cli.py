@@ -38,6 +38,7 @@ def prepare(args: argparse.Namespace) -> int:
         seed=args.seed,
         skip_bad=args.skip_bad,
     )
+    print((args.out / "check.txt").read_text(encoding="utf-8"))
     print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))
     print("split:   " + ", ".join(f"{name} {len(cases)} cases" for name, cases in prepared.splits.items()))
@@ -56,6 +57,7 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     import numpy as np
+
     from mamba_unet.checkpoint import find_checkpoint
     from mamba_unet.data import PreparedDataset
     from mamba_unet.evaluation import evaluate_cases
@@ -90,8 +92,14 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from mamba_unet.inference import Predictor, predict_files
 
+    inputs = args.inputs
+    if args.data is not None:
+        from mamba_unet.data import PreparedDataset
+
+        prepared = PreparedDataset(args.data)
+        inputs = inputs + [prepared.case(identifier).source for identifier in prepared.split(args.split)]
     written, failures = predict_files(
-        Predictor(args.checkpoint, args.device), args.inputs, args.out, progress=sys.stderr.isatty()
+        Predictor(args.checkpoint, args.device), inputs, args.out, progress=sys.stderr.isatty()
     )
     print(f"{len(written)} segmentations in {args.out}")
     for path, error in failures.items():
@@ -100,9 +108,13 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
+    from mamba_unet.evaluation import Evaluation
     from mamba_unet.report import write_report
 
-    print(write_report(args.run))
+    page = write_report(args.run)
+    for folder in sorted(args.run.glob("evaluation_*")):
+        print(f"{folder.name.removeprefix('evaluation_')}:\n{Evaluation.read(folder).table()}")
+    print(f"report: {page}")
     return 0
 
 
@@ -167,10 +179,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(predict, "segment images into files of the same geometry")
     sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
-    sub.add_argument(
-        "inputs", type=Path, nargs="+", metavar="input", help="NIfTI files, folders of them, or HDF5 files"
-    )
+    sub.add_argument("inputs", type=Path, nargs="*", metavar="input", help="NIfTI files, folders of them, HDF5 files")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--data", type=Path, help="also the original images of a prepared data set's split")
+    sub.add_argument("--split", default="test", help="which split of --data")
     device(sub)
 
     sub = command(report, "write a run's report, one HTML page")

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,6 @@ KINDS: tuple[CheckpointKind, ...] = (
 )
 
 
-class _Inert(dict):
-    """Stands for a configuration object that a public checkpoint carries; holds data, runs nothing."""
-
-
 def read_weights(path: str | Path) -> Weights:
     """Tensors by name in a `.safetensors` file or a PyTorch checkpoint, without unpickling foreign code.
 
@@ -104,7 +101,8 @@ def read_weights(path: str | Path) -> Weights:
         weights = load_file(path)
     else:
         try:
-            with torch.serialization.safe_globals([(_Inert, "yacs.config.CfgNode")]):
+            # VMamba and Swin save their configuration beside the weights; read as an ordered dict it runs nothing
+            with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise PretrainedError(

@@ -39,7 +39,7 @@ class RunFolder(Callback):
 
     def __init__(self, folder: Path, metadata: CheckpointMetadata) -> None:
         self.folder, self.metadata = folder, metadata
-        self.best_dice, self.seconds, self._started = -1.0, 0.0, time.monotonic()
+        self.best_dice, self.seconds, self._started = float("-inf"), 0.0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_dice": self.best_dice, "seconds": self.seconds}
@@ -70,7 +70,8 @@ class RunFolder(Callback):
                 logger.save()
             from mamba_unet.report.figures import plot_curves
 
-            plot_curves(sorted(self.folder.glob("logs/version_*/metrics.csv")), self.folder / "curves.png")
+            logs = sorted(self.folder.glob("logs/version_*/metrics.csv"))
+            plot_curves(logs, self.folder / "curves.png", pl_module.class_names)
             write_json(
                 self.folder / "progress.json",
                 {

@@ -1,0 +1,47 @@
+# make demo             the whole way on a synthetic data set: prepare, train, evaluate, predict, report
+# make demo DATA=DIR    the same on your own data, ACDC for example
+# make test             the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+
+ifdef DATA
+SOURCE := $(DATA)
+else
+SOURCE := $(OUT)/phantom
+endif
+
+.PHONY: demo test install install-test lint
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+# The pinned torch comes first and alone: asked for by another package, the newest build with gigabytes of CUDA would.
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt src/mamba_unet/ops/scan_kernel.c
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: install
+ifndef DATA
+	$(BIN)/mamba-unet phantom $(SOURCE)
+endif
+	$(BIN)/mamba-unet prepare $(SOURCE) $(OUT)/prepared
+	rm -rf $(OUT)/run
+	$(BIN)/mamba-unet train recipes/demo.yaml --data $(OUT)/prepared --out $(OUT)/run
+	$(BIN)/mamba-unet evaluate $(OUT)/run --data $(OUT)/prepared
+	$(BIN)/mamba-unet predict $(OUT)/run --data $(OUT)/prepared --out $(OUT)/predictions
+	$(BIN)/mamba-unet report $(OUT)/run
+
+test: install-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pytest -n 2

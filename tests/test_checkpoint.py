@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from mamba_unet import MambaUNet, build_model
+from mamba_unet.checkpoint import CheckpointError, CheckpointMetadata, load_checkpoint, save_checkpoint
+
+CONFIG = {"in_channels": 1, "num_classes": 3, "depths": [1, 1], "dims": [8, 16], "d_state": 2}
+
+
+@pytest.fixture
+def metadata():
+    return CheckpointMetadata(
+        model="mamba_unet",
+        config=CONFIG,
+        class_names=["background", "a", "b"],
+        intensity={"method": "minmax"},
+        image_size=(32, 48),
+        validation={"mean_foreground_dice": 0.5},
+    )
+
+
+@pytest.fixture
+def model():
+    return build_model("mamba_unet", **CONFIG)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_weights_and_metadata_come_back(model, metadata, tmp_path, name, by_folder):
+    save_checkpoint(tmp_path / name, model, metadata)
+    loaded, read = load_checkpoint(tmp_path if by_folder else tmp_path / name)
+    assert read == metadata and not loaded.training
+    x = torch.randn(1, 1, 16, 16)
+    torch.testing.assert_close(loaded(x), model.eval()(x))
+
+
+def test_save_pretrained_keeps_the_metadata_and_from_pretrained_gives_it_back(model, metadata, tmp_path):
+    model.metadata = metadata
+    model.save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path)[1] == metadata
+    again = MambaUNet.from_pretrained(tmp_path)
+    assert again.metadata == metadata
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_weights_alone_are_refused_with_the_reason(model, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", model, None)
+    with pytest.raises(CheckpointError, match="weights only"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is not a readable safetensors file"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "absent.safetensors"])
+def test_nothing_there_says_what_was_expected(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match="expected"):
+        load_checkpoint(tmp_path / path)

@@ -1,0 +1,117 @@
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mamba_unet.cli import main
+
+RECIPE = """
+model: {size: nano, arguments: {dims: [8, 16, 32]}}
+image_size: [32, 32]
+batch_size: 4
+iterations: 4
+validate_every: 2
+optimizer: {name: adamw, lr: 1.0e-3}
+trainer: {accelerator: cpu, devices: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A phantom data set, prepared, and a run trained on it, all by commands."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "recipe.yaml").write_text(RECIPE)
+    assert main(["phantom", str(work / "raw"), "--cases", "8"]) == 0
+    assert main(["prepare", str(work / "raw"), str(work / "data")]) == 0
+    assert main(["train", str(work / "recipe.yaml"), "--data", str(work / "data"), "--out", str(work / "run")]) == 0
+    return work
+
+
+def test_the_whole_way_ends_with_the_table_and_the_report(work, capsys):
+    assert main(["evaluate", str(work / "run"), "--data", str(work / "data")]) == 0
+    assert (work / "run" / "evaluation_test" / "summary.json").exists()
+    assert main(["report", str(work / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "left ventricle" in out and "Empty masks" in out
+    assert out.rstrip().endswith(str(work / "run" / "report.html"))
+    page = (work / "run" / "report.html").read_text()
+    assert "synthetic" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_predict_writes_the_splits_images_in_their_geometry(work):
+    assert main(["predict", str(work / "run"), "--data", str(work / "data"), "--out", str(work / "predicted")]) == 0
+    names = json.loads((work / "data" / "splits.json").read_text())["cases"]["test"]
+    for name in names:
+        image = nib.load(work / "raw" / "imagesTr" / f"{name}_0000.nii.gz")
+        result = nib.load(work / "predicted" / f"{name}.nii.gz")
+        assert result.shape == image.shape and np.array_equal(result.affine, image.affine)
+
+
+def test_evaluating_and_predicting_agree(work):
+    main(["evaluate", str(work / "run"), "--data", str(work / "data"), "--out", str(work / "evaluated")])
+    main(["predict", str(work / "run"), "--data", str(work / "data"), "--out", str(work / "predicted")])
+    for path in (work / "evaluated" / "predictions").iterdir():
+        stored = nib.load(work / "predicted" / f"{path.stem}.nii.gz")
+        assert np.array_equal(np.load(path)["label"], np.asarray(stored.dataobj).transpose(2, 1, 0))
+
+
+def test_check_finds_what_is_broken_and_says_so_by_its_exit_code(work, tmp_path, capsys):
+    assert main(["check", str(work / "raw")]) == 0
+    main(["phantom", str(tmp_path / "raw"), "--cases", "3"])
+    (tmp_path / "raw" / "labelsTr" / "phantom_002.nii.gz").unlink()
+    assert main(["check", str(tmp_path / "raw")]) == 1
+    assert "phantom_002" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "absent", "--data", "{work}/data"], "no checkpoint at absent"),
+        (["evaluate", "{work}/run", "--data", "{work}/raw"], "mamba-unet prepare"),
+        (["evaluate", "{work}/run", "--data", "{work}/data", "--split", "tset"], "no split 'tset'"),
+        (["train", "{work}/recipe.yaml", "--data", "{work}/data", "--out", "{work}/run"], "--resume"),
+        (["train", "{work}/recipe.yaml", "--iteration", "3"], "did you mean 'iterations'"),
+        (["train", "absent.yaml"], "no recipe at absent.yaml"),
+        (["predict", "{work}/run", "absent.nii.gz", "--out", "{work}/x"], "absent.nii.gz"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(work, capsys, words, message):
+    assert main([word.format(work=work) for word in words]) != 0
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_command_with_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "--devise", "cpu"])
+    assert "--devise" in capsys.readouterr().err
+
+
+def test_info_shows_the_backend_in_force(capsys):
+    assert main(["info", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "torch" in out and "auto" in out and "reference" in out
+
+
+def test_help_is_instant_because_it_imports_nothing_heavy():
+    code = (
+        "import sys; from mamba_unet.cli import build_parser; build_parser().format_help(); import mamba_unet;"
+        "print(sorted({'torch', 'numpy', 'lightning', 'matplotlib', 'nibabel', 'triton'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("missing", ["triton", "monai"])
+def test_the_package_works_where_an_optional_library_is_missing(missing):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "import torch, mamba_unet\n"
+        "model = mamba_unet.build_model('mamba_unet', size='nano')\n"
+        "print(tuple(model(torch.zeros(1, 1, 16, 16)).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 4, 16, 16)"

@@ -1,0 +1,25 @@
+import pytest
+
+from mamba_unet.files import atomic_path, write_json
+
+
+def test_an_error_while_writing_leaves_the_file_that_was_there_and_nothing_else(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with pytest.raises(KeyError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert target.read_text() == "before" and list(tmp_path.iterdir()) == [target]
+
+
+def test_the_temporary_name_keeps_the_suffixes(tmp_path):
+    with atomic_path(tmp_path / "new" / "a.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz") and temporary.parent == tmp_path / "new"
+        temporary.touch()
+    assert (tmp_path / "new" / "a.nii.gz").exists()
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())

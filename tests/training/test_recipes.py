@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from mamba_unet.models.registry import SIZES, list_models
+from mamba_unet.training.recipes import Recipe, RecipeError, load_recipe, save_recipe
+
+PUBLISHED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_published_recipe_loads_and_names_a_network_there_is(path):
+    recipe = load_recipe(path)
+    assert recipe.model.name in list_models()
+    assert recipe.model.size is None or recipe.model.size in SIZES
+
+
+@pytest.mark.parametrize("name", ["acdc_mamba_unet", "synapse_mamba_unet"])
+def test_the_papers_recipes_are_the_papers(name):
+    recipe = load_recipe(next(path for path in PUBLISHED if path.stem == name))
+    assert (recipe.iterations, recipe.batch_size, recipe.image_size) == (10_000, 24, (224, 224))
+    o = recipe.optimizer
+    assert (o.name, o.lr, o.momentum, o.weight_decay, o.power) == ("sgd", 0.01, 0.9, 1e-4, 0.9)
+    assert recipe.validate_every == 200 and recipe.augment
+
+
+def test_command_line_words_override_the_file(tmp_path):
+    path = write(tmp_path / "r.yaml", "iterations: 7\noptimizer: {lr: 0.1, name: adamw}\n")
+    recipe = load_recipe(path, ["--optimizer.lr", "0.5", "--data=here", "--image_size", "[64, 32]"])
+    assert (recipe.iterations, recipe.optimizer.lr, recipe.optimizer.name) == (7, 0.5, "adamw")
+    assert (recipe.data, recipe.image_size) == ("here", (64, 32))
+
+
+def test_a_saved_recipe_loads_as_it_was(tmp_path):
+    recipe = Recipe(data="d", image_size=(32, 64))
+    recipe.model.arguments = {"d_state": 8}
+    save_recipe(tmp_path / "r.yaml", recipe)
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("itterations: 3", r"r\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'"),
+        ("optimizer: {lrate: 3}", "unknown recipe key 'optimizer.lrate'; did you mean 'optimizer.lr'"),
+        ("momentum: 0.5", "did you mean 'optimizer.momentum'"),
+        ("optimizer: 3", "'optimizer' is a group of keys, got 3"),
+        ("iterations: many", "Expected a <class 'int'>"),
+        ("optimizer: {name: adam}", "'sgd', 'adamw'"),
+        ("batch_size: 0", "at least 1"),
+        ("- a\n- b", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_and_the_way_out_named(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "r.yaml", text))
+
+
+def test_an_unknown_word_on_the_command_line_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'iterations'"):
+        load_recipe(write(tmp_path / "r.yaml", "{}"), ["--itterations", "3"])
+
+
+def test_a_recipe_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
