@@ -43,7 +43,17 @@
 #define TAKE(counter) (__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED))
 #endif
 
-enum { LANES = 16, HALF = LANES / 2, CHUNK = 16, MAX_STATES = 64 };
+/* Vectorise a loop as it stands. Without the order GCC unrolls these short loops first and leaves them scalar. */
+#if defined(__clang__)
+#define SIMD _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define SIMD _Pragma("omp simd") /* takes -fopenmp-simd */
+#else
+#define SIMD
+#endif
+#define FOR_LANES(j) SIMD for (int j = 0; j < LANES; j++)
+
+enum { LANES = 16, HALF = LANES / 2, CHUNK = 32, MAX_STATES = 64 };
 
 #define LOG2E 1.44269504088896341f
 #define LN2 0.69314718055994531f
@@ -119,101 +129,106 @@ INLINE int64_t pixel_at(const Job *job, int64_t k, int64_t step) {
     return k & 1 ? (int64_t)(s % height) * width + s / height : s;
 }
 
-/* Move a block's channels between memory and a full row of lanes. Lanes beyond the last channel are zero. */
-INLINE void load(float *restrict row, const float *restrict from, int lanes) {
-    for (int j = 0; j < lanes; j++) row[j] = from[j];
-    for (int j = lanes; j < LANES; j++) row[j] = 0.f;
+/* A block's channels at a pixel: where they lie if the block is full, else a copy filled up with zeros. */
+INLINE const float *row_at(const float *from, float *copy, int lanes) {
+    if (lanes == LANES) return from;
+    for (int j = 0; j < LANES; j++) copy[j] = j < lanes ? from[j] : 0.f;
+    return copy;
 }
 
-INLINE void store(float *restrict to, const float *restrict row, int lanes) {
-    for (int j = 0; j < lanes; j++) to[j] = row[j];
+INLINE void store(float *to, const float *row, int lanes) {
+    SIMD for (int j = 0; j < lanes; j++) to[j] = row[j];
 }
 
-INLINE void add(float *restrict to, const float *restrict row, int lanes) {
-    for (int j = 0; j < lanes; j++) to[j] += row[j];
+INLINE void add(float *to, const float *row, int lanes) {
+    SIMD for (int j = 0; j < lanes; j++) to[j] += row[j];
 }
 
 /* What one block needs to know of one direction. */
 typedef struct {
     float A2[MAX_STATES][LANES]; /* A * log2(e), so that exp(delta * A) = 2^(delta * A2) */
     float bias[LANES];
-    float largest_A2;
+    float limit[LANES]; /* the largest |delta| for which every delta * A2 is within exp2's bounds; negative: none is */
 } Direction;
 
 INLINE void prepare(const Job *job, Direction *dir, int64_t k, int64_t c0, int lanes) {
-    const int64_t states = job->states;
-    const float *A = job->A + (k * job->channels + c0) * states;
-    load(dir->bias, job->bias + k * job->channels + c0, lanes);
-    dir->largest_A2 = 0.f;
-    for (int64_t n = 0; n < states; n++)
-        for (int j = 0; j < LANES; j++) {
-            const float a = j < lanes ? A[j * states + n] * LOG2E : 0.f;
-            dir->A2[n][j] = a;
-            /* a NaN counts as infinite: it must take the careful path below */
-            dir->largest_A2 = fabsf(a) <= dir->largest_A2 ? dir->largest_A2 : a == a ? fabsf(a) : INFINITY;
+    const int64_t N = job->states;
+    const float *A = job->A + (k * job->channels + c0) * N, *bias = job->bias + k * job->channels + c0;
+    for (int j = 0; j < LANES; j++) {
+        float largest = 0.f;
+        for (int64_t n = 0; n < N; n++) {
+            const float a = dir->A2[n][j] = j < lanes ? A[j * N + n] * LOG2E : 0.f;
+            if (!(fabsf(a) <= largest)) largest = a == a ? fabsf(a) : INFINITY;
         }
+        dir->limit[j] = largest < INFINITY ? 126.f / largest : -1.f;
+        dir->bias[j] = j < lanes ? bias[j] : 0.f;
+    }
 }
 
 /* The inputs of one chunk of steps, gathered from their pixels. */
 typedef struct {
     int64_t pixel[CHUNK];
-    float delta[CHUNK][LANES], drive[CHUNK][LANES], slope[CHUNK][LANES]; /* slope: d delta / d dt, for the backward pass */
-    float largest_delta;
+    float delta[CHUNK][LANES], drive[CHUNK][LANES]; /* drive: delta * u */
+    float slope[CHUNK][LANES];                      /* d delta / d dt, for the backward pass */
+    int tame; /* every delta is within its limit, as nearly always; not so a NaN: comparisons with it are false */
 } Chunk;
 
 INLINE void gather(const Job *job, const Direction *dir, Chunk *chunk, int64_t b, int64_t k, int64_t c0, int64_t first,
                    int steps, int lanes, int with_slope) {
     const float *u = job->u + b * job->u_at.batch + c0;
     const float *dt = job->dt + b * job->dt_at.batch + k * job->dt_at.direction + c0;
-    float largest[LANES] = {0.f};
+    int32_t wild[LANES] = {0};
     for (int t = 0; t < steps; t++) {
         const int64_t pixel = chunk->pixel[t] = pixel_at(job, k, first + t);
-        float x[LANES], ux[LANES];
-        load(x, dt + pixel * job->dt_at.pixel, lanes);
-        load(ux, u + pixel * job->u_at.pixel, lanes);
-        for (int j = 0; j < LANES; j++) x[j] += dir->bias[j];
+        float u_copy[LANES], dt_copy[LANES];
+        const float *ut = row_at(u + pixel * job->u_at.pixel, u_copy, lanes);
+        const float *dtt = row_at(dt + pixel * job->dt_at.pixel, dt_copy, lanes);
+        float *delta = chunk->delta[t], *drive = chunk->drive[t], *slope = chunk->slope[t];
         if (job->softplus) {
-            for (int j = 0; j < LANES; j++) {
-                const float e = exp_minus_abs(x[j]);
-                if (with_slope) chunk->slope[t][j] = (x[j] < 0.f ? e : 1.f) / (1.f + e);
-                x[j] = softplus(x[j], e);
+            FOR_LANES(j) {
+                const float x = dtt[j] + dir->bias[j], e = exp_minus_abs(x);
+                delta[j] = softplus(x, e);
+                if (with_slope) slope[j] = (x < 0.f ? e : 1.f) / (1.f + e);
             }
-        } else if (with_slope) {
-            for (int j = 0; j < LANES; j++) chunk->slope[t][j] = 1.f;
+        } else {
+            FOR_LANES(j) {
+                delta[j] = dtt[j] + dir->bias[j];
+                if (with_slope) slope[j] = 1.f;
+            }
         }
-        for (int j = 0; j < LANES; j++) {
-            chunk->delta[t][j] = x[j];
-            chunk->drive[t][j] = x[j] * ux[j];
-            largest[j] = fabsf(x[j]) <= largest[j] ? largest[j] : fabsf(x[j]);
+        FOR_LANES(j) {
+            drive[j] = delta[j] * ut[j];
+            wild[j] |= !(fabsf(delta[j]) <= dir->limit[j]);
         }
     }
-    chunk->largest_delta = 0.f;
-    for (int j = 0; j < LANES; j++)
-        chunk->largest_delta = largest[j] <= chunk->largest_delta ? chunk->largest_delta : largest[j];
+    int32_t any = 0;
+    for (int j = 0; j < LANES; j++) any |= wild[j];
+    chunk->tame = !any;
 }
 
-/* Nearly every chunk can do without exp2's bounds. Not so a NaN: comparisons with it are false. */
-INLINE int is_tame(const Direction *dir, const Chunk *chunk) {
-    return chunk->largest_delta * dir->largest_A2 <= 126.f;
-}
-
-INLINE void forward_steps(const Direction *dir, const Chunk *chunk, const float *B, const float *C, int64_t B_pixel,
-                          int64_t C_pixel, int64_t states, int steps, int tame, float (*restrict h)[LANES],
-                          float (*restrict out)[LANES]) {
-    for (int t = 0; t < steps; t++) {
-        const float *Bt = B + chunk->pixel[t] * B_pixel, *Ct = C + chunk->pixel[t] * C_pixel;
-        const float *delta = chunk->delta[t], *drive = chunk->drive[t];
-        float sum[LANES] = {0.f};
-        for (int64_t n = 0; n < states; n++) {
-            const float Bn = Bt[n], Cn = Ct[n];
-            for (int j = 0; j < LANES; j++) {
-                const float x = delta[j] * dir->A2[n][j];
-                const float a = tame ? exp2_within(x) : exp2_anywhere(x);
-                h[n][j] = a * h[n][j] + drive[j] * Bn;
-                sum[j] += h[n][j] * Cn;
-            }
+/* One step of `count` states from n on. The sum over states is in memory between calls, hence several at a time. */
+INLINE void step(float (*h)[LANES], float *y, const float *delta, const float *drive, const float (*A2)[LANES],
+                 const float *B, const float *C, int64_t n, int count, int tame) {
+    FOR_LANES(j) {
+        float sum = y[j];
+        for (int m = 0; m < count; m++) {
+            const float x = delta[j] * A2[n + m][j];
+            const float decay = tame ? exp2_within(x) : exp2_anywhere(x);
+            h[n + m][j] = decay * h[n + m][j] + drive[j] * B[n + m];
+            sum += h[n + m][j] * C[n + m];
         }
-        memcpy(out[t], sum, sizeof sum);
+        y[j] = sum;
+    }
+}
+
+INLINE void forward_steps(const Job *job, const Direction *dir, const Chunk *chunk, const float *B, const float *C,
+                          int steps, int tame, float (*h)[LANES], float (*y)[LANES]) {
+    for (int t = 0; t < steps; t++) {
+        const float *Bt = B + chunk->pixel[t] * job->B_at.pixel, *Ct = C + chunk->pixel[t] * job->C_at.pixel;
+        int64_t n = 0;
+        FOR_LANES(j) y[t][j] = 0.f;
+        for (; n + 4 <= job->states; n += 4) step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 4, tame);
+        for (; n < job->states; n++) step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 1, tame);
     }
 }
 
@@ -222,39 +237,35 @@ INLINE void forward_block(const Job *job, int64_t b, int64_t block, int64_t part
     const int64_t c0 = block * LANES, blocks = (D + LANES - 1) / LANES, chunks = (L + CHUNK - 1) / CHUNK;
     const float *u = job->u + b * job->u_at.batch + c0;
     float *y = job->y + (part * job->batch + b) * L * D + c0;
+    float h[MAX_STATES][LANES], out[CHUNK][LANES], u_copy[LANES], skip_copy[LANES];
+    const float *skip = row_at(job->skip + c0, skip_copy, lanes);
     Direction dir;
     Chunk chunk;
-    float h[MAX_STATES][LANES], out[CHUNK][LANES], skip[LANES];
-    load(skip, job->skip + c0, lanes);
 
     for (int64_t k = part; k < K; k += job->parts) {
         const float *B = job->B + b * job->B_at.batch + k * job->B_at.direction;
         const float *C = job->C + b * job->C_at.batch + k * job->C_at.direction;
-        float *borders = job->borders ? job->borders + ((b * blocks + block) * K + k) * chunks * N * LANES : NULL;
         prepare(job, &dir, k, c0, lanes);
         memset(h, 0, sizeof h[0] * N);
-        for (int64_t first = 0; first < L; first += CHUNK) {
-            const int steps = (int)min64(CHUNK, L - first);
-            if (borders) {
-                memcpy(borders, h, sizeof h[0] * N);
-                borders += N * LANES;
-            }
-            gather(job, &dir, &chunk, b, k, c0, first, steps, lanes, 0);
-            if (is_tame(&dir, &chunk))
-                forward_steps(&dir, &chunk, B, C, job->B_at.pixel, job->C_at.pixel, N, steps, 1, h, out);
+        for (int64_t c = 0; c < chunks; c++) {
+            const int steps = (int)min64(CHUNK, L - c * CHUNK);
+            if (job->borders)
+                memcpy(job->borders + (((b * blocks + block) * K + k) * chunks + c) * N * LANES, h, sizeof h[0] * N);
+            gather(job, &dir, &chunk, b, k, c0, c * CHUNK, steps, lanes, 0);
+            if (chunk.tame)
+                forward_steps(job, &dir, &chunk, B, C, steps, 1, h, out);
             else
-                forward_steps(&dir, &chunk, B, C, job->B_at.pixel, job->C_at.pixel, N, steps, 0, h, out);
+                forward_steps(job, &dir, &chunk, B, C, steps, 0, h, out);
             for (int t = 0; t < steps; t++) {
-                const int64_t pixel = chunk.pixel[t];
-                if (k > part) {
-                    add(y + pixel * D, out[t], lanes);
-                } else {
-                    float ux[LANES];
-                    load(ux, u + pixel * job->u_at.pixel, lanes);
-                    if (k == 0)
-                        for (int j = 0; j < LANES; j++) out[t][j] += ux[j] * skip[j];
-                    store(y + pixel * D, out[t], lanes);
+                float *to = y + chunk.pixel[t] * D;
+                if (k == 0) { /* the first direction brings the skip term */
+                    const float *ut = row_at(u + chunk.pixel[t] * job->u_at.pixel, u_copy, lanes);
+                    FOR_LANES(j) out[t][j] += ut[j] * skip[j];
                 }
+                if (k == part)
+                    store(to, out[t], lanes);
+                else
+                    add(to, out[t], lanes);
             }
         }
         for (int64_t n = 0; n < N; n++) store(job->last + ((b * K + k) * N + n) * D + c0, h[n], lanes);
@@ -262,28 +273,70 @@ INLINE void forward_block(const Job *job, int64_t b, int64_t block, int64_t part
 }
 
 /* The states of a chunk again, and its decays exp(delta * A): states[0] is the border, states[t + 1] follows step t. */
-INLINE void recompute_steps(const Direction *dir, const Chunk *chunk, const float *B, int64_t B_pixel, int64_t N, int steps,
-                            int tame, float (*restrict decays)[LANES], float (*restrict states)[LANES]) {
+INLINE void recompute_steps(const Job *job, const Direction *dir, const Chunk *chunk, const float *B, int steps, int tame,
+                            float (*decays)[LANES], float (*states)[LANES]) {
+    const int64_t N = job->states;
     for (int t = 0; t < steps; t++) {
-        const float *Bt = B + chunk->pixel[t] * B_pixel;
-        const float *delta = chunk->delta[t], *drive = chunk->drive[t];
+        const float *Bt = B + chunk->pixel[t] * job->B_at.pixel, *delta = chunk->delta[t], *drive = chunk->drive[t];
         for (int64_t n = 0; n < N; n++) {
-            const float Bn = Bt[n];
-            for (int j = 0; j < LANES; j++) {
+            const float *before = states[t * N + n];
+            float *decay = decays[t * N + n], *after = states[(t + 1) * N + n];
+            FOR_LANES(j) {
                 const float x = delta[j] * dir->A2[n][j];
-                const float a = tame ? exp2_within(x) : exp2_anywhere(x);
-                decays[t * N + n][j] = a;
-                states[(t + 1) * N + n][j] = a * states[t * N + n][j] + drive[j] * Bn;
+                decay[j] = tame ? exp2_within(x) : exp2_anywhere(x);
+                after[j] = decay[j] * before[j] + drive[j] * Bt[n];
             }
         }
     }
 }
 
-/* Sum each row of HALF numbers: neighbours add up, three times over, and what is left lies side by side. */
-INLINE void sum_rows(float *rows, int64_t count, float *restrict to, int accumulate) {
-    for (int64_t left = count * HALF / 2; left >= count; left /= 2)
-        for (int64_t i = 0; i < left; i++) rows[i] = rows[2 * i] + rows[2 * i + 1];
-    for (int64_t i = 0; i < count; i++) to[i] = accumulate ? to[i] + rows[i] : rows[i];
+INLINE void add_pairs(float *restrict sums, const float *restrict pairs, int64_t count) {
+    SIMD for (int64_t i = 0; i < count; i++) sums[i] = pairs[2 * i] + pairs[2 * i + 1];
+}
+
+/* Sum each row of HALF = 8 numbers: its two halves are added, then neighbours, twice. Rows are used up. */
+INLINE void sum_rows(float *restrict sums, float *restrict rows, int64_t count) {
+    float quarters[2 * MAX_STATES * 4];
+    for (int64_t i = 0; i < count; i++)
+        SIMD for (int j = 0; j < 4; j++) quarters[4 * i + j] = rows[8 * i + j] + rows[8 * i + 4 + j];
+    add_pairs(rows, quarters, 2 * count);
+    add_pairs(sums, rows, count);
+}
+
+/* What the backward pass adds up: over the steps of a direction, and within a step over the states or the channels. */
+typedef struct {
+    float gstate[MAX_STATES][LANES]; /* exp(delta * A) * gh of the next step */
+    float gA[MAX_STATES][LANES], gbias[LANES];
+    float gdrive[LANES], gexponent[LANES];
+    float rows[2 * MAX_STATES * HALF]; /* the terms of gB, then those of gC */
+} Sums;
+
+/* One step backwards of `count` states from n on. */
+INLINE void step_back(Sums *sums, const Direction *dir, const float *g, const float *delta, const float *drive,
+                      const float (*decays)[LANES], const float (*states)[LANES], const float *B, const float *C,
+                      int64_t n, int64_t N, int count) {
+    float gh[2][LANES];
+    FOR_LANES(j) {
+        float gdrive = sums->gdrive[j], gexponent = sums->gexponent[j];
+        for (int m = 0; m < count; m++) {
+            gh[m][j] = C[n + m] * g[j] + sums->gstate[n + m][j];
+            gdrive += gh[m][j] * B[n + m];
+            sums->gstate[n + m][j] = gh[m][j] * decays[n + m][j];
+            const float ga = sums->gstate[n + m][j] * states[n + m][j];
+            gexponent += ga * dir->A2[n + m][j];
+            sums->gA[n + m][j] += ga * delta[j];
+        }
+        sums->gdrive[j] = gdrive;
+        sums->gexponent[j] = gexponent;
+    }
+    float *B_rows = sums->rows + n * HALF, *C_rows = B_rows + N * HALF;
+    SIMD for (int j = 0; j < HALF; j++) {
+        for (int m = 0; m < count; m++) {
+            const float *h = states[N + n + m];
+            B_rows[m * HALF + j] = gh[m][j] * drive[j] + gh[m][j + HALF] * drive[j + HALF];
+            C_rows[m * HALF + j] = h[j] * g[j] + h[j + HALF] * g[j + HALF];
+        }
+    }
 }
 
 INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t group, int64_t part, int first_of_group,
@@ -293,13 +346,12 @@ INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t gro
     const float *u = job->u + b * job->u_at.batch + c0;
     const float *gy = job->gy + b * L * D + c0;
     float *gu = job->gu + (part * job->batch + b) * L * D + c0;
+    float decays[CHUNK * MAX_STATES][LANES], states[(CHUNK + 1) * MAX_STATES][LANES];
+    float u_copy[LANES], g_copy[LANES], skip_copy[LANES], gskip[LANES] = {0.f};
+    const float *skip = row_at(job->skip + c0, skip_copy, lanes);
     Direction dir;
     Chunk chunk;
-    float decays[CHUNK * MAX_STATES][LANES], states[(CHUNK + 1) * MAX_STATES][LANES];
-    float gstate[MAX_STATES][LANES], gA[MAX_STATES][LANES]; /* gstate: the next step's exp(delta * A) * gh */
-    float B_rows[MAX_STATES][HALF], C_rows[MAX_STATES][HALF];
-    float skip[LANES], gskip[LANES] = {0.f}, gbias[LANES];
-    load(skip, job->skip + c0, lanes);
+    Sums sums;
 
     for (int64_t k = part; k < K; k += job->parts) {
         const float *B = job->B + b * job->B_at.batch + k * job->B_at.direction;
@@ -309,68 +361,62 @@ INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t gro
         float *gB = job->gB + ((group * job->batch + b) * L * K + k) * N;
         float *gC = job->gC + ((group * job->batch + b) * L * K + k) * N;
         prepare(job, &dir, k, c0, lanes);
-        memset(gA, 0, sizeof gA[0] * N);
-        memset(gbias, 0, sizeof gbias);
-        for (int64_t n = 0; n < N; n++) load(gstate[n], job->glast + ((b * K + k) * N + n) * D + c0, lanes);
+        memset(sums.gA, 0, sizeof sums.gA[0] * N);
+        memset(sums.gbias, 0, sizeof sums.gbias);
+        for (int64_t n = 0; n < N; n++)
+            for (int j = 0; j < LANES; j++)
+                sums.gstate[n][j] = j < lanes ? job->glast[((b * K + k) * N + n) * D + c0 + j] : 0.f;
 
         for (int64_t c = chunks - 1; c >= 0; c--) {
-            const int64_t first = c * CHUNK;
-            const int steps = (int)min64(CHUNK, L - first);
-            gather(job, &dir, &chunk, b, k, c0, first, steps, lanes, 1);
+            const int steps = (int)min64(CHUNK, L - c * CHUNK);
+            gather(job, &dir, &chunk, b, k, c0, c * CHUNK, steps, lanes, 1);
             memcpy(states, borders + c * N * LANES, sizeof states[0] * N);
-            if (is_tame(&dir, &chunk))
-                recompute_steps(&dir, &chunk, B, job->B_at.pixel, N, steps, 1, decays, states);
+            if (chunk.tame)
+                recompute_steps(job, &dir, &chunk, B, steps, 1, decays, states);
             else
-                recompute_steps(&dir, &chunk, B, job->B_at.pixel, N, steps, 0, decays, states);
+                recompute_steps(job, &dir, &chunk, B, steps, 0, decays, states);
 
             for (int t = steps - 1; t >= 0; t--) {
                 const int64_t pixel = chunk.pixel[t];
                 const float *Bt = B + pixel * job->B_at.pixel, *Ct = C + pixel * job->C_at.pixel;
-                const float *delta = chunk.delta[t], *drive = chunk.drive[t];
-                float g[LANES], ux[LANES], gdrive[LANES] = {0.f}, gexponent[LANES] = {0.f};
-                load(g, gy + pixel * D, lanes);
-                load(ux, u + pixel * job->u_at.pixel, lanes);
-                for (int64_t n = 0; n < N; n++) {
-                    const float Bn = Bt[n], Cn = Ct[n];
-                    const float *decay = decays[t * N + n], *before = states[t * N + n], *h = states[(t + 1) * N + n];
-                    float gh[LANES];
-                    for (int j = 0; j < LANES; j++) {
-                        gh[j] = Cn * g[j] + gstate[n][j];
-                        gdrive[j] += gh[j] * Bn;
-                        gstate[n][j] = gh[j] * decay[j];
-                        const float ga = gstate[n][j] * before[j];
-                        gexponent[j] += ga * dir.A2[n][j];
-                        gA[n][j] += ga * delta[j];
-                    }
-                    for (int j = 0; j < HALF; j++) {
-                        B_rows[n][j] = gh[j] * drive[j] + gh[j + HALF] * drive[j + HALF];
-                        C_rows[n][j] = h[j] * g[j] + h[j + HALF] * g[j + HALF];
-                    }
+                const float *delta = chunk.delta[t], *drive = chunk.drive[t], *slope = chunk.slope[t];
+                const float *ut = row_at(u + pixel * job->u_at.pixel, u_copy, lanes);
+                const float *g = row_at(gy + pixel * D, g_copy, lanes);
+                float gdtt[LANES], gut[LANES], gBC[2 * MAX_STATES];
+                FOR_LANES(j) sums.gdrive[j] = sums.gexponent[j] = 0.f;
+                int64_t n = 0;
+                for (; n + 2 <= N; n += 2)
+                    step_back(&sums, &dir, g, delta, drive, decays + t * N, states + t * N, Bt, Ct, n, N, 2);
+                for (; n < N; n++)
+                    step_back(&sums, &dir, g, delta, drive, decays + t * N, states + t * N, Bt, Ct, n, N, 1);
+                FOR_LANES(j) {
+                    gdtt[j] = (sums.gdrive[j] * ut[j] + sums.gexponent[j] * LN2) * slope[j];
+                    gut[j] = sums.gdrive[j] * delta[j];
+                    sums.gbias[j] += gdtt[j];
                 }
-                sum_rows(B_rows[0], N, gB + pixel * K * N, !first_of_group);
-                sum_rows(C_rows[0], N, gC + pixel * K * N, !first_of_group);
-                float gx[LANES], gux[LANES];
-                for (int j = 0; j < LANES; j++) {
-                    gx[j] = (gdrive[j] * ux[j] + gexponent[j] * LN2) * chunk.slope[t][j];
-                    gux[j] = gdrive[j] * delta[j];
-                    gbias[j] += gx[j];
-                }
-                store(gdt + pixel * K * D, gx, lanes);
-                if (k > part) {
-                    add(gu + pixel * D, gux, lanes);
+                if (k == 0)
+                    FOR_LANES(j) {
+                        gut[j] += g[j] * skip[j];
+                        gskip[j] += g[j] * ut[j];
+                    }
+                store(gdt + pixel * K * D, gdtt, lanes);
+                sum_rows(gBC, sums.rows, 2 * N);
+                if (first_of_group) {
+                    store(gB + pixel * K * N, gBC, (int)N);
+                    store(gC + pixel * K * N, gBC + N, (int)N);
                 } else {
-                    if (k == 0)
-                        for (int j = 0; j < LANES; j++) {
-                            gux[j] += g[j] * skip[j];
-                            gskip[j] += g[j] * ux[j];
-                        }
-                    store(gu + pixel * D, gux, lanes);
+                    add(gB + pixel * K * N, gBC, (int)N);
+                    add(gC + pixel * K * N, gBC + N, (int)N);
                 }
+                if (k == part)
+                    store(gu + pixel * D, gut, lanes);
+                else
+                    add(gu + pixel * D, gut, lanes);
             }
         }
         for (int j = 0; j < lanes; j++)
-            for (int64_t n = 0; n < N; n++) job->gA[((b * K + k) * D + c0 + j) * N + n] = gA[n][j];
-        store(job->gbias + (b * K + k) * D + c0, gbias, lanes);
+            for (int64_t n = 0; n < N; n++) job->gA[((b * K + k) * D + c0 + j) * N + n] = sums.gA[n][j];
+        store(job->gbias + (b * K + k) * D + c0, sums.gbias, lanes);
     }
     if (part == 0) store(job->gskip + b * D + c0, gskip, lanes);
 }
