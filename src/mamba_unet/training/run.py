@@ -18,7 +18,7 @@ from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.data.module import SegmentationDataModule
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
-from mamba_unet.files import write_json
+from mamba_unet.files import write_json, write_text
 from mamba_unet.models.pretrained import load_pretrained
 from mamba_unet.models.registry import build_model, resolve_config
 from mamba_unet.training.module import SegmentationModule
@@ -123,10 +123,12 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         "num_classes": prepared.num_classes,
     }
     model = build_model(recipe.model.name, **config)
-    if recipe.pretrained is not None:
-        log.info("%s", load_pretrained(model, recipe.pretrained))
+    loaded = None if recipe.pretrained is None else load_pretrained(model, recipe.pretrained)
 
     if leader:
+        if loaded is not None:
+            log.info("%s", loaded)
+            write_text(folder / "pretrained.txt", f"{loaded}\n")
         save_recipe(folder / RECIPE, recipe)
         write_json(folder / "split.json", prepared.splits)
         write_json(folder / "versions.json", describe_environment())
