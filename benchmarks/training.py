@@ -8,9 +8,7 @@ validation patients, measures it once on the test patients, and writes benchmark
 """
 
 import argparse
-import datetime
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -18,12 +16,9 @@ from pathlib import Path
 from mamba_unet.checkpoint import load_checkpoint
 from mamba_unet.cli import main as mamba_unet
 from mamba_unet.data import PreparedDataset
-from mamba_unet.environment import hardware_name
 from mamba_unet.evaluation import Evaluation
-from mamba_unet.files import write_json, write_text
 from mamba_unet.training.recipes import load_recipe
-
-RESULTS = Path(__file__).parent / "results"
+from results_file import write_result
 
 # What the paper reports for Mamba-UNet on the 20 test patients, trained from VMamba-Tiny's ImageNet weights.
 PAPER = {"acdc": 0.9281}
@@ -51,46 +46,35 @@ def main() -> None:
 
     prepared = PreparedDataset(data)
     model, metadata = load_checkpoint(folder)
-    progress, versions = (json.loads((folder / f"{name}.json").read_text()) for name in ("progress", "versions"))
+    progress = json.loads((folder / "progress.json").read_text())
     evaluations = {split: Evaluation.read(folder / f"evaluation_{split}") for split in ("val", "test")}
-    hardware, date = hardware_name(), datetime.date.today().isoformat()
-    command = f"python benchmarks/training.py {args.recipe} --source {args.source.name} --out {args.out.name}"
-    command = shlex.join([*command.split(), *overrides])
-    result = {
-        "command": command,
-        "hardware": hardware,
-        "date": date,
-        "versions": versions,
-        "data": {"name": prepared.name, "fingerprint": prepared.fingerprint},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "training": progress,
-        "selected": metadata.validation,
-        **{split: evaluation.summary() for split, evaluation in evaluations.items()},
-    }
+    recipe = load_recipe(folder / "recipe.yaml")
+    parameters = sum(p.numel() for p in model.parameters())
+    words = ["benchmarks/training.py", args.recipe, "--source", args.source.name, "--out", args.out.name, *overrides]
+    command = "python " + shlex.join(map(str, words))
     dice = f"**{evaluations['test'].mean_foreground_dice:.4f}**"
     if prepared.name in PAPER:
         dice += f"; the paper, from ImageNet weights: {PAPER[prepared.name]:.4f}"
-    recipe = load_recipe(folder / "recipe.yaml")
     lines = [
-        f"# {args.recipe.stem} on {prepared.name}",
-        "",
         f"- command: `{command}`",
-        f"- machine: {hardware}; torch {versions['torch']}; {date}",
-        f"- network: {metadata.model} {json.dumps(metadata.config)}, {result['parameters']:,} parameters, "
+        f"- network: {metadata.model} {json.dumps(metadata.config)}, {parameters:,} parameters, "
         f"from {recipe.pretrained or 'random weights'}, slices of {recipe.image_size[0]} x {recipe.image_size[1]}",
         f"- training: {progress['iteration']} iterations of {recipe.batch_size} slices in "
         f"{60 * progress['hours']:.1f} minutes, validation included",
         f"- checkpoint: iteration {metadata.validation['iteration']}, chosen on the validation patients",
         f"- mean foreground Dice on the test patients: {dice}",
-        "",
     ]
     for split, evaluation in evaluations.items():
-        lines += [f"## {split}", "", evaluation.markdown()]
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    stem = RESULTS / f"training_{args.recipe.stem}_{slug}_{date}"
-    write_json(stem.with_suffix(".json"), result)
-    write_text(stem.with_suffix(".md"), "\n".join(lines))
-    print(f"results: {stem}.md")
+        lines += ["", f"## {split}", "", evaluation.markdown()]
+    values = {
+        "command": command,
+        "data": {"name": prepared.name, "fingerprint": prepared.fingerprint},
+        "parameters": parameters,
+        "training": progress,
+        "selected": metadata.validation,
+        **{split: evaluation.summary() for split, evaluation in evaluations.items()},
+    }
+    write_result(f"training_{args.recipe.stem}", f"{args.recipe.stem} on {prepared.name}", lines, values)
 
 
 if __name__ == "__main__":
