@@ -1,0 +1,53 @@
+"""The selective scan on a GPU: the kernels of the image scan, walking one path over an image of one row.
+
+B batch, L length, D channels, N d_state, G groups of channels that share B and C.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mamba_unet.ops.triton_scan import triton_scan
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `mamba_unet.ops.selective_scan`; B and C are (B, G, N, L)."""
+    absent = u.new_zeros(u.shape[1])
+    D = absent if D is None else D
+    delta_bias = absent if delta_bias is None else delta_bias
+    groups = B.shape[1]
+
+    def row(x: Tensor) -> Tensor:
+        """(B, X, L) -> (B, 1, L, X), an image of one row"""
+        return x.transpose(1, 2).unsqueeze(1)
+
+    of_groups = zip(
+        u.chunk(groups, 1),
+        delta.chunk(groups, 1),
+        B.unbind(1),
+        C.unbind(1),
+        A.chunk(groups),
+        D.chunk(groups),
+        delta_bias.chunk(groups),
+        strict=True,
+    )
+    scans = [
+        triton_scan(
+            row(u_g), *(row(x).unsqueeze(3) for x in (delta_g, B_g, C_g)), A_g[None], D_g, bias_g[None], delta_softplus
+        )
+        for u_g, delta_g, B_g, C_g, A_g, D_g, bias_g in of_groups
+    ]
+    out = torch.cat([y.squeeze(1).transpose(1, 2) for y, _ in scans], dim=1)  # (B, D, L)
+    if z is not None:
+        out = out * F.silu(z.to(out.dtype))
+    return out, torch.cat([last.squeeze(1) for _, last in scans], dim=1)

@@ -1,0 +1,195 @@
+"""The Triton four-direction scan against the reference: on a GPU if there is one, else interpreted.
+
+The interpreter needs TRITON_INTERPRET=1 in the environment from the start; tests/ops/test_triton_scan.py runs this file
+so. It takes milliseconds for what a GPU does in nanoseconds, hence images of a few pixels, cut into tiny tiles.
+"""
+
+import os
+
+import pytest
+import torch
+
+from mamba_unet.ops.ss2d_scan.reference import ss2d_scan as reference
+from mamba_unet.ops.ss2d_scan.torch import ss2d_scan as portable
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("no CUDA device; test_triton_scan.py runs these under Triton's interpreter", allow_module_level=True)
+triton_scan = pytest.importorskip("mamba_unet.ops.triton_scan", reason="triton is not installed")
+
+from mamba_unet.ops.ss2d_scan.triton import ss2d_scan  # noqa: E402 (after the skips)
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the deterministic mode of these tests demands it of CUDA
+INPUTS = ("u", "dt", "B", "C", "A", "D", "dt_bias")
+
+
+@pytest.fixture(autouse=True)
+def several_of_everything(request, monkeypatch):
+    """Segments, tiles and blocks of channels so small that a few pixels fill several."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(triton_scan, "FORWARD_TILE", 4)
+        monkeypatch.setattr(triton_scan, "BACKWARD_TILE", 2)
+        monkeypatch.setattr(triton_scan, "MIN_SEGMENT", 4)
+        monkeypatch.setattr(triton_scan, "MAX_BLOCK_D", 4)
+
+
+def image(batch, height, width, channels, states, dtype=torch.float32, seed=0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+    return [
+        randn(batch, height, width, channels),
+        randn(batch, height, width, 4, channels),
+        randn(batch, height, width, 4, states),
+        randn(batch, height, width, 4, states),
+        -torch.rand(4, channels, states, generator=generator).mul(4).to(DEVICE, dtype),
+        randn(channels),
+        randn(4, channels) - 1,
+    ]
+
+
+def scan_and_differentiate(scan, inputs) -> dict[str, torch.Tensor]:
+    """The output and all gradients of a loss in which every output value counts differently."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    y = scan(*leaves)
+    weights = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)
+    return {"y": y, **dict(zip(INPUTS, torch.autograd.grad(y, leaves, weights), strict=True))}
+
+
+def check(assert_agree, inputs, scan=ss2d_scan, truth=reference):
+    truth = scan_and_differentiate(truth, [x.double() for x in inputs])
+    result = scan_and_differentiate(scan, inputs)
+    for name in truth:
+        assert_agree(result[name], truth[name], name)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "channels", "states"),
+    [
+        pytest.param(1, 3, 2, 6, 5, id="tall, two blocks of channels"),
+        pytest.param(2, 1, 5, 3, 1, id="a row, one state, two images"),
+        pytest.param(1, 5, 1, 4, 16, id="a column, 16 states"),
+        pytest.param(1, 1, 1, 2, 3, id="one pixel"),
+        pytest.param(0, 3, 2, 4, 2, id="no image"),
+    ],
+)
+def test_agrees_with_the_reference(assert_agree, batch, height, width, channels, states):
+    check(assert_agree, image(batch, height, width, channels, states))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_computes_in_float32_at_least(assert_agree, dtype):
+    inputs = image(1, 1, 3, 3, 2, dtype)
+    assert ss2d_scan(*inputs).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    check(assert_agree, inputs)
+
+
+def test_one_segment_needs_no_carry(assert_agree, monkeypatch):
+    monkeypatch.setattr(triton_scan, "MIN_SEGMENT", 8)
+    check(assert_agree, image(1, 2, 3, 3, 2))
+
+
+def test_inputs_need_not_be_contiguous(assert_agree):
+    """Parts of one projection, channels-first, columns first and directions first: views and copies in the kernels."""
+    inputs = image(1, 2, 3, 4, 2)
+    parts = torch.cat(inputs[2:4], dim=-1)
+    scattered = [
+        inputs[0].movedim(-1, 1).contiguous().movedim(1, -1),
+        inputs[1].movedim(3, 0).contiguous().movedim(0, 3),
+        parts[..., :2],
+        parts[..., 2:].transpose(1, 2).contiguous().transpose(1, 2),
+        inputs[4].mT.contiguous().mT,
+        *inputs[5:],
+    ]
+    check(assert_agree, scattered)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, on which the interpreter runs
+@pytest.mark.parametrize("name", ["u", "dt", "A", "D"])
+def test_infinities_come_out(name):
+    inputs = image(1, 2, 3, 3, 3)
+    for x in inputs:
+        x.abs_()  # no infinity meets its opposite
+    inputs[4].neg_()
+    inputs[INPUTS.index(name)].view(-1)[1] = float("-inf" if name == "A" else "inf")
+    truth, y = reference(*inputs), ss2d_scan(*inputs)
+    assert torch.equal(y.isinf(), truth.isinf())
+    assert torch.equal(y.isnan(), truth.isnan())
+
+
+def test_nan_reaches_output_and_gradients():
+    inputs = image(1, 2, 3, 3, 3)
+    inputs[0][0, 1, 1, 1] = float("nan")
+    truth, result = scan_and_differentiate(reference, inputs), scan_and_differentiate(ss2d_scan, inputs)
+    for name in truth:
+        assert torch.equal(result[name].isnan(), truth[name].isnan()), name
+
+
+def test_small_steps_keep_their_digits(assert_agree):
+    """delta = 1e-6, where log(1 + exp(x)) computed as written has no digit left in float32."""
+    inputs = image(1, 1, 3, 2, 2)
+    inputs[1] = inputs[1] * 1e-2 - 13.8
+    for x in inputs[5:]:
+        x.zero_()  # D and dt_bias
+    truth = reference(*(x.double() for x in inputs))
+    assert_agree(ss2d_scan(*inputs) / truth.abs().max(), truth / truth.abs().max(), "y")
+
+
+def test_compiles_and_exports_as_one_operation():
+    inputs = tuple(image(1, 2, 2, 2, 1))
+
+    class Scan(torch.nn.Module):
+        def forward(self, *tensors):
+            return ss2d_scan(*tensors)
+
+    expected = ss2d_scan(*inputs)
+    compiled = torch.compile(Scan(), fullgraph=True, backend="aot_eager", dynamic=True)
+    torch.testing.assert_close(compiled(*inputs), expected)
+    leaves = [x.requires_grad_() for x in inputs]
+    gradients = [torch.autograd.grad(f(*leaves).square().sum(), leaves) for f in (compiled, ss2d_scan)]
+    torch.testing.assert_close(*gradients)
+
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    inputs = tuple(image(2, 2, 3, 2, 1))
+    program = torch.export.export(
+        Scan(), inputs, dynamic_shapes=(({0: batch, 1: height, 2: width},) * 4 + (None,) * 3,)
+    )
+    assert len([node for node in program.graph.nodes if "mamba_unet" in str(node.target)]) == 1
+    torch.testing.assert_close(program.module()(*inputs), ss2d_scan(*inputs))
+
+
+# --- on a GPU only ---
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "channels", "states"),
+    [(1, 56, 56, 192, 16), (24, 28, 28, 384, 16), (3, 7, 7, 1536, 16), (2, 37, 21, 100, 5), (1, 9, 300, 48, 64)],
+)
+def test_agrees_with_the_portable_scan_on_a_gpu(assert_agree, dtype, batch, height, width, channels, states):
+    check(assert_agree, image(batch, height, width, channels, states, dtype), truth=portable)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
+def test_results_repeat_bit_for_bit():
+    inputs = image(4, 56, 56, 192, 16, torch.bfloat16)
+    first, second = scan_and_differentiate(ss2d_scan, inputs), scan_and_differentiate(ss2d_scan, inputs)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
+def test_more_than_2_to_the_31_values():
+    inputs = image(1, 512, 512, 256, 1, torch.bfloat16)
+    inputs[:4] = [x.expand(9, *x.shape[1:]) for x in inputs[:4]]
+    inputs[1] = inputs[1].contiguous()
+    assert inputs[1].numel() > 2**31
+    y = ss2d_scan(*inputs)
+    assert torch.equal(y[-1], y[0])
