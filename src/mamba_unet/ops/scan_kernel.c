@@ -11,8 +11,8 @@
  * these backwards. A path is nothing but a rule for the next pixel: no tensor is re-ordered or copied.
  *
  * Layout. Channels are the last axis everywhere, so that LANES neighbouring channels, a block, fill the vector
- * registers. A block's states stay in the level 1 cache while it walks its paths. The batch, the pixel and the direction
- * have strides; the kernel does not ask how the caller's tensors came to be. A sequence is an image of one row, K = 1.
+ * registers. A block's states stay in the level 1 cache while it walks its paths. Batch, pixel and direction have
+ * strides; the kernel does not ask how the caller's tensors came to be. A sequence is an image of one row, K = 1.
  *
  * Backward. The forward pass keeps the states at every CHUNK-th step ("borders"); the backward pass goes through the
  * chunks from the last to the first, computes a chunk's states again, and then follows its steps backwards:
@@ -37,10 +37,12 @@
 #define EXPORT __declspec(dllexport)
 #define INLINE static __forceinline
 #define TAKE(counter) (_InterlockedExchangeAdd64(counter, 1))
+#define PREFETCH(address) ((void)(address))
 #else
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 #define TAKE(counter) (__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED))
+#define PREFETCH(address) __builtin_prefetch(address)
 #endif
 
 /* Vectorise a loop as it stands. Without the order GCC unrolls these short loops first and leaves them scalar. */
@@ -70,7 +72,8 @@ typedef struct {
     const float *u, *dt, *B, *C;
     Strides u_at, dt_at, B_at, C_at;
     const float *A, *skip, *bias; /* (K, D, N), (D), (K, D) */
-    /* forward: y (parts, batch, L, D); last state (batch, K, N, D); borders (batch, blocks, K, chunks, N, LANES) or NULL */
+    /* forward: y (parts, batch, L, D); last state (batch, K, N, D);
+     * borders (batch, blocks, K, chunks, N, LANES), or NULL where no backward pass will follow */
     float *y, *last, *borders;
     /* backward: gy (batch, L, D), glast like last; gu like y; gdt (batch, L, K, D); gB, gC (groups, batch, L, K, N);
      * gA (batch, K, D, N); gbias (batch, K, D); gskip (batch, D) */
@@ -174,12 +177,17 @@ typedef struct {
 } Chunk;
 
 INLINE void gather(const Job *job, const Direction *dir, Chunk *chunk, int64_t b, int64_t k, int64_t c0, int64_t first,
-                   int steps, int lanes, int with_slope) {
+                   int steps, int lanes, int backward) {
     const float *u = job->u + b * job->u_at.batch + c0;
     const float *dt = job->dt + b * job->dt_at.batch + k * job->dt_at.direction + c0;
     int32_t wild[LANES] = {0};
     for (int t = 0; t < steps; t++) {
         const int64_t pixel = chunk->pixel[t] = pixel_at(job, k, first + t);
+        if (backward && first + t >= CHUNK) { /* the chunk that comes next; worth 5 %, and nothing going forward */
+            const int64_t next = pixel_at(job, k, first + t - CHUNK);
+            PREFETCH(u + next * job->u_at.pixel);
+            PREFETCH(dt + next * job->dt_at.pixel);
+        }
         float u_copy[LANES], dt_copy[LANES];
         const float *ut = row_at(u + pixel * job->u_at.pixel, u_copy, lanes);
         const float *dtt = row_at(dt + pixel * job->dt_at.pixel, dt_copy, lanes);
@@ -188,12 +196,12 @@ INLINE void gather(const Job *job, const Direction *dir, Chunk *chunk, int64_t b
             FOR_LANES(j) {
                 const float x = dtt[j] + dir->bias[j], e = exp_minus_abs(x);
                 delta[j] = softplus(x, e);
-                if (with_slope) slope[j] = (x < 0.f ? e : 1.f) / (1.f + e);
+                if (backward) slope[j] = (x < 0.f ? e : 1.f) / (1.f + e);
             }
         } else {
             FOR_LANES(j) {
                 delta[j] = dtt[j] + dir->bias[j];
-                if (with_slope) slope[j] = 1.f;
+                if (backward) slope[j] = 1.f;
             }
         }
         FOR_LANES(j) {
@@ -227,8 +235,10 @@ INLINE void forward_steps(const Job *job, const Direction *dir, const Chunk *chu
         const float *Bt = B + chunk->pixel[t] * job->B_at.pixel, *Ct = C + chunk->pixel[t] * job->C_at.pixel;
         int64_t n = 0;
         FOR_LANES(j) y[t][j] = 0.f;
-        for (; n + 4 <= job->states; n += 4) step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 4, tame);
-        for (; n < job->states; n++) step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 1, tame);
+        for (; n + 4 <= job->states; n += 4)
+            step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 4, tame);
+        for (; n < job->states; n++)
+            step(h, y[t], chunk->delta[t], chunk->drive[t], dir->A2, Bt, Ct, n, 1, tame);
     }
 }
 
@@ -273,8 +283,8 @@ INLINE void forward_block(const Job *job, int64_t b, int64_t block, int64_t part
 }
 
 /* The states of a chunk again, and its decays exp(delta * A): states[0] is the border, states[t + 1] follows step t. */
-INLINE void recompute_steps(const Job *job, const Direction *dir, const Chunk *chunk, const float *B, int steps, int tame,
-                            float (*decays)[LANES], float (*states)[LANES]) {
+INLINE void recompute_steps(const Job *job, const Direction *dir, const Chunk *chunk, const float *B, int steps,
+                            int tame, float (*decays)[LANES], float (*states)[LANES]) {
     const int64_t N = job->states;
     for (int t = 0; t < steps; t++) {
         const float *Bt = B + chunk->pixel[t] * job->B_at.pixel, *delta = chunk->delta[t], *drive = chunk->drive[t];
@@ -434,7 +444,8 @@ static void backward_full(const Job *job, int64_t b, int64_t block, int64_t grou
     backward_block(job, b, block, group, part, first, LANES);
 }
 
-static void backward_partial(const Job *job, int64_t b, int64_t block, int64_t group, int64_t part, int first, int lanes) {
+static void backward_partial(const Job *job, int64_t b, int64_t block, int64_t group, int64_t part, int first,
+                             int lanes) {
     backward_block(job, b, block, group, part, first, lanes);
 }
 
