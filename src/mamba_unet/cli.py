@@ -56,34 +56,17 @@ def train(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from mamba_unet.checkpoint import find_checkpoint
     from mamba_unet.data import PreparedDataset
-    from mamba_unet.evaluation import evaluate_cases
-    from mamba_unet.files import atomic_path
-    from mamba_unet.inference import Predictor
+    from mamba_unet.scoring import evaluate_checkpoint, evaluate_predictions, evaluation_folder
 
     prepared = PreparedDataset(args.data)
-    predictor = Predictor(args.checkpoint, args.device)
-    if list(predictor.metadata.class_names) != prepared.class_names:
-        raise ValueError(
-            f"{args.checkpoint} knows the classes {', '.join(predictor.metadata.class_names)}; "
-            f"{args.data} has {', '.join(prepared.class_names)}"
-        )
-    out = args.out or find_checkpoint(args.checkpoint).parent / f"evaluation_{args.split}"
-
-    def predict(case):
-        label = predictor.predict_array(case.image, case.orientation)
-        with atomic_path(out / "predictions" / f"{case.identifier}.npz") as temporary:
-            np.savez_compressed(temporary, label=label)
-        return label
-
-    cases = (prepared.case(identifier) for identifier in prepared.split(args.split))
-    evaluation = evaluate_cases(
-        predict, cases, prepared.class_names, hd95=args.hd95, asd=args.asd, progress=sys.stderr.isatty()
-    )
-    evaluation.write(out)
+    how = {"hd95": args.hd95, "asd": args.asd, "progress": sys.stderr.isatty()}
+    if args.predictions is not None:
+        out = args.out or args.predictions / "evaluation"
+        evaluation = evaluate_predictions(args.predictions, prepared, args.split, out, **how)
+    else:
+        out = args.out or evaluation_folder(args.checkpoint, args.split)
+        evaluation = evaluate_checkpoint(args.checkpoint, prepared, args.split, out, device=args.device, **how)
     print(evaluation.table())
     print(f"written to {out}")
     return 0
@@ -145,6 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
     def device(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, ...")
 
+    def conventions(sub: argparse.ArgumentParser) -> None:
+        hd95, asd = "hd95_max_of_directed_percentiles", "assd_pooled"
+        sub.add_argument("--hd95", default=hd95, help="convention of HD95, see docs/metrics.md")
+        sub.add_argument("--asd", default=asd, help="convention of the average surface distance")
+
     sub = command(phantom, "write a synthetic short-axis cardiac data set")
     sub.add_argument("out", type=Path)
     sub.add_argument("--cases", type=int, default=20)
@@ -167,14 +155,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
 
     sub = command(evaluate, "measure a trained network on a split of a prepared data set")
-    sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("checkpoint", type=Path, nargs="?", help="run folder or checkpoint")
+    what.add_argument("--predictions", type=Path, help="a folder of another program's predictions, named by case")
     sub.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
     sub.add_argument("--split", default="test")
     sub.add_argument("--out", type=Path, help="folder to write (default: evaluation_SPLIT beside the checkpoint)")
-    sub.add_argument(
-        "--hd95", default="hd95_max_of_directed_percentiles", help="convention of HD95, see docs/metrics.md"
-    )
-    sub.add_argument("--asd", default="assd_pooled", help="convention of the average surface distance")
+    conventions(sub)
     device(sub)
 
     sub = command(predict, "segment images into files of the same geometry")

@@ -132,7 +132,7 @@ def check_case(
             str(label.array.shape),
             "resample the label onto the image's grid with nearest neighbour",
         )
-    elif (distance := _misplacement(image, label)) > 0.1:
+    elif (distance := misplacement(image, label)) > 0.1:
         add(
             label_file,
             "image and label differ in affine",
@@ -236,7 +236,7 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
                 )
 
 
-def _misplacement(image: Volume, label: Volume) -> float:
+def misplacement(image: Volume, label: Volume) -> float:
     """How far apart, in voxels of the image, the two affines put the corners of the volume."""
     if image.affine is None or label.affine is None:
         return 0.0

@@ -56,6 +56,11 @@ class StepSampler(Sampler[list[Draw]]):
             yield batch
 
 
+def split_name(name: str, fold: int | None) -> str:
+    """What `PreparedDataset.splits` calls the split `name` ("train", "val", "test") of a fold; None is no fold."""
+    return name if fold is None else f"fold{fold}/{name}"
+
+
 class SegmentationDataModule(LightningDataModule):
     """Training and validation loaders over a `PreparedDataset`.
 
@@ -67,6 +72,7 @@ class SegmentationDataModule(LightningDataModule):
         augment: the paper's rotations and flips.
         seed: of order and augmentation.
         workers: loading processes; None fits the machine.
+        fold: train and validate on this fold's splits; None on `train` and `val`.
 
     Raises:
         ValueError: a split is absent or empty.
@@ -81,16 +87,20 @@ class SegmentationDataModule(LightningDataModule):
         augment: bool = True,
         seed: int = 0,
         workers: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
-        for split in ("train", "val"):
+        train, val = (split_name(name, fold) for name in ("train", "val"))
+        for split in (train, val):
             if not prepared.splits.get(split):
+                way_out = "a split that has training and validation patients" if fold is None else "--folds"
                 raise ValueError(
-                    f"{prepared.folder} has no cases in split {split!r}, only {sorted(prepared.splits)}; "
-                    "prepare it again with a split that has training and validation patients"
+                    f"{prepared.folder} has no cases in split {split!r}, only {', '.join(sorted(prepared.splits))}; "
+                    f"prepare it again with {way_out}"
                 )
         self.prepared, self.batch_size, self.iterations, self.seed = prepared, batch_size, iterations, seed
-        self.train_slices = SliceDataset(prepared, prepared.splits["train"], image_size, augment)
+        self.train_slices = SliceDataset(prepared, prepared.splits[train], image_size, augment)
+        self.validation_cases = prepared.splits[val]
         self.workers = _default_workers() if workers is None else workers
 
     def train_dataloader(self) -> DataLoader:
@@ -110,7 +120,7 @@ class SegmentationDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         # identifiers: a case is memory-mapped where it is used. Every process validates every case, so that all of them
         # know the result without telling one another
-        return DataLoader(self.prepared.splits["val"], batch_size=None)
+        return DataLoader(self.validation_cases, batch_size=None)
 
 
 def _default_workers() -> int:

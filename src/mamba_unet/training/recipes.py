@@ -1,4 +1,7 @@
-"""Recipes: one YAML file per experiment, every key a field below. Light to import, for the command line's sake."""
+"""Recipes: one YAML file per experiment, every key a field below, or `base`: another file whose keys it overrides.
+
+Light to import, for the command line's sake.
+"""
 
 import difflib
 from argparse import ArgumentError
@@ -83,6 +86,7 @@ class Recipe:
         data: folder that `mamba-unet prepare` wrote.
         out: run folder to write.
         seed: of weights, augmentation, order and stochastic depth.
+        fold: train on this fold of the data (`mamba-unet prepare --folds`), from 0; null for the split itself.
         model: the network.
         pretrained: a public checkpoint to start from, or null for random weights.
         image_size: height and width that slices are resampled to.
@@ -98,6 +102,7 @@ class Recipe:
     data: str | None = None
     out: str | None = None
     seed: int = 0
+    fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pretrained: str | None = None
     image_size: tuple[int, int] = (224, 224)
@@ -130,7 +135,7 @@ def _keys(config: type, prefix: str = "") -> Iterator[str]:
 
 
 def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (), prefix: str = "") -> None:
-    """Refuse keys that no recipe has, naming the nearest that one has.
+    """Refuse keys that are not known, by default those of a recipe, naming the nearest one that is.
 
     Raises:
         RecipeError: an unknown key; the message names it, its source and the nearest valid key.
@@ -153,25 +158,57 @@ def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (),
             check_keys(value, source, known, f"{key}.")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and override it by command-line words such as `--optimizer.lr 0.001`.
+def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
+    """The keys a recipe file gives, laid over those of the recipe it names as `base` (a path relative to itself).
+
+    Args:
+        path: the file.
+        heirs: the files that led here, each the base of the one before.
 
     Raises:
-        RecipeError: the file is no YAML mapping, a key is unknown or a value is of the wrong kind.
+        RecipeError: a file is no YAML mapping, has an unknown key, or is its own base in the end.
         FileNotFoundError: no such file.
     """
-    from jsonargparse import ArgumentParser
-
-    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {path}; the repository's folder recipes/ holds the published ones")
+        led = (
+            f", named as base by {heirs[-1]}"
+            if heirs
+            else "; the repository's folder recipes/ holds the published ones"
+        )
+        raise FileNotFoundError(f"no recipe at {path}{led}")
+    if path.resolve() in [heir.resolve() for heir in heirs]:
+        raise RecipeError(f"{heirs[0]}: its bases go round in a circle: {' -> '.join(map(str, [*heirs, path]))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
-    check_keys(given, str(path))
+    check_keys(given, str(path), ["base", *_keys(Recipe)])
+    base = given.pop("base", None)
+    return given if base is None else _overlay(read_keys(path.parent / str(base), [*heirs, path]), given)
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, groups of keys merged key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and its bases, and override them by command-line words such as `--optimizer.lr 0.001`.
+
+    Raises:
+        RecipeError: a file is no YAML mapping, a key is unknown or a value is of the wrong kind.
+        FileNotFoundError: no such file.
+    """
+    from jsonargparse import ArgumentParser
+
+    path = Path(path)
+    given = read_keys(path)
     flags = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(dict.fromkeys(flags), "command line")
 

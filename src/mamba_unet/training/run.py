@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mamba_unet import __version__
 from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
-from mamba_unet.data.module import SegmentationDataModule
+from mamba_unet.data.module import SegmentationDataModule, split_name
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json, write_text
@@ -47,8 +47,12 @@ class RunFolder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_dice, self.seconds = state_dict["best_dice"], state_dict["seconds"]
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now = time.monotonic()
+        now, device = time.monotonic(), pl_module.device
         self.seconds, self._started = self.seconds + now - self._started, now
         evaluation = pl_module.evaluation
         dice = evaluation.mean_foreground_dice
@@ -78,12 +82,26 @@ class RunFolder(Callback):
                     "iteration": trainer.global_step,
                     "iterations": pl_module.iterations,
                     "hours": self.seconds / 3600,
+                    "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20
+                    if device.type == "cuda"
+                    else None,
                     "best_validation_dice": self.best_dice,
                 },
             )
 
 
-def _check_resumable(folder: Path, recipe: Recipe) -> None:
+def split_of(recipe: Recipe, prepared: PreparedDataset) -> dict[str, list[str]]:
+    """The splits a run has to do with, split -> identifiers: its fold's, or all there are.
+
+    Raises:
+        ValueError: the data has no such fold.
+    """
+    if recipe.fold is None:
+        return prepared.splits
+    return {name: prepared.split(split_name(name, recipe.fold)) for name in ("train", "val", "test")}
+
+
+def check_resumable(folder: Path, recipe: Recipe) -> None:
     """Raise RecipeError if the run in `folder` was started with another recipe."""
     before, now = asdict(load_recipe(folder / RECIPE)), asdict(recipe)
     changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != before[key]]
@@ -114,7 +132,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     if leader and (folder / RECIPE).exists():
         if not resume:
             raise RecipeError(f"{folder} holds a run already; --resume continues it, or choose another --out")
-        _check_resumable(folder, recipe)
+        check_resumable(folder, recipe)
 
     prepared = PreparedDataset(recipe.data)
     torch.manual_seed(recipe.seed)
@@ -130,7 +148,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
             log.info("%s", loaded)
             write_text(folder / "pretrained.txt", f"{loaded}\n")
         save_recipe(folder / RECIPE, recipe)
-        write_json(folder / "split.json", prepared.splits)
+        write_json(folder / "split.json", split_of(recipe, prepared))
         write_json(folder / "versions.json", describe_environment())
     metadata = CheckpointMetadata(
         model=recipe.model.name,
@@ -148,7 +166,14 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         model, recipe.optimizer, recipe.iterations, recipe.image_size, prepared.class_names, recipe.seed
     )
     data = SegmentationDataModule(
-        prepared, recipe.image_size, recipe.batch_size, recipe.iterations, recipe.augment, recipe.seed, recipe.workers
+        prepared,
+        recipe.image_size,
+        recipe.batch_size,
+        recipe.iterations,
+        recipe.augment,
+        recipe.seed,
+        recipe.workers,
+        recipe.fold,
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run folder says what it tells
     t = recipe.trainer
