@@ -1,4 +1,4 @@
-"""SS2D, the two-dimensional selective scan: four directions over a channels-last map.
+"""SS2D, the two-dimensional selective scan: four directions over a channels-last map; and what is left without it.
 
 B batch, H W map, C = d_model, D = d_inner = expand * d_model, K = 4 directions, R = dt_rank, N = d_state.
 """
@@ -14,11 +14,42 @@ from mamba_unet.ops import ss2d_scan
 DIRECTIONS = 4
 
 
-class SS2D(nn.Module):
+class GatedMixer(nn.Module):
+    """SS2D without its scan: (B, H, W, d_model) -> the same, for any H and W.
+
+    A linear layer makes two branches; one passes a depth-wise convolution, SiLU, `scan` and LayerNorm, and is gated by
+    SiLU of the other; a last linear layer brings it back to d_model. Here `scan` is the identity, which makes this the
+    token mixer of the control `mamba_unet_no_scan`.
+
+    Args:
+        d_model: channels in and out.
+        expand: d_inner / d_model.
+        d_conv: kernel size of the depth-wise convolution (odd).
+    """
+
+    def __init__(self, d_model: int, expand: int = 2, d_conv: int = 3) -> None:
+        super().__init__()
+        d_inner = expand * d_model
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, d_conv, padding=d_conv // 2, groups=d_inner)
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def scan(self, x: Tensor) -> Tensor:
+        """(B, H, W, D) -> the same."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, D) each
+        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        y = self.out_norm(self.scan(x)).to(z.dtype)
+        return self.out_proj(y * F.silu(z))
+
+
+class SS2D(GatedMixer):
     """The token mixer of a VSS block: (B, H, W, d_model) -> the same, for any H and W.
 
-    A linear layer makes two branches; one passes a depth-wise convolution, SiLU, the four-direction selective scan
-    and LayerNorm, and is gated by SiLU of the other; a last linear layer brings it back to d_model.
+    A `GatedMixer` whose scan is the four-direction selective scan.
 
     The scan's state and its output stay in float32 under autocast: LayerNorm sees them before they are cast down, so
     large values cannot overflow half precision.
@@ -37,20 +68,15 @@ class SS2D(nn.Module):
     def __init__(
         self, d_model: int, d_state: int = 16, expand: int = 2, d_conv: int = 3, dt_rank: int | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(d_model, expand, d_conv)
         d_inner = expand * d_model
         self.d_state = d_state
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
-
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv2d = nn.Conv2d(d_inner, d_inner, d_conv, padding=d_conv // 2, groups=d_inner)
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2 * d_state, d_inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, d_inner, self.dt_rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, d_inner))
         self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * d_inner, d_state))
         self.Ds = nn.Parameter(torch.empty(DIRECTIONS * d_inner))
-        self.out_norm = nn.LayerNorm(d_inner)
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.reset_scan_parameters()
 
     @torch.no_grad()
@@ -77,9 +103,3 @@ class SS2D(nn.Module):
         A_logs = self.A_logs.float().to(torch.promote_types(x.dtype, torch.float32))
         A = -A_logs.exp().view(K, D, N)
         return ss2d_scan(x, dt, B, C, A, self.Ds.view(K, D).sum(0), self.dt_projs_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, D) each
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        y = self.out_norm(self.scan(x)).to(z.dtype)
-        return self.out_proj(y * F.silu(z))
