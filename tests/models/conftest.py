@@ -7,7 +7,7 @@ import torch
 
 @pytest.fixture
 def fill_by_name(conformance_dir) -> Callable[..., None]:
-    """Give every parameter of a module the value that the conformance set derives from its name."""
+    """Give a module's parameters and running statistics the values that the conformance set derives by name."""
     sys.path.insert(0, str(conformance_dir))
     try:
         from fill import fill
@@ -15,8 +15,8 @@ def fill_by_name(conformance_dir) -> Callable[..., None]:
         sys.path.pop(0)
 
     def fill_module(module: torch.nn.Module, prefix: str = "") -> None:
-        module.load_state_dict(
-            {name: torch.from_numpy(fill(prefix + name, tuple(v.shape))) for name, v in module.state_dict().items()}
-        )
+        for name, value in module.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                value.copy_(torch.from_numpy(fill(prefix + name, tuple(value.shape))))
 
     return fill_module

@@ -1,0 +1,1 @@
+"""Networks that Mamba-UNet is compared with."""

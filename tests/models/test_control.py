@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from mamba_unet import build_model
+from mamba_unet.models import SS2D, VSSBlock
+from mamba_unet.models.control import DepthwiseMixer
+from mamba_unet.models.ss2d import GatedMixer
+
+SCAN = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds")
+
+
+def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("control", "added", "parameters"),
+    [("mamba_unet_no_scan", (), 15_478_272), ("mamba_unet_dwconv", ("scan_conv.weight",), 17_379_072)],
+)
+def test_a_control_is_mamba_unet_parameter_for_parameter_but_for_the_scan(control, added, parameters):
+    with torch.device("meta"):
+        mamba, other = (shapes(build_model(name, in_channels=3)) for name in ("mamba_unet", control))
+    assert {k: v for k, v in mamba.items() if not k.endswith(SCAN)} == {
+        k: v for k, v in other.items() if not k.endswith(added)
+    }
+    assert not any(name.endswith(SCAN) for name in other)
+    assert sum(shape.numel() for shape in other.values()) == parameters
+
+
+def test_without_its_scan_ss2d_computes_the_rest():
+    ss2d, without = SS2D(8, d_state=3), GatedMixer(8)
+    without.load_state_dict({k: v for k, v in ss2d.state_dict().items() if k not in SCAN})
+    ss2d.scan = lambda x: x
+    x = torch.randn(2, 5, 3, 8)
+    torch.testing.assert_close(without(x), ss2d(x))
+
+
+def test_the_depthwise_filter_starts_near_the_identity_and_reaches_seven_pixels():
+    torch.manual_seed(0)
+    mixer = DepthwiseMixer(4)
+    x = torch.zeros(1, 17, 17, 8)
+    x[:, 8, 8] = 1
+    y = mixer.scan(x)[0].detach()
+    assert (y[8, 8] - 1).abs().max() < 0.1
+    reached = y.abs().amax(-1) > 0
+    assert reached[1:16, 1:16].all() and reached.sum() == 15 * 15
+
+
+@pytest.mark.parametrize(
+    ("name", "whole_image"), [("mamba_unet", True), ("mamba_unet_dwconv", True), ("mamba_unet_no_scan", False)]
+)
+def test_whether_a_corners_logits_depend_on_the_opposite_corner(name, whole_image):
+    torch.manual_seed(0)
+    model = build_model(name, size="nano").double().eval()
+    x = torch.randn(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)  # 8 x 8 in the deepest stage
+    model(x)[0, :, 0, 0].sum().backward()
+    assert bool((x.grad[0, 0, -4:, -4:] != 0).all()) == whole_image
+    assert (x.grad[0, 0, :4, :4] != 0).all()
+
+
+def test_an_unknown_scan_is_refused():
+    with pytest.raises(ValueError, match="expected selective, identity or dwconv"):
+        VSSBlock(8, scan="none")

@@ -1,0 +1,82 @@
+"""What every network in the registry must do, at sizes that take no time."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from mamba_unet import build_model, list_models
+
+
+@pytest.fixture(params=list_models())
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    torch.manual_seed(0)
+    return build_model(name, size="nano")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (15, 17), (32, 32), (33, 50)])
+def test_any_size_comes_back_as_logits_of_that_size(model, height, width):
+    with torch.no_grad():
+        assert model.eval()(torch.randn(2, 1, height, width)).shape == (2, 4, height, width)
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 3])
+def test_any_number_of_channels_and_classes(name, in_channels):
+    model = build_model(name, in_channels, 5, size="nano").eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, in_channels, 32, 32)).shape == (1, 5, 32, 32)
+
+
+def test_an_image_gets_the_same_logits_in_any_batch(model):
+    batch = torch.randn(3, 1, 32, 32)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch)[1:2], model(batch[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_and_are_finite(model):
+    model.eval()(torch.randn(2, 1, 64, 64)).square().mean().backward()  # no branch is dropped
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_two_images_are_overfitted(model):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 1, 32, 32, generator=generator)
+    label = torch.zeros(2, 32, 32, dtype=torch.long)
+    label[0, 4:20, 6:18], label[1, 10:30, 3:15] = 1, 2
+    image += label[:, None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        cross_entropy(model(image), label).backward()
+        optimizer.step()
+    assert (model.eval()(image).argmax(1) == label).float().mean() > 0.97
+
+
+def test_a_saved_network_comes_back_the_same(model, tmp_path):
+    model.eval().save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    x = torch.randn(1, 1, 24, 40)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+
+
+def test_exports(model):
+    model.eval()
+    x = torch.randn(1, 1, 30, 32)
+    program = torch.export.export(model, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_autocast_gives_finite_logits_and_gradients(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(100 * torch.randn(2, 1, 32, 32))
+        cross_entropy(logits, torch.ones(2, 32, 32, dtype=torch.long)).backward()
+    assert logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
