@@ -1,15 +1,24 @@
 """Public checkpoints into our networks: which of their names are whose of ours, and a report of what was loaded."""
 
+import math
 import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mamba_unet.models.baselines.swin_unet import SwinUNet
+from mamba_unet.models.baselines.transunet import TransUNet
+from mamba_unet.models.baselines.unet import UNet
+from mamba_unet.models.mamba_unet import MambaUNet
+from mamba_unet.models.resolution import resize_grid
 
 Weights = dict[str, Tensor]
 
@@ -48,19 +57,69 @@ class LoadReport:
         )
 
 
-@dataclass(frozen=True)
-class CheckpointKind:
-    """A family of public checkpoints: how to tell it, and the names of ours that each of its names fills."""
+Targets = Callable[[str, int], list[str]]  # (a checkpoint's name, the network's number of stages) -> our names
+Layout = Callable[[Tensor, Tensor], Tensor]  # (a checkpoint's value, our parameter) -> the value in our arrangement
 
-    name: str
-    signature: str  # a pattern that some parameter name matches
-    targets: Callable[[str, int], list[str]] | None = None  # (its name, number of stages) -> our names; None: no use
+
+def _own_name(name: str, stages: int) -> list[str]:
+    """Weights released for one of the networks, some of them below its name."""
+    return [re.sub(r"^(mamba_unet|swin_unet)\.", "", name)]
 
 
 def _mirror_into_decoder(name: str, stages: int) -> list[str]:
     """An encoder stage fills its own and the decoder stage of the same resolution. Source: Swin-Unet's loading code."""
+    if name.startswith("head."):  # the classifier
+        return []
     match = re.match(r"layers\.(\d+)\.(blocks\..+)", name)
     return [name, f"layers_up.{stages - 1 - int(match[1])}.{match[2]}"] if match else [name]
+
+
+# Parts of the names in Google's R50+ViT-B_16.npz, and ours; replaced in this order.
+VISION_TRANSFORMER_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^conv_root/", "transformer/embeddings/hybrid_model/root/conv/"),
+    (r"^gn_root/", "transformer/embeddings/hybrid_model/root/gn/"),
+    (r"^(block\d+/unit\d+)/", r"transformer/embeddings/hybrid_model/body/\1/"),
+    (r"/conv_proj/", "/downsample/"),
+    (r"^embedding/", "transformer/embeddings/patch_embeddings/"),
+    (r"^Transformer/posembed_input/pos_embedding$", "transformer/embeddings/position_embeddings"),
+    (r"^Transformer/encoder_norm/", "transformer/encoder/encoder_norm/"),
+    (r"^Transformer/encoderblock_(\d+)/", r"transformer/encoder/layer/\1/"),
+    (r"/LayerNorm_0/", "/attention_norm/"),
+    (r"/LayerNorm_2/", "/ffn_norm/"),
+    (r"/MlpBlock_3/Dense_0/", "/ffn/fc1/"),
+    (r"/MlpBlock_3/Dense_1/", "/ffn/fc2/"),
+    (r"/MultiHeadDotProductAttention_1/", "/attn/"),
+    (r"/(kernel|scale)$", "/weight"),
+    (r"/", "."),
+)
+
+
+def _from_vision_transformer(name: str, stages: int) -> list[str]:
+    for theirs, ours in VISION_TRANSFORMER_NAMES:
+        name = re.sub(theirs, ours, name)
+    return [name]
+
+
+def _from_flax(value: Tensor, parameter: Tensor) -> Tensor:
+    """Kernels (H, W, in, out) or (in, out), in attention with the heads as an axis; positions with the class token."""
+    if value.ndim == parameter.ndim == 4:
+        return value.permute(3, 2, 0, 1)
+    if value.ndim == parameter.ndim == 3:
+        return value[:, 1:]  # the class token comes first and has no place on the grid
+    if value.numel() != parameter.numel():
+        return value
+    return value.reshape(parameter.shape[::-1]).T if parameter.ndim == 2 else value.flatten()
+
+
+@dataclass(frozen=True)
+class CheckpointKind:
+    """A family of public checkpoints: how to tell it, which network it is for, and where each of its entries goes."""
+
+    name: str
+    signature: str  # a pattern that some parameter name matches
+    network: type[nn.Module] | None = None  # None: none of ours
+    targets: Targets = _own_name
+    layout: Layout = lambda value, parameter: value
 
 
 # The first kind whose signature matches some name is it.
@@ -68,27 +127,46 @@ KINDS: tuple[CheckpointKind, ...] = (
     CheckpointKind(
         "Mamba-UNet",
         r"^(mamba_unet\.)?layers_up\.\d+\.blocks\.\d+\.self_attention\.A_logs$",
-        lambda name, stages: [name.removeprefix("mamba_unet.")],
+        MambaUNet,
     ),
     CheckpointKind(
         "VMamba ImageNet (vssm, 2024-01)",
         r"^layers\.\d+\.blocks\.\d+\.self_attention\.A_logs$",
-        lambda name, stages: [] if name.startswith("head.") else _mirror_into_decoder(name, stages),
+        MambaUNet,
+        _mirror_into_decoder,
     ),
     CheckpointKind("VMamba ImageNet in its later form (v05 and on)", r"\.op\.(x_proj_weight|A_logs)$"),
-    CheckpointKind("Swin-Unet", r"layers_up\..*relative_position_bias_table$"),
-    CheckpointKind("Swin Transformer", r"relative_position_bias_table$"),
-    CheckpointKind("TransUNet or Vision Transformer", r"(Transformer/encoderblock|transformer\.encoder|cls_token)"),
+    CheckpointKind("Swin-Unet", r"layers_up\..*relative_position_bias_table$", SwinUNet),
+    CheckpointKind(
+        "Swin Transformer ImageNet",
+        r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$",
+        SwinUNet,
+        _mirror_into_decoder,
+    ),
+    CheckpointKind("another Swin Transformer", r"relative_position_bias_table$"),
+    CheckpointKind("TransUNet", r"^transformer\.embeddings\.hybrid_model\.root\.conv\.weight$", TransUNet),
+    CheckpointKind(
+        "Vision Transformer on a ResNet (R50+ViT-B_16)",
+        r"^block1/unit1/conv1/kernel$",
+        TransUNet,
+        _from_vision_transformer,
+        _from_flax,
+    ),
+    CheckpointKind("another Vision Transformer", r"(Transformer/encoderblock|transformer\.encoder|cls_token)"),
+    CheckpointKind("U-Net (WSL4MIS, SSL4MIS)", r"^encoder\.in_conv\.conv_conv\.0\.weight$", UNet),
+    CheckpointKind("another convolutional U-Net", r"^(encoder\.in_conv|inc\.|encoder\.conv)"),
     CheckpointKind("a Mamba language model", r"\.mixer\.(A_log|x_proj)"),
     CheckpointKind("ResNet", r"^layer1\.0\.conv1\.weight$"),
-    CheckpointKind("a convolutional U-Net", r"^(encoder\.in_conv|inc\.|encoder\.conv)"),
 )
+
+# Buffers in public checkpoints that follow from the sizes, and that our networks compute.
+COMPUTED = re.compile(r"\.(attn_mask|relative_position_index)$")
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Tensors by name in a `.safetensors` file or a PyTorch checkpoint, without unpickling foreign code.
+    """Tensors by name in a `.safetensors` or `.npz` file or a PyTorch checkpoint, without unpickling foreign code.
 
-    The tensors may lie under `model`, `state_dict` or `model_state_dict`; a `module.` prefix is dropped.
+    In the last, the tensors may lie under `model`, `state_dict` or `model_state_dict`; a `module.` prefix is dropped.
 
     Raises:
         FileNotFoundError: no such file.
@@ -99,6 +177,12 @@ def read_weights(path: str | Path) -> Weights:
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         weights = load_file(path)
+    elif path.suffix == ".npz":
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except (ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
+            raise PretrainedError(f"{path} cannot be read as arrays: {error}. Is the download complete?") from error
     else:
         try:
             # VMamba and Swin save their configuration beside the weights; read as an ordered dict it runs nothing
@@ -128,45 +212,68 @@ def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
     return None
 
 
-def _fit_channels(name: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """Sum 3-channel filters for a 1-channel network: the same function as repeating the channel three times."""
+def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """A checkpoint's value for a network of other sizes than the checkpoint's, where one follows from the other.
+
+    Filters of three colours are summed for one channel: the same function as repeating the channel three times.
+    Position embeddings and tables of relative position biases are interpolated.
+    """
     if name == "patch_embed.proj.weight" and value.shape[1] == 3 and parameter.shape[1] == 1:
         return value.sum(dim=1, keepdim=True)
+    if name.endswith("position_embeddings") and value.shape[-1] == parameter.shape[-1]:
+        side = math.isqrt(parameter.shape[1])
+        return resize_grid(value, side, side)
+    if name.endswith("relative_position_bias_table") and value.shape[-1] == parameter.shape[-1]:
+        side = math.isqrt(parameter.shape[0])
+        return resize_grid(value[None], side, side)[0]
     return value
 
 
 @torch.no_grad()
 def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
-    """Fill a Mamba-UNet from a public checkpoint: VMamba-Tiny's ImageNet weights, or weights released for Mamba-UNet.
+    """Fill a network from a public checkpoint: ImageNet weights for its encoder, or weights released for itself.
 
-    VMamba's stages fill the encoder and, mirrored, the decoder; its classifier is left out. A class head of another
-    size keeps its own values, which the report says.
+    | network | checkpoints |
+    |---|---|
+    | `MambaUNet`, also as a control | VMamba-Tiny of January 2024 (`vssmtiny_dp01_ckpt_epoch_292.pth`), Mamba-UNet's |
+    | `SwinUNet` | Swin-T (`swin_tiny_patch4_window7_224.pth`), Swin-Unet's |
+    | `TransUNet` | Google's `R50+ViT-B_16.npz`, TransUNet's |
+    | `UNet` | WSL4MIS' and SSL4MIS' |
+
+    The stages of VMamba and Swin fill the encoder and, mirrored, the decoder; classifiers are left out. A class head of
+    another size keeps its own values, which the report says.
 
     Raises:
         FileNotFoundError: no such file.
-        PretrainedError: another kind of file, which the message names, or nothing in it fits.
+        PretrainedError: a checkpoint for another network or for none we know, which the message names, or nothing in
+            it fits.
     """
-    weights = read_weights(path)
+    weights = {name: value for name, value in read_weights(path).items() if not COMPUTED.search(name)}
     kind = identify(weights)
-    if kind is None or kind.targets is None:
-        looks = f"it looks like {kind.name}" if kind else f"its names are unknown, such as {next(iter(weights))!r}"
-        usable = " or ".join(k.name for k in KINDS if k.targets)
-        raise PretrainedError(f"{path} is not a checkpoint for {type(model).__name__}: {looks}; expected {usable}")
+    if kind is None or kind.network is None or not isinstance(model, kind.network):
+        if kind is None:
+            looks = f"its names are unknown, such as {next(iter(weights), None)!r}"
+        else:
+            looks = f"it looks like {kind.name}" + (f", which is for {kind.network.__name__}" if kind.network else "")
+        usable = [k.name for k in KINDS if k.network and isinstance(model, k.network)]
+        expected = f"expected {' or '.join(usable)}" if usable else "no public checkpoint for it is known"
+        raise PretrainedError(f"{path} is not a checkpoint for {type(model).__name__}: {looks}; {expected}")
 
     parameters = model.state_dict()
-    stages = len(model.layers)
+    stages = len(getattr(model, "layers", ()))
     loaded, unexpected, mismatched = [], [], []
     for name, value in weights.items():
         targets = [target for target in kind.targets(name, stages) if target in parameters]
         if not targets:
             unexpected.append(name)
         for target in targets:
-            fitted = _fit_channels(target, value, parameters[target])
-            if fitted.shape == parameters[target].shape:
-                parameters[target].copy_(fitted)
+            parameter = parameters[target]
+            fitted = _resized(target, kind.layout(value, parameter), parameter)
+            if fitted.shape == parameter.shape:
+                parameter.copy_(fitted)
                 loaded.append(target)
             else:
-                mismatched.append((target, tuple(value.shape), tuple(parameters[target].shape)))
+                mismatched.append((target, tuple(value.shape), tuple(parameter.shape)))
     if not loaded:
         raise PretrainedError(f"{path} looks like {kind.name}, but no parameter has this network's shape: {mismatched}")
     missing = tuple(name for name in parameters if name not in set(loaded))
