@@ -7,7 +7,7 @@ from typing import Any
 
 from mamba_unet import __version__
 
-PACKAGES = ("torch", "lightning", "numpy", "scipy", "nibabel")
+PACKAGES = ("torch", "triton", "lightning", "numpy", "scipy", "nibabel")
 
 
 def cpu_name() -> str:
@@ -20,6 +20,13 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions of this package and what it stands on, the machine, and torch's threads and devices."""
     import torch
@@ -28,7 +35,7 @@ def describe_environment() -> dict[str, Any]:
         "mamba-unet": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
