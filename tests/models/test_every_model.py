@@ -66,6 +66,14 @@ def test_a_saved_network_comes_back_the_same(model, tmp_path):
         assert torch.equal(again(x), model(x))
 
 
+def test_compiles_without_a_graph_break(model):
+    model.eval()
+    x = torch.randn(1, 1, 32, 48)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
 def test_exports(model):
     model.eval()
     x = torch.randn(1, 1, 30, 32)

@@ -19,7 +19,7 @@ class GatedMixer(nn.Module):
 
     A linear layer makes two branches; one passes a depth-wise convolution, SiLU, `scan` and LayerNorm, and is gated by
     SiLU of the other; a last linear layer brings it back to d_model. Here `scan` is the identity, which makes this the
-    token mixer of the control `mamba_unet_no_scan`.
+    token mixer of the control `mamba_unet_no_scan`: the scan's parameters are absent, not idle, all others the same.
 
     Args:
         d_model: channels in and out.
