@@ -87,6 +87,24 @@ def test_float64_goes_through_torch_instead_of_the_kernel(sequence):
     assert backends.choose("auto", sequence["u"].double()) == "torch"
 
 
+def test_triton_asked_for_where_it_cannot_be_imported_is_a_clear_error():
+    printed = run_python(
+        """
+import sys
+sys.modules["triton"] = None
+import torch
+from mamba_unet.ops import selective_scan
+x = torch.ones(1, 2, 3)
+try:
+    selective_scan(x, x, -torch.ones(2, 4), torch.ones(1, 4, 3), torch.ones(1, 4, 3), backend="triton")
+except ValueError as error:
+    print(error)
+""",
+        TRITON_INTERPRET="1",
+    )
+    assert "'triton' cannot run on cpu tensors here: triton cannot be imported" in printed
+
+
 def test_works_where_triton_cannot_be_imported():
     printed = run_python(
         """

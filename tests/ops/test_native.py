@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import pytest
@@ -134,6 +135,6 @@ def test_a_library_that_cannot_be_loaded_is_a_reason_not_a_crash(monkeypatch, tm
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     assert "not built" in native._load.__wrapped__()
     for variant in ("base", "avx2", "avx512"):
-        (tmp_path / f"libscan_{variant}.so").write_bytes(b"not a library")
-        (tmp_path / f"libscan_{variant}.dylib").write_bytes(b"not a library")
+        suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".dll"
+        (tmp_path / f"libscan_{variant}{suffix}").write_bytes(b"not a library")
     assert "cannot be loaded" in native._load.__wrapped__()

@@ -6,7 +6,6 @@
 `triton` is the CUDA kernel (with TRITON_INTERPRET=1 it also takes CPU tensors, for tests).
 """
 
-import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -111,12 +110,14 @@ def _probe(name: str, device_type: str) -> str:
             return native.absence()
         case "triton":
             interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-            if importlib.util.find_spec("triton") is None:
-                return "triton is not installed"
             if device_type != "cuda" and not (interpreted and device_type == "cpu"):
                 return "it runs on CUDA tensors (on CPU tensors only under TRITON_INTERPRET=1)"
             if not interpreted and not torch.cuda.is_available():
                 return "torch sees no CUDA device"
+            try:
+                import triton  # noqa: F401
+            except ImportError as error:
+                return f"triton cannot be imported: {error}"
     return ""
 
 

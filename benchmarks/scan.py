@@ -1,0 +1,288 @@
+"""Time the four-direction scan: every backend against the reference and the portable one, in one run.
+
+    python benchmarks/scan.py                      # CPU, one thread and all: under three minutes
+    python benchmarks/scan.py --device cuda --dtype bfloat16 --batch 24
+    python benchmarks/scan.py --sizes 112 224 448 896
+
+The work is Mamba-UNet's first stage: an S x S image gives S/4 x S/4 pixels with 192 channels, 16 states, 4 directions.
+A backend whose outputs or gradients disagree with the float64 reference is named, and not timed. Writes a table (.md),
+all numbers (.json) and time against pixels (.png) to benchmarks/results/.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mamba_unet.files import atomic_path, write_json, write_text
+from mamba_unet.ops import backend_status, ss2d_scan
+
+CHANNELS, STATES, PATCH = 192, 16, 4
+REFERENCE_SIZE = 224  # the reference, and so the ratios, are measured at this image size only: it is slow
+TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}  # of the largest value, as in the tests
+TARGETS = {  # (one thread, four threads), of the CPU kernel
+    "forward, against the reference": (70, 150),
+    "forward + backward, against portable PyTorch": (15, 20),
+}
+
+
+def make_inputs(batch: int, side: int, channels: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """u, dt, B, C, A, D, dt_bias with the layouts the model gives them and the values Mamba starts from."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    u = randn(batch, side, side, channels)
+    dt = 0.5 * randn(4, batch, side, side, channels)  # a batched product: one matrix per direction
+    projected = randn(batch, side, side, 4, channels // 32 + 2 * STATES)  # one product for all directions
+    _, B, C = projected.split((channels // 32, STATES, STATES), dim=-1)
+    A = -torch.arange(1.0, STATES + 1).repeat(4, channels, 1)
+    steps = torch.exp(torch.rand(4, channels, generator=generator) * 4.6 - 6.9)  # 0.001 .. 0.1
+    activations = [x.to(device, dtype) for x in (u, dt.permute(1, 2, 3, 0, 4), B, C)]
+    parameters = [x.to(device) for x in (A, torch.full((channels,), 4.0), torch.log(torch.expm1(steps)))]
+    return activations + parameters
+
+
+def disagreement(backend: str, dtype: torch.dtype, device: str) -> str:
+    """Where a backend's output or gradients leave the float64 reference's, or an empty string."""
+    inputs = make_inputs(2, 12, 48, dtype, device)
+    results = []
+    for name, convert in (("reference", Tensor.double), (backend, Tensor.clone)):
+        leaves = [convert(x).requires_grad_() for x in inputs]
+        y = ss2d_scan(*leaves, backend=name)
+        weights = torch.linspace(-1, 1, y.numel(), device=device).view(y.shape).to(y.dtype)
+        results.append([y, *torch.autograd.grad(y, leaves, weights)])
+    for name, truth, result in zip(("y", "u", "dt", "B", "C", "A", "D", "dt_bias"), *results, strict=True):
+        error = ((result.double() - truth).abs().max() / truth.abs().max()).item()
+        if not error <= TOLERANCE[result.dtype]:
+            return f"{name} is off by {error:.1e} of its largest value"
+    return ""
+
+
+def median_ms(run: Callable[[], object], device: str, seconds: float = 1.0) -> float:
+    """The median over as many runs as fit in the time, at least three, after one to warm up."""
+
+    def once() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    once()
+    times = [once() for _ in range(3)]
+    while sum(times) < 1000 * seconds and len(times) < 200:
+        times.append(once())
+    return statistics.median(times)
+
+
+def measure(backend: str, inputs: list[Tensor], device: str, with_backward: bool = True) -> dict[str, float]:
+    """Milliseconds of the forward pass, and of forward and backward pass together."""
+    with torch.no_grad():
+        result = {"forward_ms": median_ms(lambda: ss2d_scan(*inputs, backend=backend), device)}
+    if with_backward:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        gradient = torch.ones_like(inputs[0], dtype=torch.float32)
+
+        def both() -> None:
+            torch.autograd.grad(ss2d_scan(*leaves, backend=backend), leaves, gradient)
+
+        result["forward_backward_ms"] = median_ms(both, device)
+    return result
+
+
+def activation_mib(backend: str, inputs: list[Tensor]) -> float:
+    """Memory that a forward pass keeps for its backward pass beyond its inputs, in MiB."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    given = {x.untyped_storage().data_ptr() for x in leaves}
+    kept: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        y = ss2d_scan(*leaves, backend=backend)  # alive until the sum is taken: no address is used twice
+    total = sum(kept.values()) / 2**20
+    del y
+    return total
+
+
+def machine(device: str) -> dict[str, str]:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text() + "model name: ?")[1]
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return {
+        "processor": f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "load_average_at_start": load,
+    }
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def plot(growth: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for ax, key, title in zip(
+        axes, ("forward_ms", "forward_backward_ms"), ("forward", "forward + backward"), strict=True
+    ):
+        for label in dict.fromkeys((row["backend"], row["threads"]) for row in growth):
+            line = [(r["pixels"], r[key]) for r in growth if (r["backend"], r["threads"]) == label and key in r]
+            if line:
+                threads = f", {label[1]} thread{'s' * (label[1] > 1)}" if label[1] else ""
+                ax.loglog(*zip(*line, strict=True), "o-", label=label[0] + threads)
+        ax.set(title=f"SS2D scan, {title}", xlabel="pixels of the feature map")
+        ax.grid(True, which="both", alpha=0.3)
+    axes[0].set_ylabel("milliseconds")
+    axes[1].legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224, 448], help="image sides, in pixels")
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    device, dtype = arguments.device, getattr(torch, arguments.dtype)
+    about = machine(device)
+    backends = [row.name for row in backend_status(device)[1:] if row.available and row.name != "reference"]
+    refused = {name: why for name in backends if (why := disagreement(name, dtype, device))}
+    timed = [name for name in backends if name not in refused]
+
+    sizes = sorted({*arguments.sizes, REFERENCE_SIZE})
+    growth, ratios = [], []
+    for threads in arguments.threads if device == "cpu" else [None]:
+        if threads:
+            torch.set_num_threads(threads)
+        at_reference_size = {}
+        for size in sizes:
+            inputs = make_inputs(arguments.batch, size // PATCH, CHANNELS, dtype, device)
+            for name in timed:
+                row = {"backend": name, "threads": threads, "size": size, "pixels": (size // PATCH) ** 2}
+                row |= measure(name, inputs, device)
+                growth.append(row)
+                print(row, flush=True)
+                if size == REFERENCE_SIZE:
+                    at_reference_size[name] = row
+            if size == REFERENCE_SIZE:
+                row = {"backend": "reference", "threads": threads, "size": size, "pixels": (size // PATCH) ** 2}
+                at_reference_size["reference"] = row | measure("reference", inputs, device, with_backward=False)
+                growth.append(at_reference_size["reference"])
+        reference, portable = at_reference_size["reference"], at_reference_size.get("torch")
+        for name in timed:
+            row = at_reference_size[name]
+            backward = (row["forward_backward_ms"] - row["forward_ms"]) / row["forward_ms"]
+            ratio = {"backend": name, "threads": threads, "backward_by_forward": backward}
+            ratio["forward_against_reference"] = reference["forward_ms"] / row["forward_ms"]
+            if portable:
+                ratio["both_against_torch"] = portable["forward_backward_ms"] / row["forward_backward_ms"]
+            ratios.append(ratio)
+
+    inputs = make_inputs(arguments.batch, REFERENCE_SIZE // PATCH, CHANNELS, dtype, device)
+    memory = {name: activation_mib(name, inputs) for name in ["reference", *timed]}
+
+    today = datetime.date.today().isoformat()
+    hardware = about["accelerator"] if device == "cuda" else about["processor"].split(",")[0]
+    stem = f"scan_{re.sub(r'[^a-z0-9]+', '-', hardware.lower()).strip('-')}_{today}"
+    command = "python benchmarks/scan.py " + " ".join(sys.argv[1:])
+    write_json(
+        arguments.out / f"{stem}.json",
+        {
+            "machine": about,
+            "command": command,
+            "refused": refused,
+            "ratios": ratios,
+            "times": growth,
+            "memory_mib": memory,
+        },
+    )
+    report = [
+        f"# The SS2D scan on {hardware}, {today}",
+        f"`{command.strip()}`: first-stage scan of an S x S image (S/4 x S/4 pixels, {CHANNELS} channels, "
+        f"{STATES} states, 4 directions), batch {arguments.batch}, {arguments.dtype}; medians.",
+        table(["", ""], [[key.replace("_", " "), value] for key, value in about.items()]),
+        f"## Ratios at {REFERENCE_SIZE} x {REFERENCE_SIZE}",
+        table(
+            [
+                "backend",
+                "threads",
+                "forward, against the reference",
+                "forward + backward, against `torch`",
+                "backward / forward",
+            ],
+            [
+                [
+                    r["backend"],
+                    r["threads"] or "",
+                    f"{r['forward_against_reference']:.0f}x",
+                    f"{r['both_against_torch']:.1f}x" if "both_against_torch" in r else "",
+                    f"{r['backward_by_forward']:.2f}",
+                ]
+                for r in ratios
+            ],
+        ),
+        "Committed for `cpu`, one / four threads: "
+        + "; ".join(f"{what}, {one}x / {four}x" for what, (one, four) in TARGETS.items())
+        + "; backward / forward 2.5.",
+        *(f"**{name} is not timed, because it disagrees with the reference: {why}.**" for name, why in refused.items()),
+        "## Times",
+        table(
+            ["backend", "threads", "image", "forward, ms", "forward + backward, ms"],
+            [
+                [
+                    r["backend"],
+                    r["threads"] or "",
+                    f"{r['size']} x {r['size']}",
+                    f"{r['forward_ms']:.1f}",
+                    f"{r['forward_backward_ms']:.1f}" if "forward_backward_ms" in r else "",
+                ]
+                for r in growth
+            ],
+        ),
+        f"![time against pixels]({stem}.png)",
+        f"## Memory kept for the backward pass at {REFERENCE_SIZE} x {REFERENCE_SIZE}, beyond the inputs",
+        table(
+            ["backend", "MiB", "of the reference"],
+            [[name, f"{mib:.1f}", f"{mib / memory['reference']:.1%}"] for name, mib in memory.items()],
+        ),
+    ]
+    write_text(arguments.out / f"{stem}.md", "\n\n".join(report) + "\n")
+    plot(growth, arguments.out / f"{stem}.png")
+    print("\n\n".join(report))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", UserWarning)
+    main()
