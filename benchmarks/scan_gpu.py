@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from results_file import write_result
+from measuring import write_result
 
 STAGES = [(56, 56, 192), (28, 28, 384), (14, 14, 768), (7, 7, 1536)]  # H, W, D
 BATCHES = (1, 24)

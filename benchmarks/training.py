@@ -18,7 +18,7 @@ from mamba_unet.cli import main as mamba_unet
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation import Evaluation
 from mamba_unet.training.recipes import load_recipe
-from results_file import write_result
+from measuring import write_result
 
 # What the paper reports for Mamba-UNet on the 20 test patients, trained from VMamba-Tiny's ImageNet weights.
 PAPER = {"acdc": 0.9281}

@@ -1,0 +1,65 @@
+"""What the benchmarks share: timing, tables, and where a result goes."""
+
+import datetime
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mamba_unet.environment import describe_environment, hardware_name
+from mamba_unet.files import write_json, write_text
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def median_ms(run: Callable[[], object], device: str = "cpu", seconds: float = 1.5, least: int = 3) -> float:
+    """The median over as many runs as fit in the time, at least `least`, after one to warm up."""
+
+    def once() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    once()
+    times = [once() for _ in range(least)]
+    while sum(times) < 1000 * seconds and len(times) < 200:
+        times.append(once())
+    return statistics.median(times)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, its first column to the left and numbers to the right."""
+    align = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [header, align, *rows])
+
+
+def result_path(what: str) -> Path:
+    """results/<what>_<hardware>_<date>.md"""
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware_name().lower()).strip("-")
+    return RESULTS / f"{what}_{slug}_{datetime.date.today().isoformat()}.md"
+
+
+def write_result(what: str, title: str, lines: Sequence[str], values: dict[str, Any]) -> Path:
+    """Write a result for people (.md) and for programs (.json), with the machine, the versions and the date in it.
+
+    Args:
+        what: begins the files' names.
+        title: heading of the page.
+        lines: Markdown below the heading and the line on the machine.
+        values: everything measured, ready for JSON.
+    """
+    path, environment = result_path(what), describe_environment()
+    date = datetime.date.today().isoformat()
+    machine = f"{hardware_name()}; torch {environment['torch']}, Python {environment['python']}; {date}"
+    write_json(path.with_suffix(".json"), {"date": date, "environment": environment, **values})
+    write_text(path, "\n".join([f"# {title}", "", f"Machine: {machine}", "", *lines]) + "\n")
+    print(f"written to {path}")
+    return path
