@@ -12,7 +12,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet
     "list_models": "mamba_unet.models",
 }
 _SUBMODULES = ("metrics", "models", "ops")  # `mamba_unet.ops.use_backend(...)` without an import of its own
-__all__ = [*_PUBLIC, *_SUBMODULES, "__version__"]
+__all__ = ["MambaUNet", "Predictor", "__version__", "build_model", "list_models", "metrics", "models", "ops"]
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor

@@ -136,7 +136,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 
     prepared = PreparedDataset(recipe.data)
     torch.manual_seed(recipe.seed)
-    config = resolve_config(recipe.model.size, recipe.model.arguments) | {
+    config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name) | {
         "in_channels": 1,
         "num_classes": prepared.num_classes,
     }
