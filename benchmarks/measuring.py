@@ -1,6 +1,7 @@
 """What the benchmarks share: timing, tables, and where a result goes."""
 
 import datetime
+import os
 import re
 import statistics
 import time
@@ -14,6 +15,7 @@ from mamba_unet.environment import describe_environment, hardware_name
 from mamba_unet.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
+LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else kept the machine busy
 
 
 def median_ms(run: Callable[[], object], device: str = "cpu", seconds: float = 1.5, least: int = 3) -> float:
@@ -59,7 +61,10 @@ def write_result(what: str, title: str, lines: Sequence[str], values: dict[str, 
     path, environment = result_path(what), describe_environment()
     date = datetime.date.today().isoformat()
     machine = f"{hardware_name()}; torch {environment['torch']}, Python {environment['python']}; {date}"
-    write_json(path.with_suffix(".json"), {"date": date, "environment": environment, **values})
+    machine += "" if LOAD_AT_START is None else f"; load average at the start {LOAD_AT_START:.1f}"
+    write_json(
+        path.with_suffix(".json"), {"date": date, "environment": environment, "load_at_start": LOAD_AT_START, **values}
+    )
     write_text(path, "\n".join([f"# {title}", "", f"Machine: {machine}", "", *lines]) + "\n")
     print(f"written to {path}")
     return path

@@ -10,22 +10,16 @@ all numbers (.json) and time against pixels (.png) to benchmarks/results/.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import re
-import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mamba_unet.files import atomic_path, write_json, write_text
+from mamba_unet.files import atomic_path
 from mamba_unet.ops import backend_status, ss2d_scan
+from measuring import median_ms, result_path, table, write_result
 
 CHANNELS, STATES, PATCH = 192, 16, 4
 REFERENCE_SIZE = 224  # the reference, and so the ratios, are measured at this image size only: it is slow
@@ -70,25 +64,6 @@ def disagreement(backend: str, dtype: torch.dtype, device: str) -> str:
     return ""
 
 
-def median_ms(run: Callable[[], object], device: str, seconds: float = 1.0) -> float:
-    """The median over as many runs as fit in the time, at least three, after one to warm up."""
-
-    def once() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start)
-
-    once()
-    times = [once() for _ in range(3)]
-    while sum(times) < 1000 * seconds and len(times) < 200:
-        times.append(once())
-    return statistics.median(times)
-
-
 def measure(backend: str, inputs: list[Tensor], device: str, with_backward: bool = True) -> dict[str, float]:
     """Milliseconds of the forward pass, and of forward and backward pass together."""
     with torch.no_grad():
@@ -123,25 +98,6 @@ def activation_mib(backend: str, inputs: list[Tensor]) -> float:
     return total
 
 
-def machine(device: str) -> dict[str, str]:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text() + "model name: ?")[1]
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    return {
-        "processor": f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "accelerator": torch.cuda.get_device_name() if device == "cuda" else "none",
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "load_average_at_start": load,
-    }
-
-
-def table(header: list[str], rows: list[list[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def plot(growth: list[dict], path: Path) -> None:
     import matplotlib
 
@@ -173,10 +129,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224, 448], help="image sides, in pixels")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    about = machine(device)
     backends = [row.name for row in backend_status(device)[1:] if row.available and row.name != "reference"]
     refused = {name: why for name in backends if (why := disagreement(name, dtype, device))}
     timed = [name for name in backends if name not in refused]
@@ -213,26 +167,12 @@ def main() -> None:
     inputs = make_inputs(arguments.batch, REFERENCE_SIZE // PATCH, CHANNELS, dtype, device)
     memory = {name: activation_mib(name, inputs) for name in ["reference", *timed]}
 
-    today = datetime.date.today().isoformat()
-    hardware = about["accelerator"] if device == "cuda" else about["processor"].split(",")[0]
-    stem = f"scan_{re.sub(r'[^a-z0-9]+', '-', hardware.lower()).strip('-')}_{today}"
-    command = "python benchmarks/scan.py " + " ".join(sys.argv[1:])
-    write_json(
-        arguments.out / f"{stem}.json",
-        {
-            "machine": about,
-            "command": command,
-            "refused": refused,
-            "ratios": ratios,
-            "times": growth,
-            "memory_mib": memory,
-        },
-    )
-    report = [
-        f"# The SS2D scan on {hardware}, {today}",
-        f"`{command.strip()}`: first-stage scan of an S x S image (S/4 x S/4 pixels, {CHANNELS} channels, "
+    picture = result_path("scan").with_suffix(".png")
+    plot(growth, picture)
+    command = " ".join(["python benchmarks/scan.py", *sys.argv[1:]])
+    lines = [
+        f"`{command}`: first-stage scan of an S x S image (S/4 x S/4 pixels, {CHANNELS} channels, "
         f"{STATES} states, 4 directions), batch {arguments.batch}, {arguments.dtype}; medians.",
-        table(["", ""], [[key.replace("_", " "), value] for key, value in about.items()]),
         f"## Ratios at {REFERENCE_SIZE} x {REFERENCE_SIZE}",
         table(
             [
@@ -271,16 +211,15 @@ def main() -> None:
                 for r in growth
             ],
         ),
-        f"![time against pixels]({stem}.png)",
+        f"![time against pixels]({picture.name})",
         f"## Memory kept for the backward pass at {REFERENCE_SIZE} x {REFERENCE_SIZE}, beyond the inputs",
         table(
             ["backend", "MiB", "of the reference"],
             [[name, f"{mib:.1f}", f"{mib / memory['reference']:.1%}"] for name, mib in memory.items()],
         ),
     ]
-    write_text(arguments.out / f"{stem}.md", "\n\n".join(report) + "\n")
-    plot(growth, arguments.out / f"{stem}.png")
-    print("\n\n".join(report))
+    values = {"command": command, "refused": refused, "ratios": ratios, "times": growth, "memory_mib": memory}
+    write_result("scan", "The SS2D scan", ["\n\n".join(lines)], values)
 
 
 if __name__ == "__main__":
