@@ -1,8 +1,9 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from mamba_unet.models.registry import SIZES, list_models
+from mamba_unet.models.registry import BASELINE_SIZES, SIZES, list_models
 from mamba_unet.training.recipes import Recipe, RecipeError, load_recipe, save_recipe
 
 PUBLISHED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -17,7 +18,7 @@ def write(path: Path, text: str) -> Path:
 def test_every_published_recipe_loads_and_names_a_network_there_is(path):
     recipe = load_recipe(path)
     assert recipe.model.name in list_models()
-    assert recipe.model.size is None or recipe.model.size in SIZES
+    assert recipe.model.size is None or recipe.model.size in BASELINE_SIZES.get(recipe.model.name, SIZES)
 
 
 @pytest.mark.parametrize("name", ["acdc_mamba_unet", "synapse_mamba_unet"])
@@ -41,6 +42,53 @@ def test_a_saved_recipe_loads_as_it_was(tmp_path):
     recipe.model.arguments = {"d_state": 8}
     save_recipe(tmp_path / "r.yaml", recipe)
     assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_a_recipe_overrides_its_base_key_by_key(tmp_path):
+    write(tmp_path / "root.yaml", "iterations: 7\nbatch_size: 3\noptimizer: {name: adamw, lr: 0.1}\n")
+    write(
+        tmp_path / "middle.yaml", "base: root.yaml\nbatch_size: 5\nmodel: {arguments: {d_state: 8, depths: [1, 1]}}\n"
+    )
+    (tmp_path / "networks").mkdir()
+    path = write(
+        tmp_path / "networks" / "leaf.yaml",
+        "base: ../middle.yaml\noptimizer: {lr: 0.5}\nmodel: {arguments: {d_state: 4}}\n",
+    )
+    recipe = load_recipe(path, ["--iterations", "9"])
+    assert (recipe.iterations, recipe.batch_size) == (9, 5)
+    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.5)
+    assert recipe.model.arguments == {"d_state": 4, "depths": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("root", "leaf", "message"),
+    [
+        (
+            "itterations: 3",
+            "base: root.yaml",
+            r"root\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'",
+        ),
+        ("iterations: 3", "base: root.yaml\noptimizer: {lrate: 1}", r"leaf\.yaml: .*did you mean 'optimizer.lr'"),
+        ("iterations: 3", "bass: root.yaml", r"leaf\.yaml: .*did you mean 'base'"),
+        ("base: leaf.yaml", "base: root.yaml", r"circle: .*leaf\.yaml -> .*root\.yaml -> .*leaf\.yaml"),
+        ("- a", "base: root.yaml", r"root\.yaml: expected a mapping"),
+    ],
+)
+def test_a_mistake_in_a_recipe_or_its_base_names_the_file(tmp_path, root, leaf, message):
+    write(tmp_path / "root.yaml", root)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "leaf.yaml", leaf))
+
+
+def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml, named as base by .*leaf\.yaml"):
+        load_recipe(write(tmp_path / "leaf.yaml", "base: absent.yaml"))
+
+
+def test_the_networks_on_acdc_differ_in_nothing_but_the_network():
+    recipes = [load_recipe(path) for path in PUBLISHED if path.stem.startswith("acdc_") and path.stem != "acdc_cpu"]
+    assert {recipe.model.name for recipe in recipes} == set(list_models())
+    assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
 
 
 @pytest.mark.parametrize(
