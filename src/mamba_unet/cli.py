@@ -55,6 +55,58 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def compare(args: argparse.Namespace) -> int:
+    from mamba_unet.training.recipes import load_recipe
+
+    for word in args.overrides:
+        if word.split("=")[0] in ("--seed", "--fold"):
+            raise ValueError(f"{word} is not overridden in a comparison; give all of them: --seeds 0,1,2, --folds 5")
+    recipes = {}
+    for name, path in args.recipes:
+        if name in recipes:
+            raise ValueError(f"two recipes are called {name!r}; give one another name: NAME={path}")
+        recipes[name] = load_recipe(path, args.overrides)
+    from mamba_unet.comparison.run import compare as compare_networks
+
+    comparison = compare_networks(
+        recipes,
+        args.data,
+        args.out,
+        seeds=args.seeds,
+        folds=args.folds,
+        external=args.external,
+        reference=args.reference,
+        hd95=args.hd95,
+        asd=args.asd,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    print((args.out / "table.md").read_text(encoding="utf-8"))
+    if comparison.tests:
+        print((args.out / "significance.md").read_text(encoding="utf-8"))
+    print(f"written to {args.out}; to look at: {args.out / 'comparison.html'}")
+    return 0
+
+
+def _named_recipe(word: str) -> tuple[str, Path]:
+    name, sign, path = word.rpartition("=")
+    return (name, Path(path)) if sign else (Path(word).stem, Path(word))
+
+
+def _named_folder(word: str) -> tuple[str, Path]:
+    name, sign, folder = word.partition("=")
+    if not (name and sign and folder):
+        raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, got {word!r}")
+    return name, Path(folder)
+
+
+def _seeds(word: str) -> list[int]:
+    try:
+        return [int(seed) for seed in word.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected whole numbers as 0,1,2, got {word!r}") from error
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from mamba_unet.data import PreparedDataset
     from mamba_unet.scoring import evaluate_checkpoint, evaluate_predictions, evaluation_folder
@@ -154,13 +206,26 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", type=Path, help="YAML file; each of its keys can be overridden: --optimizer.lr 0.001")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
 
+    usage = "%(prog)s RECIPE... --data DIR --out DIR [--seeds 0,1,2] [--folds K] [--external NAME=DIR] [--KEY VALUE]"
+    sub = command(compare, "train several networks alike, measure and test them", usage=usage, allow_abbrev=False)
+    sub.add_argument("recipes", type=_named_recipe, nargs="*", metavar="recipe", help="YAML file, or NAME=FILE")
+    sub.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write; what is in it already is not redone")
+    sub.add_argument("--seeds", type=_seeds, default=[0], help="one training of every network by each (default: 0)")
+    sub.add_argument("--folds", type=int, help="cross-validation over the folds of the data (`prepare --folds`)")
+    sub.add_argument("--reference", help="row that the others are tested against (default: the first)")
+    external = "row of another program's predictions, named by case; may be given several times"
+    sub.add_argument("--external", type=_named_folder, action="append", default=[], metavar="NAME=DIR", help=external)
+    conventions(sub)
+    device(sub)
+
     sub = command(evaluate, "measure a trained network on a split of a prepared data set")
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("checkpoint", type=Path, nargs="?", help="run folder or checkpoint")
     what.add_argument("--predictions", type=Path, help="a folder of another program's predictions, named by case")
     sub.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
     sub.add_argument("--split", default="test")
-    sub.add_argument("--out", type=Path, help="folder to write (default: evaluation_SPLIT beside the checkpoint)")
+    sub.add_argument("--out", type=Path, help="folder to write (default: evaluation... in the run or in --predictions)")
     conventions(sub)
     device(sub)
 
@@ -184,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.function is not train:
+    if rest and args.function not in (train, compare):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
     log = logging.getLogger("mamba_unet")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -278,8 +278,8 @@ class Evaluation:
     def write(self, out_dir: str | Path) -> None:
         """Write metrics_per_case.csv, slice_dice.csv, summary.md and summary.json, each whole or not at all."""
         out_dir = Path(out_dir)
-        write_text(out_dir / "metrics_per_case.csv", _to_csv(self.rows))
-        write_text(out_dir / "slice_dice.csv", _to_csv(self.slice_rows))
+        write_text(out_dir / "metrics_per_case.csv", to_csv(self.rows))
+        write_text(out_dir / "slice_dice.csv", to_csv(self.slice_rows))
         write_text(out_dir / "summary.md", self.markdown())
         write_json(out_dir / "summary.json", self.summary())
 
@@ -388,7 +388,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator > 0)
 
 
-def _to_csv(rows: list[dict[str, Any]]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys, of which the first line holds the names; None is an empty cell."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

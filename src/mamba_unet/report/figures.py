@@ -245,6 +245,37 @@ def draw_histogram(axes: "Axes", image_dice: Mapping[str, np.ndarray], theme: Th
     axes.set_xlim(0, 1)
 
 
+def dice_histograms(image_dice: Mapping[str, np.ndarray], theme: Theme = LIGHT) -> "Figure":
+    """Figure 6 of several networks: a panel each, all on the same axes, the median marked.
+
+    Args:
+        image_dice: name of the network -> one Dice per image. Shares are drawn, not counts, so that networks that were
+            trained more often than others compare.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(image_dice))
+    rows = -(-len(image_dice) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    first = None
+    for position, (name, values) in enumerate(image_dice.items()):
+        axes = _axes(figure, (rows, columns, position + 1), theme, sharey=first)
+        first = first or axes
+        if len(values):
+            median = np.median(values)
+            share = np.full(len(values), 100 / len(values))
+            axes.hist(values, bins=np.linspace(0, 1, 21), weights=share, color=theme.line)
+            axes.axvline(median, color=theme.accent, linewidth=1.4)
+            note = f"median {median:.3f}\n{np.mean(values < 0.5):.0%} below 0.5\n{len(values):,} images"
+            backdrop = {"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+            axes.text(0.03, 0.95, note, transform=axes.transAxes, va="top", fontsize=8, color=theme.text, bbox=backdrop)
+        _finish(axes, theme, name, "mean foreground Dice of an image" if position + columns >= len(image_dice) else "")
+        axes.set_xlim(0, 1)
+        if position % columns == 0:
+            axes.set_ylabel("% of images", color=theme.text)
+    return figure
+
+
 def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options: Any) -> "Figure":
     """One of the `draw_...` charts on a figure of its own, sized to stay legible on a phone."""
     from matplotlib.figure import Figure
@@ -289,8 +320,8 @@ def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 160) -> bytes:
     return stream.getvalue()
 
 
-def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme) -> "Axes":
-    axes = figure.add_subplot(*position)
+def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sharey: "Axes | None" = None) -> "Axes":
+    axes = figure.add_subplot(*position, sharey=sharey)
     axes.set_facecolor(theme.background)
     axes.grid(color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -113,7 +113,7 @@ def write_report(
     out = Path(out) if out is not None else run.folder / "report.html"
     sections = [_header(run)]
     if run.evaluation is None:
-        sections.append(_section("Result", _missing("Nothing has been evaluated yet: run `mamba-unet evaluate`.")))
+        sections.append(section("Result", _missing("Nothing has been evaluated yet: run `mamba-unet evaluate`.")))
     else:
         figures = out.parent / "figures"
         sections += [_result(run), _segmentations(run, seed, figures), _image_dice(run, figures), _extremes(run)]
@@ -240,40 +240,40 @@ def _result(run: Run) -> str:
         rows.append([_class_name(run, name), *cells])
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes(summary))
     content = (
-        f"<div class='cards'>{tiles}</div><div class='summary'>{_table(['', *titles], rows)}</div><ul>{lines}</ul>"
+        f"<div class='cards'>{tiles}</div><div class='summary'>{html_table(['', *titles], rows)}</div><ul>{lines}</ul>"
     )
-    return _section(f"Result: {_split_name(run)}", content)
+    return section(f"Result: {_split_name(run)}", content)
 
 
 def _training(run: Run) -> str:
     if not run.curves:
-        return _section("Training", _missing("No logs of the training are in the run folder."))
+        return section("Training", _missing("No logs of the training are in the run folder."))
     charts = (
         (draw_loss, "Training loss over the iterations"),
         (partial(draw_validation, class_names=run.class_names), "Validation Dice over the iterations"),
         (draw_learning_rate, "Learning rate over the iterations"),
     )
     pictures = "".join(_chart(draw, run.curves, alt) for draw, alt in charts)
-    return _section("Training", f"<div class='charts'>{pictures}</div>")
+    return section("Training", f"<div class='charts'>{pictures}</div>")
 
 
 def _segmentations(run: Run, seed: int, figures: Path) -> str:
     shown = _with_pictures(run)
     if isinstance(shown, str):
-        return _section("Segmentations", _missing(shown))
+        return section("Segmentations", _missing(shown))
     examples = [_example(run, name, most_wrong=False) for name in pick_cases(shown, EXAMPLES, seed)]
     _write_figure(figures / "segmentations.png", segmentation_figure(examples, run.class_names))
     how = (
         f"{len(examples)} of {_count(len(shown), 'case')}, drawn by lot (seed {seed}); the slice with the largest "
         "labelled area, cut to the surroundings of what is labelled."
     )
-    return _section("Segmentations", f"<p>{how}</p>{_legend(run)}{_examples(run, examples)}")
+    return section("Segmentations", f"<p>{how}</p>{_legend(run)}{_examples(run, examples)}")
 
 
 def _image_dice(run: Run, figures: Path) -> str:
     values = run.evaluation.image_dice()
     if not values.size:
-        return _section("Image by image", _missing("No image holds any structure."))
+        return section("Image by image", _missing("No image holds any structure."))
     data = {run.recipe["model"]["name"]: values}
     _write_figure(figures / "image_dice.png", chart(draw_histogram, data))
     low, median, high = np.percentile(values, [25, 50, 75])
@@ -283,7 +283,7 @@ def _image_dice(run: Run, figures: Path) -> str:
         f"{np.count_nonzero(values < 0.5)} are below 0.5.</p>"
     )
     picture = _chart(draw_histogram, data, "Histogram of the Dice of each image")
-    return _section("Image by image", f"<div class='charts'>{picture}<div>{text}</div></div>")
+    return section("Image by image", f"<div class='charts'>{picture}<div>{text}</div></div>")
 
 
 def _extremes(run: Run) -> str:
@@ -305,7 +305,7 @@ def _extremes(run: Run) -> str:
             content = f"<p>Of each case {which}.</p>{_examples(run, pictured)}"
         parts.append(f"<h3>{title}</h3>{content}")
     legend = "" if isinstance(shown, str) else _legend(run)
-    return _section("Best and worst cases", legend + "".join(parts))
+    return section("Best and worst cases", legend + "".join(parts))
 
 
 def _every_case(run: Run) -> str:
@@ -327,7 +327,7 @@ def _every_case(run: Run) -> str:
                 cells.append(_number(row[metric], 3 if metric == "dice" else 2) + unit)
         rows.append(cells)
     text = "<p>All eight metrics of each case are in <code>metrics_per_case.csv</code> beside this evaluation.</p>"
-    return _section("Every case", text + _table(titles, rows))
+    return section("Every case", text + html_table(titles, rows))
 
 
 def _making(run: Run) -> str:
@@ -342,8 +342,8 @@ def _making(run: Run) -> str:
     if run.checkpoint:
         versions.append(["data fingerprint", f"<code>{escape(run.checkpoint.fingerprint)}</code>"])
     if versions:
-        parts.append(f"<details><summary>Versions and machine</summary>{_table(['', ''], versions)}</details>")
-    return _section("How it was made", "".join(parts))
+        parts.append(f"<details><summary>Versions and machine</summary>{html_table(['', ''], versions)}</details>")
+    return section("How it was made", "".join(parts))
 
 
 def _with_pictures(run: Run) -> list[str] | str:
@@ -390,7 +390,7 @@ def _examples(run: Run, examples: Sequence[Example]) -> str:
     figures = []
     for example in examples:
         columns = "".join(
-            f"<span><img src='{_data_uri(_encode(picture))}' alt='{escape(example.name)}: {escape(name)}'>"
+            f"<span><img src='{data_uri(_encode(picture))}' alt='{escape(example.name)}: {escape(name)}'>"
             f"<small>{escape(name)}</small></span>"
             for name, picture in zip(("image", *example.labels), example.pictures(), strict=True)
         )
@@ -410,13 +410,13 @@ def _encode(picture: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _chart(draw, data: Any, alt: str) -> str:
     """A chart in both themes; the browser shows the one that fits."""
-    light, dark = (_data_uri(to_png(chart(draw, data, theme), theme)) for theme in (LIGHT, DARK))
+    light, dark = (data_uri(to_png(chart(draw, data, theme), theme)) for theme in (LIGHT, DARK))
     return (
         f"<picture><source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
         f"<img src='{light}' alt='{escape(alt)}'></picture>"
@@ -428,7 +428,7 @@ def _write_figure(path: Path, figure) -> None:
         temporary.write_bytes(to_png(figure))
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
@@ -436,7 +436,7 @@ def _missing(text: str) -> str:
     return f"<p class='missing'>{escape(text)}</p>"
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table that scrolls sideways on its own; `titles` are escaped here, the cells of `rows` are HTML already."""
     head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in titles)
     body = "".join(

@@ -1,0 +1,228 @@
+"""From recipes and predictions to a comparison: train what is missing, measure all by one function."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mamba_unet.checkpoint import find_checkpoint, load_checkpoint, read_metadata
+from mamba_unet.comparison.output import write_comparison
+from mamba_unet.comparison.result import Comparison, Entry
+from mamba_unet.data.case import Case
+from mamba_unet.data.module import split_name
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.evaluation import Evaluation
+from mamba_unet.metrics import DEFAULT_ASD, DEFAULT_HD95
+from mamba_unet.scoring import (
+    evaluate_checkpoint,
+    evaluate_predictions,
+    evaluation_folder,
+    find_predictions,
+    read_prediction,
+)
+from mamba_unet.training.recipes import Recipe, RecipeError
+from mamba_unet.training.run import BEST, RECIPE, check_resumable, split_of, train
+
+log = logging.getLogger(__name__)
+
+
+def compare(
+    recipes: Mapping[str, Recipe],
+    data: str | Path,
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    folds: int | None = None,
+    external: Sequence[tuple[str, str | Path]] = (),
+    reference: str | None = None,
+    hd95: str = DEFAULT_HD95,
+    asd: str = DEFAULT_ASD,
+    device: str = "auto",
+    progress: bool = False,
+) -> Comparison:
+    """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
+
+    A run that is complete is left as it is, one that was killed goes on. Runs may also have been trained by
+    `mamba-unet train` into the same folders, on several machines for example.
+
+    Args:
+        recipes: name -> recipe; its data, out, seed and fold are set here.
+        data: folder that `mamba-unet prepare` wrote.
+        out: folder to write.
+        seeds: one training of each network by each.
+        folds: train on each fold of the data, which must have so many, and pool the test cases; None uses the split.
+        external: (name, folder of predictions), as `scoring.evaluate_predictions` takes it; several of one name count
+            as several trainings.
+        reference: name that the others are tested against; None is the first.
+        hd95, asd: conventions of the distances, see docs/metrics.md.
+        device: to predict on; recipes say where to train.
+        progress: show bars.
+
+    Raises:
+        ValueError: before anything is trained: names that clash or are unknown, no such folds, predictions that are
+            missing, a folder that holds a run of another recipe, other data or another split.
+    """
+    prepared, out = PreparedDataset(data), Path(out)
+    names = [*recipes, *dict.fromkeys(name for name, _ in external)]
+    if not names:
+        raise ValueError("nothing to compare: give recipes, external predictions, or both")
+    if clash := {name for name, _ in external} & set(recipes):
+        raise ValueError(f"{', '.join(sorted(clash))} is the name of a recipe and of external predictions; rename one")
+    if reference is not None and reference not in names:
+        raise ValueError(f"the reference {reference!r} is not among {', '.join(names)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be given and differ, got {', '.join(map(str, seeds)) or 'none'}")
+    splits = _test_splits(prepared, folds)
+    for _, folder in external:
+        for split in splits:
+            find_predictions(folder, prepared.split(split))
+    plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
+    for run in (run for runs in plan.values() for run in runs):
+        _check_run(run, prepared)
+
+    waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
+    for number, (name, run) in enumerate(waiting, start=1):
+        fold = "" if run.fold is None else f", fold {run.fold}"
+        log.info("training %d of %d: %s, seed %d%s -> %s", number, len(waiting), name, run.seed, fold, run.out)
+        train(run, resume=True)
+
+    def measure(run: Recipe) -> Evaluation:
+        split = split_name("test", run.fold)
+        done = _read_evaluation(run.out, prepared.split(split), split, {"hd95": hd95, "asd": asd})
+        how = {"hd95": hd95, "asd": asd, "device": device, "progress": progress}
+        return done or evaluate_checkpoint(run.out, prepared, split, **how)
+
+    entries = {}
+    for name, runs in plan.items():
+        by_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
+        entries[name] = Entry(
+            name=name,
+            evaluations=[Evaluation.merge([measure(run) for run in theirs]) for theirs in by_seed.values()],
+            labels=_stored_labels(by_seed[seeds[0]], prepared),
+            recipe=recipes[name],
+            runs=[_describe(run, out) for run in runs],
+            parameters=sum(p.numel() for p in load_checkpoint(runs[0].out)[0].parameters()),
+        )
+    for name in names[len(recipes) :]:
+        folders = [folder for other, folder in external if other == name]
+        evaluations = []
+        for number, folder in enumerate(folders):
+            how = {"hd95": hd95, "asd": asd, "progress": progress}
+            evaluation = Evaluation.merge([evaluate_predictions(folder, prepared, split, **how) for split in splits])
+            evaluation.write(out / "external" / name / str(number))
+            evaluations.append(evaluation)
+        files = find_predictions(folders[0], list(evaluations[0].cases))
+        entries[name] = Entry(name, evaluations, _labels_from(files))
+    comparison = Comparison(prepared, entries, reference or names[0], seeds, folds)
+    write_comparison(comparison, out)
+    return comparison
+
+
+def _test_splits(prepared: PreparedDataset, folds: int | None) -> list[str]:
+    """The splits whose cases are measured."""
+    if folds is None:
+        return ["test"]
+    there = sum(name.startswith("fold") and name.endswith("/test") for name in prepared.splits)
+    if there != folds:
+        raise ValueError(
+            f"{prepared.folder} has {there or 'no'} folds, asked for {folds}; "
+            f"`mamba-unet prepare SOURCE {prepared.folder} --folds {folds}` makes them"
+        )
+    return [split_name("test", fold) for fold in range(folds)]
+
+
+def _plan(
+    name: str, recipe: Recipe, prepared: PreparedDataset, out: Path, seeds: Sequence[int], folds: int | None
+) -> list[Recipe]:
+    """The runs of one network, each with its folder, seed and fold."""
+    trainer = recipe.trainer
+    if trainer.devices not in (1, "1", "auto") or trainer.num_nodes != 1:
+        raise RecipeError(
+            f"{name}: a comparison trains on one device, the recipe asks for {trainer.devices} on {trainer.num_nodes} "
+            f"machines; train by `mamba-unet train ... --seed S --out {out / 'runs' / name / 'seedS'}` as you like and "
+            "compare then: complete runs are taken as they are"
+        )
+    return [
+        replace(
+            recipe,
+            data=str(prepared.folder),
+            out=str(out / "runs" / name / (f"seed{seed}" if fold is None else f"seed{seed}_fold{fold}")),
+            seed=seed,
+            fold=fold,
+            trainer=replace(trainer, devices=1),
+        )
+        for seed in seeds
+        for fold in ([None] if folds is None else range(folds))
+    ]
+
+
+def _check_run(run: Recipe, prepared: PreparedDataset) -> None:
+    """Raise ValueError if the run's folder holds another experiment: another recipe, other data, another split."""
+    folder = Path(run.out)
+    if (folder / RECIPE).is_file():
+        check_resumable(folder, run)
+    if (folder / "split.json").is_file():
+        before, now = json.loads((folder / "split.json").read_text(encoding="utf-8")), split_of(run, prepared)
+        changed = [name for name in ("train", "val") if before.get(name) != now.get(name)]
+        if changed:
+            raise RecipeError(
+                f"{folder} was trained on another split of the data ({' and '.join(changed)} differ from "
+                f"{prepared.folder}); choose another --out, or prepare the data with the split of that run"
+            )
+    best = folder / BEST
+    if best.is_file() and (metadata := read_metadata(best)) and metadata.fingerprint != prepared.fingerprint:
+        raise RecipeError(
+            f"{folder} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
+            f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
+        )
+
+
+def _is_complete(run: Recipe) -> bool:
+    progress = Path(run.out) / "progress.json"
+    return progress.is_file() and json.loads(progress.read_text(encoding="utf-8"))["iteration"] == run.iterations
+
+
+def _read_evaluation(
+    run: str, identifiers: Sequence[str], split: str, conventions: Mapping[str, str]
+) -> Evaluation | None:
+    """The run's evaluation of these cases where it is there, later than the checkpoint and of these conventions."""
+    folder, weights = evaluation_folder(run, split), find_checkpoint(run)
+    summary = folder / "summary.json"
+    if not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
+        return None
+    evaluation = Evaluation.read(folder)
+    same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)
+    kept = all((folder / "predictions" / f"{identifier}.npz").is_file() for identifier in identifiers)
+    return evaluation if same and kept else None
+
+
+def _describe(run: Recipe, out: Path) -> dict[str, Any]:
+    folder = Path(run.out)
+    progress, versions = (json.loads((folder / f"{name}.json").read_text()) for name in ("progress", "versions"))
+    return {
+        "folder": folder.relative_to(out).as_posix(),
+        "seed": run.seed,
+        "fold": run.fold,
+        "iteration": progress["iteration"],
+        "hours": progress["hours"],
+        "peak_gpu_memory_mib": progress.get("peak_gpu_memory_mib"),
+        "machine": ", ".join(versions["gpus"]) or f"{versions['cpu']}, {versions['threads']} threads",
+    }
+
+
+def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callable[[Case], np.ndarray]:
+    """Case -> the prediction that the evaluation of one of the runs, the one whose test case it is, kept."""
+    files = {}
+    for run in runs:
+        split = split_name("test", run.fold)
+        folder = evaluation_folder(run.out, split) / "predictions"
+        files |= {identifier: folder / f"{identifier}.npz" for identifier in prepared.split(split)}
+    return _labels_from(files)
+
+
+def _labels_from(files: Mapping[str, Path]) -> Callable[[Case], np.ndarray]:
+    return lambda case: read_prediction(files[case.identifier], case)
