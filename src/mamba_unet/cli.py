@@ -164,6 +164,17 @@ def info(args: argparse.Namespace) -> int:
     print(f"\nscan backends on {device}:")
     for status in backend_status(device):
         print(f"  {status.name:<11}{status.reason if status.available else 'not here: ' + status.reason}")
+    if args.models:
+        from mamba_unet.models import list_models
+        from mamba_unet.models.cost import measure_cost_apart
+
+        height, width = args.size
+        print(f"\nforward pass of {args.batch} x 1 x {height} x {width} on {device}:")
+        print(f"  {'network':<20}{'parameters':>13}{'GFLOP':>9}{'ms':>9}{'memory, MiB':>13}")
+        for name in list_models():
+            cost = measure_cost_apart(name, (height, width), args.batch, str(device))
+            memory = "unknown" if cost.peak_mib is None else f"{cost.peak_mib:.0f}"
+            print(f"  {name:<20}{cost.parameters:>13,}{cost.gflops:>9.1f}{cost.latency_ms:>9.0f}{memory:>13}")
     return 0
 
 
@@ -241,6 +252,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, help="run folder")
 
     sub = command(info, "show versions, devices and the scan backend in force")
+    sub.add_argument("--models", action="store_true", help="also measure what each network costs")
+    sub.add_argument("--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models")
+    sub.add_argument("--batch", type=int, default=1, help="for --models")
     device(sub)
     return parser
 

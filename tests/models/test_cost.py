@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from mamba_unet.models.cost import FLOPS_PER_UPDATE, measure_cost
+from mamba_unet.ops import use_backend
+
+
+def test_the_papers_network_costs_its_products_and_its_state_updates():
+    # 4.45 G multiply-adds and 279 M updates at 224 x 224, by hand from the layers' shapes; 64 x 64 is (2/7)^2 of it
+    expected = (2 * 4.45 + FLOPS_PER_UPDATE * 0.279) * (64 / 224) ** 2
+    cost = measure_cost("mamba_unet", (64, 64))
+    assert cost.gflops == pytest.approx(expected, rel=0.01)
+    assert cost.parameters == 19_118_592 and cost.latency_ms > 0
+
+
+def test_the_count_does_not_depend_on_who_computes_the_scan():
+    counts = []
+    for backend in ("auto", "torch"):
+        with use_backend(backend):
+            counts.append(measure_cost("mamba_unet", (32, 64)).gflops)
+    assert counts[0] == counts[1]
+
+
+def test_the_control_costs_less_by_its_scan():
+    assert measure_cost("mamba_unet_no_scan", (32, 32)).gflops < measure_cost("mamba_unet", (32, 32)).gflops
+    assert torch.is_grad_enabled()
