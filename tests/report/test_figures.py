@@ -14,6 +14,7 @@ from mamba_unet.report.figures import (
     Example,
     chart,
     class_color,
+    dice_histograms,
     draw_histogram,
     draw_learning_rate,
     draw_loss,
@@ -164,3 +165,16 @@ def test_cropping_stops_at_the_border_and_leaves_an_unlabelled_slice_whole():
 def test_chart_takes_the_colours_of_its_theme(theme):
     with Image.open(io.BytesIO(to_png(chart(draw_learning_rate, {}, theme), theme))) as image:
         assert list(image.convert("RGB").getpixel((0, 0))) == rgb(theme.background)
+
+
+def test_every_network_has_a_panel_of_shares_on_the_same_axes():
+    values = {"a": np.array([0.1, 0.9, 0.9, 0.9]), "b": np.array([0.5]), "c": np.array([]), "d": np.array([0.7, 0.8])}
+    figure = dice_histograms(values)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(values)
+    heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
+    assert heights == pytest.approx([100, 100, 0, 100])
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert (
+        "median 0.900" in figure.axes[0].texts[0].get_text() and "25% below 0.5" in figure.axes[0].texts[0].get_text()
+    )
+    assert png_size(io.BytesIO(to_png(figure)))[0] > 500

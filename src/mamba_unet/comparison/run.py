@@ -77,9 +77,9 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be given and differ, got {', '.join(map(str, seeds)) or 'none'}")
     splits = _test_splits(prepared, folds)
+    tested = [identifier for split in splits for identifier in prepared.split(split)]
     for _, folder in external:
-        for split in splits:
-            find_predictions(folder, prepared.split(split))
+        find_predictions(folder, tested)
     plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
     for run in (run for runs in plan.values() for run in runs):
         _check_run(run, prepared)
@@ -115,7 +115,7 @@ def compare(
             evaluation = Evaluation.merge([evaluate_predictions(folder, prepared, split, **how) for split in splits])
             evaluation.write(out / "external" / name / str(number))
             evaluations.append(evaluation)
-        files = find_predictions(folders[0], list(evaluations[0].cases))
+        files = find_predictions(folders[0], tested)
         entries[name] = Entry(name, evaluations, _labels_from(files))
     comparison = Comparison(prepared, entries, reference or names[0], seeds, folds)
     write_comparison(comparison, out)

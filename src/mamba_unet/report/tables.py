@@ -155,10 +155,6 @@ class Table:
         rows = [[stacked(cell) for cell in row] for row in self.rows]
         return replace(self, rows=rows)._cells("<strong>{}</strong>", "<u>{}</u>")
 
-    def csv(self) -> str:
-        """The cells as they are, without marks."""
-        return to_csv([dict(zip(self.titles, row, strict=True)) for row in self.rows])
-
 
 def statistics_table(columns: Sequence[Column], rows: Mapping[str, Mapping[str, Statistic]], title: str = "") -> Table:
     """A row per network, a column per number, best and second marked in each."""

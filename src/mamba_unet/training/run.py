@@ -200,6 +200,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     with warnings.catch_warnings():
         # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # it is: StepSampler.first_step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)  # Lightning's
         trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
     if leader:

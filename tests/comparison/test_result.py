@@ -1,0 +1,146 @@
+"""What a comparison says of measurements made up by hand."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mamba_unet.comparison.result import Comparison, Entry
+from mamba_unet.evaluation import Evaluation
+from mamba_unet.metrics import DEFAULT_ASD, DEFAULT_HD95, OVERLAP_METRICS
+from mamba_unet.training.recipes import ModelRecipe, OptimizerRecipe, Recipe
+
+INF, NAN = float("inf"), float("nan")
+PREPARED = SimpleNamespace(name="hearts", description="", fingerprint="f", class_names=["background", "a", "b"])
+
+
+def evaluation(dice, hd95, frames=1) -> Evaluation:
+    """Patients p0, p1, ..., each with as many cases of its own values: (patients, 2 classes) Dice and HD95."""
+    rows = []
+    for patient, (patient_dice, patient_hd95) in enumerate(zip(dice, hd95, strict=True)):
+        for frame in range(frames):
+            for index, (d, h) in enumerate(zip(patient_dice, patient_hd95, strict=True), start=1):
+                where = {"case": f"p{patient}_frame{frame}", "patient": f"p{patient}", "class": index}
+                names = {"class_name": PREPARED.class_names[index], "distance_unit": "mm"}
+                rows.append(where | names | dict.fromkeys(OVERLAP_METRICS, d) | {"hd95": h, "asd": h})
+    conventions = {"hd95": DEFAULT_HD95, "asd": DEFAULT_ASD}
+    return Evaluation(tuple(PREPARED.class_names), conventions, rows, [])
+
+
+def entry(name, *evaluations, recipe=None) -> Entry:
+    runs = [
+        {"hours": hours, "peak_gpu_memory_mib": memory, "machine": "abacus"}
+        for hours, memory in [(1.0, 1024.0), (3.0, 2048.0)][: len(evaluations)]
+        if recipe
+    ]
+    return Entry(name, evaluations, lambda case: case.label, recipe, runs, 1234 if recipe else None)
+
+
+def comparison(*entries, reference=None, seeds=(0, 1)) -> Comparison:
+    named = {e.name: e for e in entries}
+    return Comparison(PREPARED, named, reference or entries[0].name, seeds)
+
+
+FLAT = [[3.0, 3.0]] * 3
+
+
+def test_the_table_averages_seeds_of_means_of_classes():
+    mamba = entry(
+        "mamba", evaluation([[0.8, 0.6]] * 3, FLAT), evaluation([[1.0, 0.8]] * 3, FLAT), recipe=Recipe()
+    )  # 0.7 and 0.9
+    unet = entry("unet", evaluation([[0.7, 0.7]] * 3, FLAT), evaluation([[0.7, 0.7]] * 3, FLAT), recipe=Recipe())
+    said = comparison(mamba, unet)
+    assert said.statistics["mamba"]["dice"].values == pytest.approx((0.7, 0.9))
+    row = said.results().markdown().splitlines()[2]
+    assert row.startswith("| mamba | **0.8000 ± 0.1414** |")
+    assert said.classes().markdown().splitlines()[2:] == [
+        "| mamba | **0.9000 ± 0.1414** | **0.7000 ± 0.1414** |",
+        "| unet | <ins>0.7000 ± 0.0000</ins> | **0.7000 ± 0.0000** |",
+    ]
+
+
+def test_a_patients_value_is_over_its_classes_cases_and_seeds():
+    first = evaluation([[0.8, 0.6], [NAN, 0.5], [NAN, NAN]], [[1, 3], [NAN, 2], [NAN, NAN]], frames=2)
+    second = evaluation([[0.4, 0.2], [NAN, 0.7], [NAN, NAN]], [[5, 7], [INF, 2], [NAN, NAN]], frames=2)
+    e = entry("mamba", first, second)
+    assert e.per_patient("dice") == pytest.approx({"p0": 0.5, "p1": 0.6, "p2": NAN}, nan_ok=True)
+    assert e.per_patient("hd95") == pytest.approx({"p0": 4, "p1": INF, "p2": NAN}, nan_ok=True)
+
+
+def test_tests_are_per_patient_against_the_reference_and_corrected_together():
+    patients = np.arange(1, 7)
+    base = np.repeat(patients[:, None] / 100, 2, axis=1) + 0.5
+    gain = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])[:, None]
+    far = np.full((6, 2), 4.0)
+    said = comparison(
+        entry("unet", evaluation(base, far)),
+        entry("mamba", evaluation(base + gain, far - 100 * gain / 2)),
+        entry("copy", evaluation(base, far)),
+        seeds=(0,),
+    )
+    tests = {(test["network"], test["metric"]): test for test in said.tests}
+    better = tests["mamba", "dice"]
+    assert (better["patients"], better["effect"], better["p"]) == (6, 1, 2 / 64)
+    assert better["median_difference"] == pytest.approx(0.035)
+    assert better["p_holm"] == 4 * 2 / 64  # the smallest of four
+    closer = tests["mamba", "hd95"]
+    assert (closer["median_difference"], closer["effect"]) == (pytest.approx(-1.75), 1)
+    assert (tests["copy", "dice"]["ties"], tests["copy", "dice"]["p"], tests["copy", "dice"]["effect"]) == (6, 1, None)
+    table = said.significance().markdown()
+    assert "| mamba | Dice | 6 | 0 | 0 | +0.0350 |" in table and "| +1.00 | 0.031 | 0.125 |" in table
+    assert any("With 6 patients no p below 0.031" in note for note in said.significance_notes())
+
+
+def test_missed_structures_are_counted_in_the_cell_and_in_words():
+    missed = entry("missed", evaluation([[0.9, 0.0]] * 3, [[2.0, INF]] * 3))
+    whole = entry("whole", evaluation([[0.8, 0.8]] * 3, [[5.0, 5.0]] * 3))
+    said = comparison(missed, whole)
+    rows = said.results().markdown().splitlines()
+    assert "2.00 (3 inf)" in rows[2] and "**2.00" not in rows[2] and "**5.00**" in rows[3]
+    assert any("missed 0 undefined, 3 infinite" in note for note in said.result_notes())
+    assert all(test["effect"] == 1 for test in said.tests if test["metric"] == "hd95")
+
+
+def test_the_networks_table_shows_where_recipes_differ_and_nothing_else():
+    base = Recipe(data="here", out="there", workers=3)
+    other = dataclasses.replace(
+        base,
+        model=ModelRecipe("unet"),
+        pretrained="weights/imagenet.pth",
+        optimizer=OptimizerRecipe(lr=0.05),
+        data="elsewhere",
+        seed=7,
+    )
+    flat = evaluation([[0.8, 0.6]] * 3, FLAT)
+    said = comparison(
+        entry("mamba", flat, flat, recipe=base), entry("unet", flat, flat, recipe=other), entry("nnunet", flat)
+    )
+    titles, rows = said.networks().titles, said.networks().rows
+    assert titles == [
+        *("network", "model", "parameters", "starts from", "optimizer.lr"),
+        *("trainings", "iterations", "time per training", "GPU memory"),
+    ]
+    assert rows[0] == ["mamba", "mamba_unet", "1,234", "random weights", "0.01", "2", "10,000", "2.0 h", "2.0 GiB"]
+    assert rows[1][1:5] == ["unet", "1,234", "imagenet.pth", "0.05"]
+    assert rows[2] == ["nnunet", "external predictions", "-", "-", "-", "1", "-", "-", "-"]
+
+
+def test_json_has_every_value_and_no_number_that_json_has_not():
+    e = entry("mamba", evaluation([[0.9, NAN]] * 3, [[INF, NAN]] * 3), recipe=Recipe())
+    said = json.loads(json.dumps(comparison(e, entry("unet", evaluation([[0.9, 0.8]] * 3, FLAT))).to_json()))
+    assert said["networks"]["mamba"]["patients"]["hd95"] == {"p0": "inf", "p1": "inf", "p2": "inf"}
+    assert (
+        said["networks"]["mamba"]["metrics"]["hd95"] | {"values": [None], "mean": None, "infinite": 3}
+        == (said["networks"]["mamba"]["metrics"]["hd95"])
+    )
+    assert "data" not in said["networks"]["mamba"]["recipe"] and said["networks"]["unet"]["recipe"] is None
+    assert said["tests"][1]["median_difference"] == "-inf" and said["tests"][1]["interval"] == ["-inf", "-inf"]
+
+
+def test_synthetic_data_is_named_so_first():
+    e = entry("mamba", evaluation([[0.8, 0.6]] * 3, FLAT))
+    assert not comparison(e).synthetic
+    synthetic = SimpleNamespace(**{**vars(PREPARED), "description": "synthetic hearts"})
+    assert "Synthetic" in dataclasses.replace(comparison(e), prepared=synthetic).result_notes()[0]

@@ -1,0 +1,197 @@
+"""The command `compare` from recipes to files."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from mamba_unet.cli import main
+from mamba_unet.comparison import run as run_module
+from mamba_unet.comparison.run import compare
+from mamba_unet.evaluation import Evaluation
+from mamba_unet.training.recipes import RecipeError, load_recipe
+from mamba_unet.training.run import SegmentationModule
+
+WRITTEN = [
+    "comparison.html",
+    "comparison.json",
+    "figures/image_dice.png",
+    "figures/segmentations.png",
+    "significance.csv",
+    "significance.md",
+    "table.csv",
+    "table.md",
+    "table.tex",
+]
+
+
+def words(recipes, data, out, *more) -> list[str]:
+    return ["compare", *map(str, recipes), "--data", str(data), "--out", str(out), *more]
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def out(recipes, phantom, tmp_path_factory):
+    """Two networks, two seeds."""
+    out = tmp_path_factory.mktemp("comparison")
+    assert main(words(recipes, phantom.folder, out, "--seeds", "0,1")) == 0
+    return out
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that are trained during a test."""
+    trained = []
+
+    def train(run, resume=False):
+        trained.append(run.out)
+        return real(run, resume)
+
+    real = run_module.train
+    monkeypatch.setattr(run_module, "train", train)
+    return trained
+
+
+def test_one_command_trains_all_and_writes_every_table_and_figure(out):
+    assert all((out / name).stat().st_size > 100 for name in WRITTEN)
+    for name in ("mamba", "control"):
+        for seed in (0, 1):
+            progress = json.loads((out / "runs" / name / f"seed{seed}" / "progress.json").read_text())
+            assert progress["iteration"] == 4
+    table = (out / "table.md").read_text()
+    assert table.startswith("# 2 networks on phantom")
+    assert "| mamba |" in table and "| control |" in table and "Synthetic" in table and "Seeds: 0, 1." in table
+    assert "against mamba" in (out / "significance.md").read_text()
+    for name in ("segmentations", "image_dice"):
+        with Image.open(out / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    page = (out / "comparison.html").read_text()
+    assert page.count("data:image/png;base64") == 2 and "src='http" not in page and "class='warning'" in page
+
+
+def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, recipes, phantom, trained):
+    before = contents(out)
+    assert main(words(recipes, phantom.folder, out, "--seeds", "0,1")) == 0
+    assert trained == [] and contents(out) == before
+
+
+def test_another_seed_trains_that_seed_only(out, recipes, phantom, trained, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    assert main(words(recipes, phantom.folder, tmp_path / "out", "--seeds", "0,2")) == 0
+    assert trained == [str(tmp_path / "out" / "runs" / name / "seed2") for name in ("mamba", "control")]
+
+
+def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(out, recipes, phantom, trained, tmp_path, monkeypatch):
+    real = SegmentationModule.training_step
+
+    def stop(self, batch, batch_idx):
+        if self.global_step == 3 and self.seed == 1:
+            raise RuntimeError("stopped")
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationModule, "training_step", stop)
+        assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 2
+    assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 0
+    again = [path.removeprefix(str(tmp_path / "runs")) for path in trained]
+    assert again == ["/mamba/seed0", "/mamba/seed1", "/mamba/seed1", "/control/seed0", "/control/seed1"]
+    for name in ("mamba", "control"):
+        whole, resumed = (load_file(f / "runs" / name / "seed1" / "best.safetensors") for f in (out, tmp_path))
+        assert all((whole[key] == resumed[key]).all() for key in whole)
+    assert (out / "table.csv").read_text() == (tmp_path / "table.csv").read_text()
+
+
+def test_the_numbers_are_those_of_evaluate(out, phantom, tmp_path):
+    said = json.loads((out / "comparison.json").read_text())
+    with open(out / "table.csv", newline="") as file:
+        rows = {row["network"]: row for row in csv.DictReader(file)}
+    for name in ("mamba", "control"):
+        dice = []
+        for seed in (0, 1):
+            run = out / "runs" / name / f"seed{seed}"
+            assert main(["evaluate", str(run), "--data", str(phantom.folder), "--out", str(tmp_path / run.name)]) == 0
+            summary = Evaluation.read(tmp_path / run.name).summary()
+            assert summary == said["networks"][name]["summaries"][seed]
+            dice.append(summary["foreground"]["dice"]["mean"])
+        assert float(rows[name]["Dice mean"]) == pytest.approx(np.mean(dice))
+        assert float(rows[name]["Dice sd"]) == pytest.approx(np.std(dice, ddof=1))
+
+
+def test_external_predictions_are_a_row_like_any_other(out, recipes, phantom, tmp_path, capsys):
+    shutil.copytree(out, tmp_path / "out")
+    for name in phantom.splits["test"]:
+        (tmp_path / "truth").mkdir(exist_ok=True)
+        np.savez(tmp_path / "truth" / f"{name}.npz", label=phantom.case(name).label)
+    more = ("--external", f"oracle={tmp_path / 'truth'}", "--reference", "oracle")
+    assert main(words(recipes, phantom.folder, tmp_path / "out", *more)) == 0
+    said = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert said["networks"]["oracle"]["metrics"]["dice"]["values"] == [1.0] and said["networks"]["oracle"]["external"]
+    assert all(test["effect"] == -1 for test in said["tests"] if test["metric"] == "dice")
+    assert "| oracle | external predictions |" in (tmp_path / "out" / "table.md").read_text()
+
+    missing = phantom.splits["test"][0]
+    (tmp_path / "truth" / f"{missing}.npz").unlink()
+    assert main(words(recipes, phantom.folder, tmp_path / "out", *more)) == 2
+    assert missing in capsys.readouterr().err
+
+
+def test_folds_test_every_patient_once_on_a_network_that_did_not_see_it(recipes, phantom, tmp_path):
+    comparison = compare({"mamba": load_recipe(recipes[0])}, phantom.folder, tmp_path, folds=3)
+    assert sorted(comparison.evaluation.cases) == sorted(phantom.identifiers)
+    for fold in range(3):
+        run = tmp_path / "runs" / "mamba" / f"seed0_fold{fold}"
+        split = json.loads((run / "split.json").read_text())
+        assert split == {name: phantom.splits[f"fold{fold}/{name}"] for name in ("train", "val", "test")}
+        assert sorted(path.stem for path in (run / f"evaluation_fold{fold}_test" / "predictions").iterdir()) == sorted(
+            split["test"]
+        )
+    assert len(comparison.entries["mamba"].evaluations) == 1 and len(comparison.entries["mamba"].runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--iterations", "5"], "iterations: 4 then, 5 now"),
+        (["--folds", "5"], "has 3 folds, asked for 5"),
+        (["--reference", "absent"], "'absent' is not among mamba, control"),
+        (["--external", "mamba=absent"], "rename one"),
+        (["--external", "nnunet=absent"], "expected a folder of predictions"),
+        (["--seed", "3"], "--seeds"),
+        (["--seeds", "0,0"], "differ"),
+        (["--itterations", "3"], "did you mean 'iterations'"),
+        (["--trainer.devices", "2"], "one device"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_trained(out, recipes, phantom, trained, capsys, more, message):
+    assert main(words(recipes, phantom.folder, out, *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and trained == []
+
+
+def test_two_recipes_of_one_name_need_another(recipes, phantom, tmp_path, capsys):
+    assert main(words([recipes[0], recipes[0]], phantom.folder, tmp_path)) == 2
+    assert "two recipes are called 'mamba'" in capsys.readouterr().err
+
+
+def test_runs_on_another_split_or_other_data_are_refused(out, recipes, phantom, tmp_path):
+    named = {"mamba": load_recipe(recipes[0])}
+    shutil.copytree(phantom.folder, tmp_path / "data")
+    splits = json.loads((tmp_path / "data" / "splits.json").read_text())
+    cases = splits["cases"]
+    cases["train"], cases["test"] = [*cases["train"][1:], *cases["test"]], cases["train"][:1]
+    (tmp_path / "data" / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(RecipeError, match="another split"):
+        compare(named, tmp_path / "data", out)
+
+    shutil.copy(phantom.folder / "splits.json", tmp_path / "data")
+    described = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({**described, "fingerprint": "0" * 64}))
+    with pytest.raises(RecipeError, match="other data"):
+        compare(named, tmp_path / "data", out)
