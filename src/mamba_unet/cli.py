@@ -45,6 +45,16 @@ def prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    from mamba_unet.data import PreparedDataset
+    from mamba_unet.data import export as export_prepared
+
+    for note in export_prepared(PreparedDataset(args.prepared), args.out, args.layout):
+        print(f"note: {note}")
+    print(f"{args.layout} in {args.out}")
+    return 0
+
+
 def train(args: argparse.Namespace) -> int:
     from mamba_unet.training.recipes import load_recipe
 
@@ -212,6 +222,11 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--split", type=Path, help="JSON file with patients per split (default: the published split)")
         sub.add_argument("--folds", type=int, help="also split into so many folds")
         sub.add_argument("--seed", type=int, default=0, help="of a drawn split")
+
+    sub = command(export, "write a prepared data set in another program's layout")
+    sub.add_argument("prepared", type=Path, help="folder that `prepare` wrote")
+    sub.add_argument("out", type=Path, help="new folder")
+    sub.add_argument("--layout", required=True, help="synapse-transunet or nnunet")
 
     sub = command(train, "train by a recipe", usage="%(prog)s RECIPE [--resume] [--data DIR] [--out DIR] [--KEY VALUE]")
     sub.add_argument("recipe", type=Path, help="YAML file; each of its keys can be overridden: --optimizer.lr 0.001")

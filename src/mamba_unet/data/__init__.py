@@ -1,7 +1,8 @@
-"""Data: reading, checking, preparing, splitting and augmenting (numpy; torch only where a tensor is asked for)."""
+"""Data: reading, checking, preparing, exporting, splitting, augmenting (numpy; torch only where a tensor is wanted)."""
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import BadDataError, CheckReport, Problem
+from mamba_unet.data.export import export
 from mamba_unet.data.intensity import normalise_intensity
 from mamba_unet.data.phantom import write_phantom
 from mamba_unet.data.prepare import check, prepare
@@ -19,6 +20,7 @@ __all__ = [
     "SliceDataset",
     "check",
     "detect_layout",
+    "export",
     "normalise_intensity",
     "prepare",
     "resample_slice",

@@ -1,0 +1,165 @@
+"""A prepared data set as other programs read it: in TransUNet's Synapse layout, in nnU-Net's raw layout."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mamba_unet.data.case import Case
+from mamba_unet.data.intensity import normalise_intensity
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.readers.nnunet import NNUNET
+from mamba_unet.data.readers.synapse import TRANSUNET
+from mamba_unet.data.registry import DATASETS
+from mamba_unet.files import write_json, write_text
+
+SPLITS = ("train", "val", "test")
+
+
+def export(prepared: PreparedDataset, out: str | Path, layout: str, *, progress: bool = True) -> list[str]:
+    """Write the training, validation and test cases of a prepared data set in another program's layout.
+
+    The folder is written beside its place and renamed when it is complete.
+
+    "synapse-transunet": the arrays as they are. Training and validation cases become slices, `train_npz/
+    case0005_slice000.npz`, test cases volumes, `test_vol_h5/case0001.npy.h5`; image and label are float32. Lists in
+    `lists_Synapse/`: `train.txt` and `test_vol.txt` as TransUNet has them, and `val.txt`, whose slices are not in
+    `train.txt`.
+
+    "nnunet": NIfTI with the affine of the source. Training and validation cases are in `imagesTr` and `labelsTr`, test
+    cases in `imagesTs` and `labelsTs`; `splits_final.json` has our training and validation split as fold 0. Images
+    scaled by a window are brought back to the window's units (whole numbers, where those of the source were) and
+    called "CT", so that nnU-Net treats them by its rule for CT; others stay in 0..1, and nnU-Net takes their z-score.
+
+    Args:
+        prepared: the data.
+        out: a new or empty folder.
+        layout: one of the two above.
+        progress: show a progress bar (on a terminal).
+
+    Returns:
+        What the exported folder does not tell or leaves out, in words.
+
+    Raises:
+        ValueError: the layout is another, or cannot hold the data; `out` holds files; there is no split `train`.
+    """
+    writers = {TRANSUNET.name: _write_transunet, NNUNET.name: _write_nnunet}
+    if layout not in writers:
+        raise ValueError(f"no export to the layout {layout!r}; expected one of {', '.join(writers)}")
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; give a new one for the export")
+    prepared.split("train")
+    splits = {name: prepared.splits.get(name, []) for name in SPLITS}
+    if layout == TRANSUNET.name:
+        _check_transunet(prepared, [identifier for split in splits.values() for identifier in split])
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(map(len, splits.values()))
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary,
+        tqdm(total=total, desc="export", unit="case", disable=None if progress else True) as bar,
+    ):
+        folder = Path(temporary) / out.name
+        notes = writers[layout](prepared, splits, folder, bar)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(folder, out)
+    if left_out := sorted(set(prepared.identifiers).difference(*splits.values())):
+        notes.append(f"{len(left_out)} cases that are not in {', '.join(SPLITS)} are left out: {_some(left_out)}")
+    return notes
+
+
+def _check_transunet(prepared: PreparedDataset, identifiers: Iterable[str]) -> None:
+    synapse = DATASETS["synapse"]
+    unlike = [identifier for identifier in identifiers if not re.fullmatch(r"case\d+", identifier)]
+    for fits, found in (
+        (prepared.class_names == list(synapse.class_names), f"the classes {', '.join(prepared.class_names)}"),
+        (prepared.intensity == synapse.intensity, f"the intensities {prepared.intensity}"),
+        (not unlike, f"cases named {_some(unlike)}"),
+    ):
+        if not fits:
+            raise ValueError(
+                f"{prepared.folder}: the layout {TRANSUNET.name} does not describe its data, so all that read it "
+                f"expect Synapse's classes {', '.join(synapse.class_names)}, intensities {synapse.intensity} and cases "
+                f"named case0001; this data set has {found}; the layout {NNUNET.name} holds any"
+            )
+
+
+def _write_transunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], folder: Path, bar: tqdm) -> list[str]:
+    import h5py
+
+    slices, volumes, lists = folder / "train_npz", folder / "test_vol_h5", folder / "lists_Synapse"
+    for path in (slices, volumes):
+        path.mkdir(parents=True)
+    for split in ("train", "val"):
+        names = []
+        for case in map(prepared.case, splits[split]):
+            for number, (image, label) in enumerate(zip(case.image, case.label, strict=True)):
+                names.append(f"{case.identifier}_slice{number:03d}")
+                np.savez(slices / f"{names[-1]}.npz", image=image, label=label.astype(np.float32))
+            bar.update()
+        write_text(lists / f"{split}.txt", _lines(names))
+    for case in map(prepared.case, splits["test"]):
+        with h5py.File(volumes / f"{case.identifier}.npy.h5", "w") as file:
+            file["image"], file["label"] = case.image, case.label.astype(np.float32)
+        bar.update()
+    write_text(lists / "test_vol.txt", _lines(splits["test"]))
+    return ["this layout has neither voxel size nor orientation; distances measured on it are in voxels"]
+
+
+def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], folder: Path, bar: tqdm) -> list[str]:
+    unplaced = []
+    for split, identifiers in splits.items():
+        part = "Ts" if split == "test" else "Tr"
+        for case in map(prepared.case, identifiers):
+            _save_nifti(_in_units(case.image, prepared), case, folder / f"images{part}" / f"{case.identifier}_0000")
+            _save_nifti(case.label, case, folder / f"labels{part}" / case.identifier)
+            if case.affine is None:
+                unplaced.append(case.identifier)
+            bar.update()
+    write_json(folder / "splits_final.json", [{split: list(splits[split]) for split in ("train", "val")}])
+    write_json(
+        folder / "dataset.json",
+        {
+            "name": prepared.name,
+            "description": prepared.description,
+            "channel_names": {"0": "CT" if prepared.intensity["method"] == "window" else "zscore"},
+            "labels": {"background": 0, **{name: k for k, name in enumerate(prepared.class_names) if k}},
+            "numTraining": len(splits["train"]) + len(splits["val"]),
+            "file_ending": ".nii.gz",
+        },
+    )
+    return [f"voxels of 1 mm are assumed in {len(unplaced)} cases without a size: {_some(unplaced)}"] * bool(unplaced)
+
+
+def _save_nifti(array: np.ndarray, case: Case, path: Path) -> None:
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array.transpose(2, 1, 0), np.eye(4) if case.affine is None else case.affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path.with_name(f"{path.name}.nii.gz"))
+
+
+def _in_units(image: np.ndarray, prepared: PreparedDataset) -> np.ndarray:
+    """What was scaled by a window, in the window's units: as whole numbers, if they scale to the very same image."""
+    rule = prepared.intensity
+    if rule["method"] != "window":
+        return image
+    units = image.astype(np.float64) * (rule["high"] - rule["low"]) + rule["low"]
+    whole = np.rint(units).astype(np.int32)
+    return whole if np.array_equal(normalise_intensity(whole, rule), image) else units.astype(np.float32)
+
+
+def _lines(names: Iterable[str]) -> str:
+    return "".join(f"{name}\n" for name in names)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
