@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 import warnings
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -88,6 +90,22 @@ class RunFolder(Callback):
                     "best_validation_dice": self.best_dice,
                 },
             )
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar over the iterations; a run has no epochs. Sparing where the output is a file."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 50)
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("train")
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def split_of(recipe: Recipe, prepared: PreparedDataset) -> dict[str, list[str]]:
@@ -195,7 +213,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         enable_model_summary=False,
         log_every_n_steps=min(10, recipe.iterations),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
-        callbacks=[run_folder],
+        callbacks=[run_folder, Progress()],
     )
     with warnings.catch_warnings():
         # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
