@@ -1,6 +1,6 @@
 """The control that mixes tokens by a fixed filter where SS2D scans; the one that does not mix them is `GatedMixer`.
 
-Which parameters the controls have, and why, is in docs/decisions/0005-control.md.
+Which parameters the controls have, and why, is in docs/decisions/0004-control.md.
 """
 
 import torch
