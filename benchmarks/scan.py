@@ -6,10 +6,11 @@
 
 The work is Mamba-UNet's first stage: an S x S image gives S/4 x S/4 pixels with 192 channels, 16 states, 4 directions.
 A backend whose outputs or gradients disagree with the float64 reference is named, and not timed. Writes a table (.md),
-all numbers (.json) and time against pixels (.png) to benchmarks/results/.
+all numbers (.json) and time against pixels (.png) to benchmarks/results/. mamba-ssm joins on CUDA where it is installed.
 """
 
 import argparse
+import importlib.util
 import sys
 import warnings
 from pathlib import Path
@@ -48,13 +49,42 @@ def make_inputs(batch: int, side: int, channels: int, dtype: torch.dtype, device
     return activations + parameters
 
 
+def scan(name: str, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+    """The four-direction scan by one of our backends, or as it is done with mamba-ssm: on four copies of the map."""
+    if name != "mamba-ssm":
+        return ss2d_scan(u, dt, B, C, A, D, dt_bias, backend=name)
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    batch, height, width, channels = u.shape
+    rows = torch.arange(height * width, device=u.device)
+    columns = rows.view(height, width).T.reshape(-1)
+    paths = torch.stack([rows, columns, rows.flip(0), columns.flip(0)])  # (K, L)
+
+    def along_paths(x: Tensor) -> Tensor:  # (B, H, W, K or 1, X) -> (B, K, X, L)
+        x = x.flatten(1, 2).movedim(1, -1).expand(-1, 4, -1, -1)
+        return x.gather(-1, paths[None, :, None].expand_as(x))
+
+    y = selective_scan_fn(
+        along_paths(u.unsqueeze(3)).flatten(1, 2),
+        along_paths(dt).flatten(1, 2),
+        A.flatten(0, 1).contiguous(),
+        along_paths(B),
+        along_paths(C),
+        D.div(4).repeat(4),
+        delta_bias=dt_bias.flatten(),
+        delta_softplus=True,
+    ).view(batch, 4, channels, -1)
+    back = paths.argsort(-1)[None, :, None].expand_as(y)
+    return y.float().gather(-1, back).sum(1).transpose(1, 2).reshape(u.shape)
+
+
 def disagreement(backend: str, dtype: torch.dtype, device: str) -> str:
     """Where a backend's output or gradients leave the float64 reference's, or an empty string."""
     inputs = make_inputs(2, 12, 48, dtype, device)
     results = []
     for name, convert in (("reference", Tensor.double), (backend, Tensor.clone)):
         leaves = [convert(x).requires_grad_() for x in inputs]
-        y = ss2d_scan(*leaves, backend=name)
+        y = scan(name, *leaves)
         weights = torch.linspace(-1, 1, y.numel(), device=device).view(y.shape).to(y.dtype)
         results.append([y, *torch.autograd.grad(y, leaves, weights)])
     for name, truth, result in zip(("y", "u", "dt", "B", "C", "A", "D", "dt_bias"), *results, strict=True):
@@ -67,13 +97,13 @@ def disagreement(backend: str, dtype: torch.dtype, device: str) -> str:
 def measure(backend: str, inputs: list[Tensor], device: str, with_backward: bool = True) -> dict[str, float]:
     """Milliseconds of the forward pass, and of forward and backward pass together."""
     with torch.no_grad():
-        result = {"forward_ms": median_ms(lambda: ss2d_scan(*inputs, backend=backend), device)}
+        result = {"forward_ms": median_ms(lambda: scan(backend, *inputs), device)}
     if with_backward:
         leaves = [x.detach().requires_grad_() for x in inputs]
         gradient = torch.ones_like(inputs[0], dtype=torch.float32)
 
         def both() -> None:
-            torch.autograd.grad(ss2d_scan(*leaves, backend=backend), leaves, gradient)
+            torch.autograd.grad(scan(backend, *leaves), leaves, gradient)
 
         result["forward_backward_ms"] = median_ms(both, device)
     return result
@@ -92,7 +122,7 @@ def activation_mib(backend: str, inputs: list[Tensor]) -> float:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        y = ss2d_scan(*leaves, backend=backend)  # alive until the sum is taken: no address is used twice
+        y = scan(backend, *leaves)  # alive until the sum is taken: no address is used twice
     total = sum(kept.values()) / 2**20
     del y
     return total
@@ -132,6 +162,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
     backends = [row.name for row in backend_status(device)[1:] if row.available and row.name != "reference"]
+    if device == "cuda" and importlib.util.find_spec("mamba_ssm"):
+        backends.append("mamba-ssm")
     refused = {name: why for name in backends if (why := disagreement(name, dtype, device))}
     timed = [name for name in backends if name not in refused]
 
