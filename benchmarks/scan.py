@@ -6,7 +6,7 @@
 
 The work is Mamba-UNet's first stage: an S x S image gives S/4 x S/4 pixels with 192 channels, 16 states, 4 directions.
 A backend whose outputs or gradients disagree with the float64 reference is named, and not timed. Writes a table (.md),
-all numbers (.json) and time against pixels (.png) to benchmarks/results/. mamba-ssm joins on CUDA where it is installed.
+all numbers (.json) and time against pixels (.png) to benchmarks/results/. mamba-ssm joins on CUDA where installed.
 """
 
 import argparse
