@@ -144,3 +144,11 @@ def test_synthetic_data_is_named_so_first():
     assert not comparison(e).synthetic
     synthetic = SimpleNamespace(**{**vars(PREPARED), "description": "synthetic hearts"})
     assert "Synthetic" in dataclasses.replace(comparison(e), prepared=synthetic).result_notes()[0]
+
+
+def test_better_trainings_are_counted_over_all_pairs_of_seeds():
+    mamba = entry("mamba", evaluation([[0.6, 0.6]] * 3, FLAT), evaluation([[0.9, 0.9]] * 3, [[INF, 1.0]] * 3))
+    unet = entry("unet", evaluation([[0.5, 0.7]] * 3, FLAT), evaluation([[0.7, 0.9]] * 3, [[1.0, 1.0]] * 3))
+    dice, hd95 = comparison(mamba, unet).tests  # unet 0.6, 0.8 against mamba 0.6, 0.9
+    assert (dice["better_pairs"], dice["pairs_of_trainings"]) == (1, 4)
+    assert (hd95["better_pairs"], hd95["pairs_of_trainings"]) == (3, 4)  # 3, 1 against 3, inf

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mamba_unet.cli import main
 from mamba_unet.comparison import run as run_module
 from mamba_unet.comparison.run import compare
+from mamba_unet.data.splits import shipped_split
 from mamba_unet.evaluation import Evaluation
 from mamba_unet.training.recipes import RecipeError, load_recipe
 from mamba_unet.training.run import SegmentationModule
@@ -195,3 +196,21 @@ def test_runs_on_another_split_or_other_data_are_refused(out, recipes, phantom, 
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({**described, "fingerprint": "0" * 64}))
     with pytest.raises(RecipeError, match="other data"):
         compare(named, tmp_path / "data", out)
+
+
+def test_real_hearts_go_from_their_folder_to_every_table_and_figure(recipes, acdc_dir, tmp_path):
+    wanted = [patient for name, count in (("train", 3), ("val", 1), ("test", 3)) for patient in shipped(name)[:count]]
+    volumes = tmp_path / "acdc" / "ACDC_training_volumes"
+    volumes.mkdir(parents=True)
+    for path in (acdc_dir / "ACDC_training_volumes").iterdir():
+        if path.name.split("_")[0] in wanted:
+            (volumes / path.name).symlink_to(path)
+    assert main(["prepare", str(tmp_path / "acdc"), str(tmp_path / "data")]) == 0
+    assert main(words(recipes, tmp_path / "data", tmp_path / "out", "--iterations", "2")) == 0
+    assert all((tmp_path / "out" / name).stat().st_size > 100 for name in WRITTEN)
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "6 cases of 3 patients" in table and "HD95 (voxels)" in table and "Synthetic" not in table
+
+
+def shipped(split: str) -> list[str]:
+    return sorted(shipped_split("acdc.json")[split])

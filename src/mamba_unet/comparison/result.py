@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -63,14 +64,22 @@ class Entry:
 
     def per_patient(self, metric: str) -> dict[str, float]:
         """Patient -> mean over classes, cases and trainings; infinite if one of them is, NaN where none is defined."""
-        by_case: dict[tuple[str, int, str], list[float]] = {}
-        for number, evaluation in enumerate(self.evaluations):
-            for row in evaluation.rows:
-                by_case.setdefault((row["patient"], number, row["case"]), []).append(row[metric])
-        by_patient: dict[str, list[float]] = {}
-        for (patient, _, _), values in by_case.items():
-            by_patient.setdefault(patient, []).append(_defined_mean(values))
-        return {patient: _defined_mean(by_patient[patient]) for patient in sorted(by_patient)}
+        return _per_patient(self.evaluations, metric)
+
+    def per_training(self, metric: str) -> list[float]:
+        """Mean over patients of each training; infinite if one of them is."""
+        return [_defined_mean(list(_per_patient([e], metric).values())) for e in self.evaluations]
+
+
+def _per_patient(evaluations: Sequence[Evaluation], metric: str) -> dict[str, float]:
+    by_case: dict[tuple[str, int, str], list[float]] = {}
+    for number, evaluation in enumerate(evaluations):
+        for row in evaluation.rows:
+            by_case.setdefault((row["patient"], number, row["case"]), []).append(row[metric])
+    by_patient: dict[str, list[float]] = {}
+    for (patient, _, _), values in by_case.items():
+        by_patient.setdefault(patient, []).append(_defined_mean(values))
+    return {patient: _defined_mean(by_patient[patient]) for patient in sorted(by_patient)}
 
 
 def _defined_mean(values: Sequence[float]) -> float:
@@ -168,21 +177,25 @@ class Comparison:
 
     @cached_property
     def tests(self) -> list[dict[str, Any]]:
-        """Each network against the reference, per patient: network, metric, what `paired_test` finds, p_holm."""
+        """Each network against the reference: network, metric, what `paired_test` finds over patients, p_holm, and of
+        how many pairs of a training of the network and one of the reference the network's has the better mean."""
         tests = []
         metrics = [m for m in TESTED if m not in DISTANCE_METRICS or self.evaluation.distance_unit != "mixed"]
+        reference = self.entries[self.reference]
         for metric in metrics:
-            reference = self.entries[self.reference].per_patient(metric)
+            higher = metric not in DISTANCE_METRICS
+            expected = reference.per_patient(metric)
             for name, entry in self.entries.items():
                 if name == self.reference:
                     continue
                 values = entry.per_patient(metric)
                 found = paired_test(
-                    [values[patient] for patient in reference],
-                    list(reference.values()),
-                    higher_is_better=metric not in DISTANCE_METRICS,
+                    [values[patient] for patient in expected], list(expected.values()), higher_is_better=higher
                 )
-                tests.append({"network": name, "metric": metric, **asdict(found)})
+                pairs = list(product(entry.per_training(metric), reference.per_training(metric)))
+                better = sum(own > other if higher else own < other for own, other in pairs)
+                trainings = {"pairs_of_trainings": len(pairs), "better_pairs": better}
+                tests.append({"network": name, "metric": metric, **asdict(found), **trainings})
         for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = p
         return tests
@@ -206,10 +219,11 @@ class Comparison:
                     "-" if test["effect"] is None else f"{test['effect']:+.2f}",
                     _p_text(test["p"]),
                     _p_text(test["p_holm"]),
+                    f"{test['better_pairs']} of {test['pairs_of_trainings']}",
                 ]
             )
         titles = [f"against {self.reference}", "metric", "patients", "ties", "left out", "median difference"]
-        return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)"], rows)
+        return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", "better trainings"], rows)
 
     @property
     def title(self) -> str:
@@ -270,6 +284,9 @@ class Comparison:
             "has the largest rank. Left out: patients with an undefined value, or infinite for both networks.",
             "Patients are the sample. A small p says that more patients like these would show the difference between "
             "these very trainings; a large p does not say that the networks are equally good.",
+            "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
+            "network's mean over patients is the better one. Neither few nor nearly all: seeds decide as much as "
+            "networks do.",
         ]
         if number * smallest > 0.05:
             lines.append(
