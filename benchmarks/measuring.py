@@ -4,6 +4,7 @@ import datetime
 import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mamba_unet.cli import main as mamba_unet
 from mamba_unet.environment import describe_environment, hardware_name
 from mamba_unet.files import write_json, write_text
 
@@ -35,6 +37,13 @@ def median_ms(run: Callable[[], object], device: str = "cpu", seconds: float = 1
     while sum(times) < 1000 * seconds and len(times) < 200:
         times.append(once())
     return statistics.median(times)
+
+
+def run(*words: str | Path) -> None:
+    """Run a `mamba-unet` command in this process; leave with its exit code if it fails."""
+    print("$ mamba-unet", *words, flush=True)
+    if code := mamba_unet([str(word) for word in words]):
+        sys.exit(code)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -10,24 +10,16 @@ validation patients, measures it once on the test patients, and writes benchmark
 import argparse
 import json
 import shlex
-import sys
 from pathlib import Path
 
 from mamba_unet.checkpoint import load_checkpoint
-from mamba_unet.cli import main as mamba_unet
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation import Evaluation
 from mamba_unet.training.recipes import load_recipe
-from measuring import write_result
+from measuring import run, write_result
 
 # What the paper reports for Mamba-UNet on the 20 test patients, trained from VMamba-Tiny's ImageNet weights.
 PAPER = {"acdc": 0.9281}
-
-
-def run(*words: str | Path) -> None:
-    print("$ mamba-unet", *words, flush=True)
-    if code := mamba_unet([str(word) for word in words]):
-        sys.exit(code)
 
 
 def main() -> None:
