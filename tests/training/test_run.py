@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mamba_unet.checkpoint import load_checkpoint
+from mamba_unet.data import prepare, write_phantom
 from mamba_unet.training import run as run_module
 from mamba_unet.training.module import NonFiniteLossError, SegmentationModule
 from mamba_unet.training.recipes import RecipeError, save_recipe
@@ -103,6 +104,23 @@ def test_resuming_with_another_recipe_is_refused_and_names_what_differs(recipe):
     folder = train(dataclasses.replace(recipe, iterations=1, validate_every=1))
     with pytest.raises(RecipeError, match=r"batch_size: 4 then, 2 now"):
         train(dataclasses.replace(recipe, iterations=1, validate_every=1, batch_size=2, out=str(folder)), resume=True)
+
+
+def test_resuming_on_data_that_was_prepared_anew_is_refused_before_anything_is_written(recipe, phantom, tmp_path):
+    folder = train(dataclasses.replace(recipe, iterations=1, validate_every=1))
+    again = dataclasses.replace(recipe, iterations=1, validate_every=1, data=str(tmp_path / "data"), out=str(folder))
+    before = (folder / "split.json").read_bytes()
+
+    write_phantom(tmp_path / "raw", cases=8, seed=0)
+    prepare(tmp_path / "raw", tmp_path / "data", seed=1, progress=False)
+    with pytest.raises(RecipeError, match="another split"):
+        train(again, resume=True)
+
+    write_phantom(tmp_path / "other", cases=8, seed=1)
+    prepare(tmp_path / "other", tmp_path / "data", splits=phantom.folder / "splits.json", progress=False)
+    with pytest.raises(RecipeError, match="other data"):
+        train(again, resume=True)
+    assert (folder / "split.json").read_bytes() == before
 
 
 def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recipe, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.checkpoint import find_checkpoint, load_checkpoint, read_metadata
+from mamba_unet.checkpoint import find_checkpoint, load_checkpoint
 from mamba_unet.comparison.output import write_comparison
 from mamba_unet.comparison.result import Comparison, Entry
 from mamba_unet.data.case import Case
@@ -25,7 +25,7 @@ from mamba_unet.scoring import (
     read_prediction,
 )
 from mamba_unet.training.recipes import Recipe, RecipeError
-from mamba_unet.training.run import BEST, RECIPE, check_resumable, split_of, train
+from mamba_unet.training.run import check_resumable, train
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def compare(
         find_predictions(folder, tested)
     plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
     for run in (run for runs in plan.values() for run in runs):
-        _check_run(run, prepared)
+        check_resumable(Path(run.out), run, prepared)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
     for number, (name, run) in enumerate(waiting, start=1):
@@ -158,27 +158,6 @@ def _plan(
         for seed in seeds
         for fold in ([None] if folds is None else range(folds))
     ]
-
-
-def _check_run(run: Recipe, prepared: PreparedDataset) -> None:
-    """Raise ValueError if the run's folder holds another experiment: another recipe, other data, another split."""
-    folder = Path(run.out)
-    if (folder / RECIPE).is_file():
-        check_resumable(folder, run)
-    if (folder / "split.json").is_file():
-        before, now = json.loads((folder / "split.json").read_text(encoding="utf-8")), split_of(run, prepared)
-        changed = [name for name in ("train", "val") if before.get(name) != now.get(name)]
-        if changed:
-            raise RecipeError(
-                f"{folder} was trained on another split of the data ({' and '.join(changed)} differ from "
-                f"{prepared.folder}); choose another --out, or prepare the data with the split of that run"
-            )
-    best = folder / BEST
-    if best.is_file() and (metadata := read_metadata(best)) and metadata.fingerprint != prepared.fingerprint:
-        raise RecipeError(
-            f"{folder} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
-            f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
-        )
 
 
 def _is_complete(run: Recipe) -> bool:

@@ -1,5 +1,6 @@
 """From a recipe to a run folder: the one training loop, Lightning's, and what it leaves on disk."""
 
+import json
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mamba_unet import __version__
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
 from mamba_unet.data.module import SegmentationDataModule, split_name
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
@@ -26,7 +27,7 @@ from mamba_unet.models.registry import build_model, resolve_config
 from mamba_unet.training.module import SegmentationModule
 from mamba_unet.training.recipes import Recipe, RecipeError, load_recipe, save_recipe
 
-BEST, LAST, RECIPE = "best.safetensors", "last.ckpt", "recipe.yaml"
+BEST, LAST, RECIPE, SPLIT = "best.safetensors", "last.ckpt", "recipe.yaml", "split.json"
 FREE_ON_RESUME = ("data", "out", "workers", "trainer")  # what may change without changing the experiment
 
 log = logging.getLogger(__name__)
@@ -119,13 +120,28 @@ def split_of(recipe: Recipe, prepared: PreparedDataset) -> dict[str, list[str]]:
     return {name: prepared.split(split_name(name, recipe.fold)) for name in ("train", "val", "test")}
 
 
-def check_resumable(folder: Path, recipe: Recipe) -> None:
-    """Raise RecipeError if the run in `folder` was started with another recipe."""
-    before, now = asdict(load_recipe(folder / RECIPE)), asdict(recipe)
-    changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != before[key]]
-    if changed:
-        lines = "; ".join(f"{key}: {before[key]} then, {now[key]} now" for key in changed)
-        raise RecipeError(f"{folder} was started with another recipe ({lines}); give the same, or another --out")
+def check_resumable(folder: Path, recipe: Recipe, prepared: PreparedDataset) -> None:
+    """Raise RecipeError if the run in `folder` is another experiment: another recipe, another split or other data."""
+    if (folder / RECIPE).is_file():
+        before, now = asdict(load_recipe(folder / RECIPE)), asdict(recipe)
+        changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != before[key]]
+        if changed:
+            lines = "; ".join(f"{key}: {before[key]} then, {now[key]} now" for key in changed)
+            raise RecipeError(f"{folder} was started with another recipe ({lines}); give the same, or another --out")
+    if (folder / SPLIT).is_file():
+        before, now = json.loads((folder / SPLIT).read_text(encoding="utf-8")), split_of(recipe, prepared)
+        changed = [name for name in ("train", "val") if before.get(name) != now.get(name)]
+        if changed:
+            raise RecipeError(
+                f"{folder} was trained on another split of the data ({' and '.join(changed)} differ from "
+                f"{prepared.folder}); choose another --out, or prepare the data with the split of that run"
+            )
+    best = folder / BEST
+    if best.is_file() and (metadata := read_metadata(best)) and metadata.fingerprint != prepared.fingerprint:
+        raise RecipeError(
+            f"{folder} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
+            f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
+        )
 
 
 def train(recipe: Recipe, resume: bool = False) -> Path:
@@ -139,7 +155,8 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         resume: go on from the folder's `last.ckpt`; from the start where there is none yet.
 
     Raises:
-        RecipeError: data or out are missing, the folder holds a run already, or another recipe's.
+        RecipeError: data or out are missing, the folder holds a run already, or that of another recipe, split or
+            data.
         NonFiniteLossError: the loss became NaN or infinite; checkpoints stay as they were.
     """
     if recipe.data is None or recipe.out is None:
@@ -147,12 +164,12 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     folder = Path(recipe.out)
     last = folder / LAST
     leader = rank_zero_only.rank == 0  # the other processes of a distributed run find the folder begun by it
-    if leader and (folder / RECIPE).exists():
-        if not resume:
-            raise RecipeError(f"{folder} holds a run already; --resume continues it, or choose another --out")
-        check_resumable(folder, recipe)
+    if leader and (folder / RECIPE).exists() and not resume:
+        raise RecipeError(f"{folder} holds a run already; --resume continues it, or choose another --out")
 
     prepared = PreparedDataset(recipe.data)
+    if leader:
+        check_resumable(folder, recipe, prepared)
     torch.manual_seed(recipe.seed)
     config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name) | {
         "in_channels": 1,
@@ -166,7 +183,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
             log.info("%s", loaded)
             write_text(folder / "pretrained.txt", f"{loaded}\n")
         save_recipe(folder / RECIPE, recipe)
-        write_json(folder / "split.json", split_of(recipe, prepared))
+        write_json(folder / SPLIT, split_of(recipe, prepared))
         write_json(folder / "versions.json", describe_environment())
     metadata = CheckpointMetadata(
         model=recipe.model.name,
