@@ -1,12 +1,14 @@
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -137,6 +139,38 @@ def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recip
     model, metadata = load_checkpoint(recipe.out)
     assert metadata.validation["iteration"] == 4
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_weights_that_became_infinite_do_not_become_the_state_to_resume_from(recipe, monkeypatch):
+    def poisoned(self: SegmentationModule, *args):
+        if self.global_step == 8:  # after the last update before the second validation, whose loss was finite
+            next(self.model.parameters()).data[0] = float("inf")
+
+    monkeypatch.setattr(run_module.SegmentationModule, "on_train_batch_end", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"weights .* at iteration 7; slices in the batch: phantom\S+/\d+"):
+        train(recipe)
+    assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_the_last_iteration_is_validated_whatever_the_interval(recipe):
+    recipe.iterations, recipe.validate_every = 5, 2
+    folder = train(recipe)
+    assert list(logged(folder, "val/dice")) == [1, 3, 4]
+    train(recipe, resume=True)  # has nothing left to do
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert json.loads((folder / "progress.json").read_text())["iteration"] == 5
+    assert list(logged(folder, "val/dice")) == [1, 3, 4]
+
+
+def test_validation_patients_without_any_foreground_are_said(recipe, phantom, tmp_path, monkeypatch):
+    data = shutil.copytree(phantom.folder, tmp_path / "data")
+    for case in phantom.split("val"):
+        np.save(data / "labels" / f"{case}.npy", np.zeros(phantom.shape(case), np.uint8))
+    recipe.data, recipe.iterations, recipe.validate_every = str(data), 1, 1
+    empty = "mamba_unet.training.module.predict_volume"
+    monkeypatch.setattr(empty, lambda model, image, size: np.zeros(image.shape, np.uint8))
+    with pytest.raises(ValueError, match="no foreground class is in any label of the validation cases"):
+        train(recipe)
 
 
 def test_missing_data_or_out_is_said(recipe):

@@ -1,6 +1,7 @@
 """One training step and one validation, as a LightningModule."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from mamba_unet.training.recipes import OptimizerRecipe
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss or the weights became NaN or infinite."""
+
+    def __init__(self, what: str, iteration: int, names: Sequence[str]) -> None:
+        super().__init__(
+            f"{what} at iteration {iteration}; slices in the batch: {', '.join(names)}. The run folder keeps its last "
+            "good checkpoints. Ways out: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, "
+            "trainer.precision=32-true; `mamba-unet check` finds broken images"
+        )
 
 
 class SegmentationModule(LightningModule):
@@ -48,24 +56,26 @@ class SegmentationModule(LightningModule):
         self.image_size, self.class_names, self.seed = image_size, class_names, seed
         self.evaluation: Evaluation | None = None  # the last validation's
         self._validated: list[tuple[Case, np.ndarray]] = []
+        self._batch_names: Sequence[str] = ()  # the last iteration's
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}/{self.global_rank}".encode()))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self._batch_names = batch["name"]
         losses = segmentation_loss(self.model(batch["image"]), batch["label"])
         if not torch.isfinite(losses["loss"]):
-            raise NonFiniteLossError(
-                f"the loss became {losses['loss'].item()} at iteration {self.global_step}; slices in the batch: "
-                f"{', '.join(batch['name'])}. The run folder keeps its last good checkpoints. Ways out: a lower "
-                "optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, trainer.precision=32-true; "
-                "`mamba-unet check` finds broken images"
-            )
+            raise NonFiniteLossError(f"the loss became {losses['loss'].item()}", self.global_step, self._batch_names)
         self.log("train/loss", losses["loss"], prog_bar=True, sync_dist=True)
         self.log("train/cross_entropy", losses["cross_entropy"], sync_dist=True)
         self.log("train/dice_loss", losses["dice_loss"], sync_dist=True)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        # a finite loss can have an infinite gradient; such weights must not become the checkpoint to resume from
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise NonFiniteLossError("weights became NaN or infinite", self.global_step - 1, self._batch_names)
 
     def validation_step(self, identifier: str, batch_idx: int) -> None:
         case = self.trainer.datamodule.prepared.case(identifier)

@@ -93,7 +93,8 @@ class Recipe:
         augment: the paper's rotations and flips.
         batch_size: slices per iteration, over all devices together.
         iterations: optimiser steps.
-        validate_every: iterations between validations on whole volumes, after each of which the run can be resumed.
+        validate_every: iterations between validations on whole volumes, after each of which the run can be resumed; the
+            last iteration is validated always.
         optimizer: the optimiser.
         trainer: Lightning's settings.
         workers: processes that load data, or null to fit the machine.

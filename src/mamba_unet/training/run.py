@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder(Callback):
-    """After every validation: the best weights so far, the state to resume from, and the curves.
+    """After every validation, also after the last iteration: the best weights so far, the state to resume from, curves.
 
     `best.safetensors` is replaced when the mean foreground Dice on the validation patients rises, `last.ckpt` always;
     both are written beside and renamed, so that a kill leaves the one before.
@@ -54,11 +55,20 @@ class RunFolder(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates here too, wherever the interval has got to
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now, device = time.monotonic(), pl_module.device
         self.seconds, self._started = self.seconds + now - self._started, now
         evaluation = pl_module.evaluation
         dice = evaluation.mean_foreground_dice
+        if math.isnan(dice):
+            raise ValueError(
+                "no foreground class is in any label of the validation cases, so no checkpoint can be chosen on them; "
+                "prepare the data with a split whose validation patients show one"
+            )
         if dice > self.best_dice:
             self.best_dice = dice
             if trainer.is_global_zero:
@@ -157,7 +167,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     Raises:
         RecipeError: data or out are missing, the folder holds a run already, or that of another recipe, split or
             data.
-        NonFiniteLossError: the loss became NaN or infinite; checkpoints stay as they were.
+        NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
     """
     if recipe.data is None or recipe.out is None:
         raise RecipeError("a run needs its prepared data and its folder: --data FOLDER --out FOLDER")
