@@ -43,6 +43,13 @@ def test_save_pretrained_keeps_the_metadata_and_from_pretrained_gives_it_back(mo
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
 
 
+def test_what_train_wrote_can_be_saved_for_the_hub_and_loaded_again_as_a_checkpoint(model, metadata, tmp_path):
+    save_checkpoint(tmp_path / "run" / "best.safetensors", model, metadata)
+    trained, _ = load_checkpoint(tmp_path / "run")
+    trained.save_pretrained(tmp_path / "hub")
+    assert load_checkpoint(tmp_path / "hub")[1] == metadata
+
+
 def test_weights_alone_are_refused_with_the_reason(model, tmp_path):
     save_checkpoint(tmp_path / "model.safetensors", model, None)
     with pytest.raises(CheckpointError, match="weights only"):

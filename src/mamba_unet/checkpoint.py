@@ -112,4 +112,5 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
         )
     model = build_model(metadata.model, **metadata.config)
     model.load_state_dict(load_file(path))
+    model.metadata = metadata  # so that `save_pretrained` writes it again
     return model.eval(), metadata
