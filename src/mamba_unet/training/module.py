@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from mamba_unet.data.case import Case
 from mamba_unet.evaluation import Evaluation, evaluate_cases
 from mamba_unet.inference import predict_volume
 from mamba_unet.losses import segmentation_loss
@@ -55,7 +54,7 @@ class SegmentationModule(LightningModule):
         self.model, self.recipe, self.iterations = model, optimizer, iterations
         self.image_size, self.class_names, self.seed = image_size, class_names, seed
         self.evaluation: Evaluation | None = None  # the last validation's
-        self._validated: list[tuple[Case, np.ndarray]] = []
+        self._validated: dict[str, np.ndarray] = {}  # the predictions alone: an open case holds two files open
         self._batch_names: Sequence[str] = ()  # the last iteration's
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -79,13 +78,12 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, identifier: str, batch_idx: int) -> None:
         case = self.trainer.datamodule.prepared.case(identifier)
-        self._validated.append((case, predict_volume(self.model, case.image, self.image_size)))
+        self._validated[identifier] = predict_volume(self.model, case.image, self.image_size)
 
     def on_validation_epoch_end(self) -> None:
-        predictions = {case.identifier: prediction for case, prediction in self._validated}
         self.evaluation = evaluate_cases(
-            lambda case: predictions[case.identifier],
-            [case for case, _ in self._validated],
+            lambda case: self._validated[case.identifier],
+            map(self.trainer.datamodule.prepared.case, self._validated),
             self.class_names,
             distances=False,
         )
