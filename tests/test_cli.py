@@ -59,7 +59,8 @@ def test_evaluating_and_predicting_agree(work):
 
 
 def test_check_finds_what_is_broken_and_says_so_by_its_exit_code(work, tmp_path, capsys):
-    assert main(["check", str(work / "raw")]) == 0
+    assert main(["check", str(work / "raw"), "--seed", "3"]) == 0
+    assert "seed 3" in capsys.readouterr().out
     main(["phantom", str(tmp_path / "raw"), "--cases", "3"])
     (tmp_path / "raw" / "labelsTr" / "phantom_002.nii.gz").unlink()
     assert main(["check", str(tmp_path / "raw")]) == 1
@@ -75,6 +76,7 @@ def test_check_finds_what_is_broken_and_says_so_by_its_exit_code(work, tmp_path,
         (["train", "{work}/recipe.yaml", "--data", "{work}/data", "--out", "{work}/run"], "--resume"),
         (["train", "{work}/recipe.yaml", "--iteration", "3"], "did you mean 'iterations'"),
         (["train", "absent.yaml"], "no recipe at absent.yaml"),
+        (["predict", "{work}/run", "--out", "{work}/x"], "nothing to predict"),
         (["predict", "{work}/run", "absent.nii.gz", "--out", "{work}/x"], "absent.nii.gz"),
     ],
 )

@@ -1,9 +1,11 @@
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.data import prepare
 from mamba_unet.inference import Predictor, choose_device, predict_files, predict_volume
 
 
@@ -69,6 +71,48 @@ def test_a_nifti_comes_back_in_its_own_geometry_in_the_right_corner(checkpoint, 
     assert result.header.get_zooms() == stored.header.get_zooms()
     assert np.array_equal(np.asarray(result.dataobj), corner_image() > 3.5)
     assert b'"1": "bright"' in result.header.extensions[0].get_content()
+
+
+def test_the_header_stays_what_it_was_in_either_version_of_nifti(checkpoint, tmp_path):
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        stored = kind(corner_image(), np.diag([1.1, 1.2, 8, 1]))
+        stored.set_qform(np.diag([1.1, 1.2, 8, 1]), 2)
+        stored.set_sform(np.diag([1.0, 1.3, 8, 1]), 4)
+        nib.save(stored, tmp_path / "a.nii.gz")
+        stored = nib.load(tmp_path / "a.nii.gz")
+        Predictor(checkpoint)(tmp_path / "a.nii.gz").save(tmp_path / "b.nii.gz")
+        result = nib.load(tmp_path / "b.nii.gz")
+        assert type(result) is kind and np.array_equal(result.affine, stored.affine)
+        for get in ("get_qform", "get_sform"):
+            (before, code), (after, same) = (getattr(image, get)(coded=True) for image in (stored, result))
+            assert code == same and np.array_equal(before, after)
+
+
+def test_a_case_joined_from_slices_is_segmented_whole_under_its_own_name(checkpoint, tmp_path):
+    image = corner_image().transpose(2, 1, 0) / 7
+    for mark, case in enumerate(("patient001_frame01", "patient071_frame01", "patient081_frame01")):
+        image[0, 0, 0] = 0.1 * mark  # no two alike
+        for number, pixels in enumerate(image, start=1):
+            path = tmp_path / "src" / "slices" / f"{case}_slice_{number}.h5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
+                file["image"], file["label"] = pixels, (pixels > 0.5).astype(np.uint8)
+    prepared = prepare(tmp_path / "src", tmp_path / "data", progress=False)
+    assert len(prepared.identifiers) == 3
+    predict_files(Predictor(checkpoint), [], tmp_path / "out", prepared, prepared.identifiers)
+    for case in prepared.identifiers:
+        result = nib.load(tmp_path / "out" / f"{case}.nii.gz")
+        assert np.array_equal(np.asarray(result.dataobj).transpose(2, 1, 0), prepared.case(case).label)
+
+
+def test_intensities_that_are_scaled_already_are_taken_as_they_are_and_said(checkpoint, tmp_path, caplog):
+    predictor = Predictor(checkpoint)
+    predictor.metadata.intensity.update(method="window", low=-125.0, high=275.0)
+    with h5py.File(tmp_path / "case0001.npy.h5", "w") as file:
+        file["image"] = corner_image().transpose(2, 1, 0) / 7
+    segmentation = predictor(tmp_path / "case0001.npy.h5")
+    assert np.array_equal(segmentation.label, corner_image().transpose(2, 1, 0) > 3.5)
+    assert "case0001.npy.h5: in 0..1 already" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(20, 16), (20, 16, 1), (20, 16, 5, 1)])

@@ -20,7 +20,9 @@ def phantom(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     from mamba_unet.data import check as check_source
 
-    report = check_source(args.source, dataset=args.dataset, layout=args.layout, splits=args.split, folds=args.folds)
+    report = check_source(
+        args.source, dataset=args.dataset, layout=args.layout, splits=args.split, folds=args.folds, seed=args.seed
+    )
     print(report.table())
     return 1 if report.errors else 0
 
@@ -137,15 +139,17 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from mamba_unet.inference import Predictor, predict_files
 
-    inputs = args.inputs
+    prepared, identifiers = None, []
     if args.data is not None:
         from mamba_unet.data import PreparedDataset
 
         prepared = PreparedDataset(args.data)
-        inputs = inputs + [prepared.case(identifier).source for identifier in prepared.split(args.split)]
-    written, failures = predict_files(
-        Predictor(args.checkpoint, args.device), inputs, args.out, progress=sys.stderr.isatty()
-    )
+        identifiers = prepared.split(args.split)
+    elif not args.inputs:
+        raise ValueError("nothing to predict: give image files, folders of them, or --data PREPARED [--split test]")
+    predictor = Predictor(args.checkpoint, args.device)
+    progress = sys.stderr.isatty()
+    written, failures = predict_files(predictor, args.inputs, args.out, prepared, identifiers, progress)
     print(f"{len(written)} segmentations in {args.out}")
     for path, error in failures.items():
         print(f"failed: {path}: {error}", file=sys.stderr)
@@ -259,7 +263,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
     sub.add_argument("inputs", type=Path, nargs="*", metavar="input", help="NIfTI files, folders of them, HDF5 files")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
-    sub.add_argument("--data", type=Path, help="also the original images of a prepared data set's split")
+    sub.add_argument("--data", type=Path, help="also the cases of a prepared data set's split")
     sub.add_argument("--split", default="test", help="which split of --data")
     device(sub)
 

@@ -4,6 +4,7 @@ D slices, H W rows and columns of the stored image; h w the network's image size
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from torch import nn
 from tqdm import tqdm
 
 from mamba_unet.checkpoint import load_checkpoint
+from mamba_unet.data.case import Case
 from mamba_unet.data.formats import NIFTI, UnreadableError, ending, read_volume, stem
 from mamba_unet.data.intensity import normalise_intensity
+from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.transforms import resample_slice
 from mamba_unet.files import atomic_path, write_json
+
+log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -40,13 +45,13 @@ def predict_volume(
     Returns:
         (D, H, W) uint8 class indices.
     """
-    device = next(model.parameters()).device
+    weights = next(model.parameters())
     was_training = model.training
     model.eval()
     label = np.empty(image.shape, np.uint8)
     for start in range(0, len(image), batch_size):
         slices = [resample_slice(s, None, image_size)[0] for s in image[start : start + batch_size]]
-        logits = model(torch.from_numpy(np.stack(slices)).unsqueeze(1).to(device))
+        logits = model(torch.from_numpy(np.stack(slices)).unsqueeze(1).to(weights))
         logits = F.interpolate(logits.float(), size=image.shape[1:], mode="bilinear", align_corners=False)
         label[start : start + batch_size] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     model.train(was_training)
@@ -83,7 +88,8 @@ class Segmentation:
         import nibabel as nib
 
         stored = self.label.transpose(2, 1, 0)
-        output = nib.Nifti1Image(stored.reshape(self.shape or stored.shape), self.affine, self.header, dtype=np.uint8)
+        kind = nib.Nifti2Image if isinstance(self.header, nib.Nifti2Header) else nib.Nifti1Image
+        output = kind(stored.reshape(self.shape or stored.shape), self.affine, self.header, dtype=np.uint8)
         output.header.set_slope_inter(1, 0)
         output.header["cal_min"] = output.header["cal_max"] = 0
         output.header["descrip"] = b"labels by mamba-unet; names in the extension"
@@ -124,7 +130,7 @@ class Predictor:
             stored = nib.load(path)
             header, shape = stored.header, stored.shape
         try:
-            prepared = normalise_intensity(volume.array, self.metadata.intensity)
+            prepared = self._scale(path, volume.array)
         except ValueError as error:
             raise UnreadableError(path, str(error)) from error
         return Segmentation(
@@ -136,6 +142,28 @@ class Predictor:
             affine=volume.affine,
             shape=shape,
         )
+
+    def segment_case(self, case: Case) -> Segmentation:
+        """Segment a case of a prepared data set: its NIfTI file, or where there is none its prepared array.
+
+        A source without geometry may be one slice of many, or hold intensities that are scaled already.
+        """
+        if case.affine is not None:
+            return self(case.source)
+        return Segmentation(
+            label=self.predict_array(case.image, case.orientation),
+            image=case.image,
+            spacing_mm=case.spacing_mm,
+            class_names=self.metadata.class_names,
+        )
+
+    def _scale(self, path: Path, image: np.ndarray) -> np.ndarray:
+        """Intensities as in training. What a window would make all but constant was scaled before, as TransUNet's."""
+        rule = self.metadata.intensity
+        if rule["method"] == "window" and rule["high"] - rule["low"] > 10 and 0 <= image.min() < image.max() <= 1.0001:
+            log.warning("%s: in 0..1 already and taken as it is, without the window of %s", path, rule)
+            return image.astype(np.float32)
+        return normalise_intensity(image, rule)
 
     def predict_array(self, image: np.ndarray, orientation: str | None = None) -> np.ndarray:
         """Segment (D, H, W) intensities that are prepared already: uint8 class indices of the same shape.
@@ -181,7 +209,12 @@ def output_name(path: Path) -> str:
 
 
 def predict_files(
-    predictor: Predictor, inputs: Sequence[str | Path], out: str | Path, progress: bool = True
+    predictor: Predictor,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    prepared: PreparedDataset | None = None,
+    identifiers: Sequence[str] = (),
+    progress: bool = True,
 ) -> tuple[list[Path], dict[str, str]]:
     """Segment files one after another into `out/<case>.nii.gz`; a bad one does not stop the others.
 
@@ -189,6 +222,8 @@ def predict_files(
         predictor: the network.
         inputs: image files, and folders, which stand for the NIfTI files in them.
         out: folder to write.
+        prepared: a data set some of whose cases to segment as well,
+        identifiers: namely these.
         progress: show a bar.
 
     Returns:
@@ -198,20 +233,23 @@ def predict_files(
         ValueError: there is no input, or two inputs would get the same name.
     """
     out = Path(out)
-    paths = [path for given in inputs for path in _expand(Path(given))]
-    if not paths:
-        raise ValueError(f"no image files in {', '.join(map(str, inputs))}; expected NIfTI (.nii, .nii.gz) or .h5")
-    targets: dict[str, Path] = {}
-    for path in paths:
-        other = targets.setdefault(output_name(path), path)
-        if other != path:
-            raise ValueError(f"{path} and {other} would both be written as {output_name(path)}; predict them apart")
+    targets: dict[str, Path | str] = {}  # by a file, or by an identifier
+    for source in [*(path for given in inputs for path in _expand(Path(given))), *identifiers]:
+        name = output_name(source) if isinstance(source, Path) else f"{source}.nii.gz"
+        other = targets.setdefault(name, source)
+        if other != source:
+            raise ValueError(f"{source} and {other} would both be written as {name}; predict them apart")
+    if not targets:
+        raise ValueError(
+            f"no image files in {', '.join(map(str, inputs)) or 'an empty list'}; expected NIfTI (.nii, .nii.gz) or .h5"
+        )
     written, failures = [], {}
-    for name, path in tqdm(targets.items(), desc="predict", unit="case", disable=not progress):
+    for name, source in tqdm(targets.items(), desc="predict", unit="case", disable=not progress):
         try:
-            predictor(path).save(out / name)
+            done = predictor(source) if isinstance(source, Path) else predictor.segment_case(prepared.case(source))
+            done.save(out / name)
         except (OSError, ValueError) as error:
-            failures[str(path)] = str(error)
+            failures[str(source)] = str(error)
         else:
             written.append(out / name)
     (out / "failures.json").unlink(missing_ok=True)
