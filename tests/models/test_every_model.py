@@ -24,6 +24,22 @@ def test_any_size_comes_back_as_logits_of_that_size(model, height, width):
         assert model.eval()(torch.randn(2, 1, height, width)).shape == (2, 4, height, width)
 
 
+def test_a_batch_of_none_gives_logits_of_none_and_no_gradients(model):
+    logits = model.eval()(torch.randn(0, 1, 33, 32))
+    assert logits.shape == (0, 4, 33, 32)
+    logits.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_runs_in_any_precision_of_its_weights(model, dtype):
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        expected, logits = model.eval()(x), model.to(dtype)(x.to(dtype))
+    assert logits.dtype == dtype
+    tolerance = 0.05 * expected.abs().max() if dtype.itemsize == 2 else 1e-4
+    assert (logits - expected).abs().max() < tolerance
+
+
 @pytest.mark.parametrize("in_channels", [1, 2, 3])
 def test_any_number_of_channels_and_classes(name, in_channels):
     model = build_model(name, in_channels, 5, size="nano").eval()

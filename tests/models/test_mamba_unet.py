@@ -71,3 +71,9 @@ def test_bfloat16_autocast_survives_inputs_scaled_by_100(nano):
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         MambaUNet(**sizes)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 32, 32), (2, 1, 0, 32)])
+def test_an_image_of_another_shape_is_refused_by_what_was_expected(nano, shape):
+    with pytest.raises(ValueError, match=r"expected images \(B, 1, H, W\)"):
+        nano(torch.zeros(shape))

@@ -51,8 +51,8 @@ class PatchExpand(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, _ = x.shape
         s = self.scale
-        x = self.expand(x).view(B, H, W, s, s, -1)  # (B, H, W, s, s, out_dim)
-        x = x.transpose(2, 3).reshape(B, H * s, W * s, -1)
+        x = self.expand(x).unflatten(-1, (s, s, self.norm.normalized_shape[0]))  # (B, H, W, s, s, out_dim)
+        x = x.transpose(2, 3).reshape(B, H * s, W * s, x.shape[-1])
         return self.norm(x)
 
 

@@ -14,6 +14,14 @@ from mamba_unet.ops import ss2d_scan
 DIRECTIONS = 4
 
 
+class WideLayerNorm(nn.LayerNorm):
+    """LayerNorm that also takes an input of wider type than its own parameters, and then computes in that type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype), self.eps)
+
+
 class GatedMixer(nn.Module):
     """SS2D without its scan: (B, H, W, d_model) -> the same, for any H and W.
 
@@ -32,7 +40,7 @@ class GatedMixer(nn.Module):
         d_inner = expand * d_model
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv2d = nn.Conv2d(d_inner, d_inner, d_conv, padding=d_conv // 2, groups=d_inner)
-        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_norm = WideLayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def scan(self, x: Tensor) -> Tensor:

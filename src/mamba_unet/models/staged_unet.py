@@ -65,7 +65,7 @@ class StagedUNet(nn.Module):
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
 
     Raises:
-        ValueError: depths and dims do not fit together.
+        ValueError: depths and dims do not fit together, or an image is of another shape.
 
     Source: Swin-Unet (arXiv 2105.05537), Figure 1; Mamba-UNet (arXiv 2402.05079), Figure 2.
     """
@@ -130,6 +130,9 @@ class StagedUNet(nn.Module):
         return self.norm_up(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        in_channels = self.patch_embed.proj.in_channels
+        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
+            raise ValueError(f"expected images (B, {in_channels}, H, W) with H and W at least 1, got {tuple(x.shape)}")
         H, W = x.shape[-2:]
         x = self.decode(*self.encode(pad_to_multiple(x, self.stride)))
         logits = self.output(self.up(x).permute(0, 3, 1, 2))
