@@ -37,6 +37,13 @@ def test_command_line_words_override_the_file(tmp_path):
     assert (recipe.data, recipe.image_size) == ("here", (64, 32))
 
 
+def test_one_constructor_argument_can_be_overridden_on_the_command_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {size: nano, arguments: {d_state: 8}}")
+    recipe = load_recipe(path, ["--model.arguments.drop_path_rate", "0.1"])
+    assert recipe.model.arguments == {"d_state": 8, "drop_path_rate": 0.1}
+
+
 def test_a_saved_recipe_loads_as_it_was(tmp_path):
     recipe = Recipe(data="d", image_size=(32, 64))
     recipe.model.arguments = {"d_state": 8}
@@ -101,6 +108,7 @@ def test_the_networks_on_acdc_differ_in_nothing_but_the_network():
         ("iterations: many", "Expected a <class 'int'>"),
         ("optimizer: {name: adam}", "'sgd', 'adamw'"),
         ("batch_size: 0", "at least 1"),
+        ("seed: -1", "must not be negative"),
         ("- a\n- b", "expected a mapping"),
         ("a: [", "not valid YAML"),
     ],

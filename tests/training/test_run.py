@@ -173,6 +173,13 @@ def test_validation_patients_without_any_foreground_are_said(recipe, phantom, tm
         train(recipe)
 
 
+def test_a_constructor_argument_that_the_network_does_not_have_is_said(recipe):
+    recipe.model.arguments["drop_rate"] = 0.1
+    with pytest.raises(RecipeError, match=r"model\.arguments .*'drop_rate'"):
+        train(recipe)
+    assert not Path(recipe.out).exists()
+
+
 def test_missing_data_or_out_is_said(recipe):
     recipe.out = None
     with pytest.raises(RecipeError, match="--out"):

@@ -119,6 +119,8 @@ class Recipe:
         for name in ("batch_size", "iterations", "validate_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise RecipeError(f"seed must not be negative, got {self.seed}")
         if min(self.image_size) < 1:
             raise RecipeError(f"image_size must be two positive numbers, got {self.image_size}")
 
@@ -145,7 +147,8 @@ def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (),
     for name, value in given.items():
         key = f"{prefix}{name}"
         is_group = any(k.startswith(key + ".") for k in known)
-        if key not in known and not is_group:
+        is_free = any(k.endswith(".*") and key.startswith(k[:-1]) for k in known)
+        if key not in known and not is_group and not is_free:
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             close = close or [k for k in known if k.rsplit(".", 1)[-1] == str(name)]
             hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"

@@ -185,7 +185,12 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         "in_channels": 1,
         "num_classes": prepared.num_classes,
     }
-    model = build_model(recipe.model.name, **config)
+    try:
+        model = build_model(recipe.model.name, **config)
+    except TypeError as error:
+        raise RecipeError(
+            f"model.arguments {recipe.model.arguments} do not fit {recipe.model.name}: {error}"
+        ) from error
     loaded = None if recipe.pretrained is None else load_pretrained(model, recipe.pretrained)
 
     if leader:
