@@ -93,6 +93,41 @@ def test_a_folder_with_other_files_is_not_written_to(nnunet, tmp_path):
         prepare(source, source, progress=False)
 
 
+def test_another_programs_dataset_json_is_not_taken_for_ours(nnunet, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dataset.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare(nnunet(), tmp_path / "raw", progress=False)
+    assert (tmp_path / "raw" / "dataset.json").read_text() == "{}"
+
+
+def test_a_run_killed_in_its_first_case_goes_on(nnunet, tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    source = nnunet()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(np, "save", killed)
+        prepare(source, tmp_path / "out", progress=False)
+    assert len(prepare(source, tmp_path / "out", progress=False).identifiers) == 5
+
+
+def test_a_finished_set_is_unfinished_while_its_cases_are_removed(nnunet, tmp_path, monkeypatch):
+    source = nnunet()
+    prepare(source, tmp_path / "out", progress=False)
+    for file in ("imagesTr/s1_0000.nii.gz", "labelsTr/s1.nii.gz"):
+        (source / file).unlink()
+
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(sys.modules["mamba_unet.data.prepare"], "write_text", killed)  # the name is the function's too
+        prepare(source, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="unfinished"):
+        PreparedDataset(tmp_path / "out")
+
+
 def test_unknown_dataset_is_named(nnunet, tmp_path):
     with pytest.raises(ValueError, match="unknown dataset 'acdx'; expected one of acdc, synapse"):
         prepare(nnunet(), tmp_path / "out", dataset="acdx", progress=False)

@@ -75,7 +75,7 @@ def prepare(
         ValueError: the layout is unknown or ambiguous, or an argument does not fit it.
     """
     source, out = Path(source), Path(out)
-    ours = (out / "cases").is_dir() or (out / "dataset.json").is_file()
+    ours = (out / "cases").is_dir()  # not dataset.json, which nnU-Net's folders have too
     if out.resolve() == source.resolve() or (out.is_dir() and any(out.iterdir()) and not ours):
         raise ValueError(f"{out} holds other files; give a new or empty folder for the prepared data set")
     plan = survey(source, dataset, layout, intensity)
@@ -85,6 +85,7 @@ def prepare(
         raise BadDataError(done.report)
 
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
+    (out / "dataset.json").unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
     write_text(out / "check.txt", done.report.table() + "\n")
     cases = {
@@ -226,6 +227,7 @@ def _earlier(plan: Plan, entry: Entry, out: Path) -> tuple[dict[str, Any] | None
 def _write(plan: Plan, entry: Entry, case: Case, record: dict[str, Any], found: Sequence[Problem], out: Path) -> None:
     (out / "dataset.json").unlink(missing_ok=True)  # what it describes is about to change
     image, label, note = _paths(out, entry.identifier)
+    note.parent.mkdir(parents=True, exist_ok=True)  # first, by which a killed run's folder is known as ours
     note.unlink(missing_ok=True)
     for path, array in ((image, case.image), (label, case.label)):
         with atomic_path(path) as temporary:
