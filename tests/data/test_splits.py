@@ -141,3 +141,9 @@ def test_patients_put_aside_take_no_part_in_folds():
     split = choose_split(cases, DATASETS["acdc"], folds=3)
     assert split.patients["official_test"] == ["patient101", "patient102"]
     assert not any("patient101" in members for name, members in split.patients.items() if name.startswith("fold"))
+
+
+def test_a_folder_that_lists_validation_patients_alone_gets_the_published_split():
+    cases = {f"patient{number:03d}_frame01": f"patient{number:03d}" for number in (1, 2, 71, 81)}
+    split = choose_split(cases, DATASETS["acdc"], own={"val": ["patient001"]})
+    assert split == choose_split(cases, DATASETS["acdc"])

@@ -234,7 +234,7 @@ def choose_split(
         split = user_split(file, cases)
     elif own and "train" in own:
         split = fit_split(own, patients, "lists in the source", uncovered)
-    elif own:
+    elif own and "test" in own:
         split = draw_split(patients, seed, twins, test=own["test"])
     elif info and info.split_file:
         split = fit_split(shipped_split(info.split_file), patients, f"shipped for {info.name}", uncovered)
