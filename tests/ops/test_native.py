@@ -67,6 +67,11 @@ def test_works_without_torchs_pool(threads, monkeypatch):
         assert torch.equal(result, truth)
 
 
+def test_a_torch_whose_library_lies_elsewhere_leaves_us_our_own_threads(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    assert native._torch_parallel_for.__wrapped__() is None
+
+
 def _in_child(queue, inputs) -> None:
     queue.put([x.numpy() for x in outputs_and_gradients(inputs)])
 

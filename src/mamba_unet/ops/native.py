@@ -78,12 +78,15 @@ def chunk() -> int:
 
 
 @functools.cache
-def _torch_parallel_for() -> ctypes._CFuncPtr | None:
-    """torch's own thread pool, which has a C name since torch 2.10."""
+def _torch_parallel_for() -> "ctypes._CFuncPtr | None":
+    """torch's own thread pool, which has a C name since torch 2.10; None where it is not to be had."""
     name = {"nt": "torch_cpu.dll", "posix": "libtorch_cpu.so"}[os.name]
     if not (path := Path(torch.__file__).parent / "lib" / name).exists():
         path = path.with_suffix(".dylib")
-    function = getattr(ctypes.CDLL(str(path)), "torch_parallel_for", None)
+    try:
+        function = getattr(ctypes.CDLL(str(path)), "torch_parallel_for", None)
+    except OSError:  # packaged elsewhere, as by conda-forge
+        return None
     if function is not None:
         function.argtypes = (c_int64, c_int64, c_int64, c_void_p, c_void_p)
     return function
