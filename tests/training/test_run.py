@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,7 @@ def test_a_run_folder_holds_what_is_needed_to_trust_and_repeat_the_run(recipe, p
     assert not [path for path in folder.rglob(".*")], "a temporary file was left"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_run_killed_anywhere_and_resumed_ends_as_the_uninterrupted_one_bit_for_bit(recipe, tmp_path):
     recipe.iterations = 16
     whole = train(recipe)
