@@ -18,11 +18,12 @@ endif
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
-# The pinned torch comes first and alone: asked for by another package, the newest build with gigabytes of CUDA would.
+# The pinned torch comes first and alone: asked for by another package, the newest one would be taken. Where the index
+# gives a CUDA build and none is wanted: make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt src/mamba_unet/ops/scan_kernel.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
@@ -32,9 +33,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 demo: install
 ifndef DATA
-	$(BIN)/mamba-unet phantom $(SOURCE)
+	$(BIN)/mamba-unet phantom "$(SOURCE)"
 endif
-	$(BIN)/mamba-unet prepare $(SOURCE) $(OUT)/prepared
+	$(BIN)/mamba-unet prepare "$(SOURCE)" $(OUT)/prepared
 	rm -rf $(OUT)/run
 	$(BIN)/mamba-unet train recipes/demo.yaml --data $(OUT)/prepared --out $(OUT)/run
 	$(BIN)/mamba-unet evaluate $(OUT)/run --data $(OUT)/prepared

@@ -139,7 +139,7 @@ def main() -> None:
 
     lines = [
         f"Mamba-UNet, default sizes, 1 channel, 4 classes, {args.dtype}; medians; peak memory is "
-        + ("torch's on the device." if device == "cuda" else "the process's, libraries included (about 400 MiB)."),
+        + ("torch's on the device." if device == "cuda" else "the process's, importing the libraries included."),
         "",
         f"Command: `python benchmarks/model.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
         "",

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.checkpoint import CheckpointError, CheckpointMetadata, load_checkpoint, save_checkpoint
+from mamba_unet.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata, load_checkpoint, save_checkpoint
 
 CONFIG = {"in_channels": 1, "num_classes": 3, "depths": [1, 1], "dims": [8, 16], "d_state": 2}
 
@@ -53,6 +56,14 @@ def test_what_train_wrote_can_be_saved_for_the_hub_and_loaded_again_as_a_checkpo
 def test_weights_alone_are_refused_with_the_reason(model, tmp_path):
     save_checkpoint(tmp_path / "model.safetensors", model, None)
     with pytest.raises(CheckpointError, match="weights only"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_header_of_another_version_is_an_error_that_names_both(model, tmp_path):
+    fields = {"version": "9.0", "image_size": [8, 8], "colour": "blue"}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={HEADER_KEY: json.dumps(fields)})
+    with pytest.raises(CheckpointError, match=r"mamba-unet 9\.0 .* this one"):
         load_checkpoint(tmp_path)
 
 

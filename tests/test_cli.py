@@ -92,6 +92,12 @@ def test_a_command_with_an_unknown_option_is_refused(capsys):
     assert "--devise" in capsys.readouterr().err
 
 
+def test_train_wants_its_recipe_first(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "somewhere", "recipe.yaml"])
+    assert "train takes the recipe first" in capsys.readouterr().err
+
+
 def test_info_shows_the_backend_in_force(capsys):
     assert main(["info", "--device", "cpu"]) == 0
     out = capsys.readouterr().out

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mamba_unet import __version__
 from mamba_unet.files import atomic_path
 
 HEADER_KEY = "mamba_unet"
@@ -74,7 +75,13 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     if HEADER_KEY not in header:
         return None
     fields = json.loads(header[HEADER_KEY])
-    return CheckpointMetadata(**{**fields, "image_size": tuple(fields["image_size"])})
+    try:
+        return CheckpointMetadata(**{**fields, "image_size": tuple(fields["image_size"])})
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} was written by mamba-unet {fields.get('version', 'unknown')} and cannot be understood by this "
+            f"one, {__version__} ({error}); install that version"
+        ) from error
 
 
 def find_checkpoint(path: str | Path) -> Path:

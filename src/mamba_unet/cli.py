@@ -281,7 +281,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(words)
+    if args.function is train and words[1].startswith("-") and words[1] != "--resume":
+        parser.error("train takes the recipe first: mamba-unet train RECIPE --data DIR --out DIR")
     if rest and args.function not in (train, compare):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.overrides = rest
@@ -290,6 +293,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.handlers = [logging.StreamHandler()]
     try:
         return args.function(args)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"mamba-unet: {error}", file=sys.stderr)
         return 2

@@ -186,3 +186,12 @@ def test_missing_data_or_out_is_said(recipe):
     recipe.out = None
     with pytest.raises(RecipeError, match="--out"):
         train(recipe)
+
+
+def test_a_run_killed_behind_its_last_checkpoint_is_completed_by_resuming(recipe):
+    folder = train(recipe)
+    (folder / "progress.json").unlink()
+    train(recipe, resume=True)
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress["iteration"] == progress["iterations"] == 8
+    assert progress["best_validation_dice"] == pytest.approx(max(logged(folder, "val/dice").values()))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
@@ -124,6 +125,8 @@ class SegmentationDataModule(LightningDataModule):
 
 
 def _default_workers() -> int:
-    """On a GPU's host a few processes; with the cores of a small machine training itself is the better use of them."""
+    """Beside a GPU all cores but one, at most 8; without one few, for training itself is their better use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        return min(8, max(1, cores - 1))
     return 0 if cores <= 4 else min(8, cores - 2)

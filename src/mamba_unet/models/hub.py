@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from mamba_unet.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
 
 
-class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", license="apache-2.0", tags=["image-segmentation"]):
+class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-segmentation"]):
     """Adds to the mixin that a network's `metadata` travels in the header of `model.safetensors`.
 
     Pickled weights (`pytorch_model.bin`) are never read.

@@ -4,7 +4,7 @@ B batch, H W image size, C = dims[0]; a map of stage i is channels-last, (B, H/(
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,9 @@ class StagedUNet(nn.Module):
         last = len(dims) - 1
         self.stride = PATCH_SIZE * 2**last
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
-        stage_rates = [r.tolist() for r in rates]
+        deepest = max(sum(depths) - 1, 1)
+        rates = iter([drop_path_rate * i / deepest for i in range(sum(depths))])
+        stage_rates = [list(islice(rates, depth)) for depth in depths]
 
         def stage(i: int, **resample: nn.Module) -> Stage:
             blocks = [block(i, j, rate) for j, rate in enumerate(stage_rates[i])]

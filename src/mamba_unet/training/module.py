@@ -15,7 +15,7 @@ from mamba_unet.losses import segmentation_loss
 from mamba_unet.training.recipes import OptimizerRecipe
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """The loss or the weights became NaN or infinite."""
 
     def __init__(self, what: str, iteration: int, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from mamba_unet import __version__
 from mamba_unet.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
@@ -60,7 +61,7 @@ class RunFolder(Callback):
             trainer.should_stop = True  # Lightning then validates here too, wherever the interval has got to
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now, device = time.monotonic(), pl_module.device
+        now = time.monotonic()
         self.seconds, self._started = self.seconds + now - self._started, now
         evaluation = pl_module.evaluation
         dice = evaluation.mean_foreground_dice
@@ -87,20 +88,26 @@ class RunFolder(Callback):
                 logger.save()
             from mamba_unet.report.figures import plot_curves
 
-            logs = sorted(self.folder.glob("logs/version_*/metrics.csv"))
+            logs = self.folder.glob("logs/version_*/metrics.csv")
             plot_curves(logs, self.folder / "curves.png", pl_module.class_names)
-            write_json(
-                self.folder / "progress.json",
-                {
-                    "iteration": trainer.global_step,
-                    "iterations": pl_module.iterations,
-                    "hours": self.seconds / 3600,
-                    "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20
-                    if device.type == "cuda"
-                    else None,
-                    "best_validation_dice": self.best_dice,
-                },
-            )
+            self._write_progress(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:  # again: a run that was killed behind its last checkpoint has nothing to validate
+            self._write_progress(trainer, pl_module)
+
+    def _write_progress(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        on_gpu = pl_module.device.type == "cuda"
+        write_json(
+            self.folder / "progress.json",
+            {
+                "iteration": trainer.global_step,
+                "iterations": pl_module.iterations,
+                "hours": self.seconds / 3600,
+                "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(pl_module.device) / 2**20 if on_gpu else None,
+                "best_validation_dice": self.best_dice,
+            },
+        )
 
 
 class Progress(TQDMProgressBar):
@@ -173,24 +180,15 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         raise RecipeError("a run needs its prepared data and its folder: --data FOLDER --out FOLDER")
     folder = Path(recipe.out)
     last = folder / LAST
-    leader = rank_zero_only.rank == 0  # the other processes of a distributed run find the folder begun by it
+    # the other processes of a distributed run find the folder begun by the first one of the first machine
+    leader = rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
     if leader and (folder / RECIPE).exists() and not resume:
         raise RecipeError(f"{folder} holds a run already; --resume continues it, or choose another --out")
 
     prepared = PreparedDataset(recipe.data)
     if leader:
         check_resumable(folder, recipe, prepared)
-    torch.manual_seed(recipe.seed)
-    config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name) | {
-        "in_channels": 1,
-        "num_classes": prepared.num_classes,
-    }
-    try:
-        model = build_model(recipe.model.name, **config)
-    except TypeError as error:
-        raise RecipeError(
-            f"model.arguments {recipe.model.arguments} do not fit {recipe.model.name}: {error}"
-        ) from error
+    model, config = _build(recipe, prepared.num_classes)
     loaded = None if recipe.pretrained is None else load_pretrained(model, recipe.pretrained)
 
     if leader:
@@ -226,8 +224,38 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         recipe.fold,
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run folder says what it tells
+    trainer = _trainer(recipe, folder, run_folder)
+    with warnings.catch_warnings():
+        # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # it is: StepSampler.first_step
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)  # Lightning's
+        trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    if leader:
+        log.info(
+            "%s: %d iterations in %.1f minutes, best mean foreground Dice on the validation patients %.4f",
+            folder, trainer.global_step, run_folder.seconds / 60, run_folder.best_dice,
+        )  # fmt: skip
+    return folder
+
+
+def _build(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The recipe's network, its weights drawn by the recipe's seed, and its constructor arguments."""
+    config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name)
+    config |= {"in_channels": 1, "num_classes": num_classes}
+    torch.manual_seed(recipe.seed)
+    try:
+        return build_model(recipe.model.name, **config), config
+    except TypeError as error:
+        raise RecipeError(
+            f"model.arguments {recipe.model.arguments} do not fit {recipe.model.name}: {error}"
+        ) from error
+
+
+def _trainer(recipe: Recipe, folder: Path, run_folder: RunFolder) -> Trainer:
+    """Lightning's Trainer as the recipe wants it."""
     t = recipe.trainer
-    trainer = Trainer(
+    return Trainer(
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
@@ -247,15 +275,3 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=[run_folder, Progress()],
     )
-    with warnings.catch_warnings():
-        # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # it is: StepSampler.first_step
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)  # Lightning's
-        trainer.fit(module, data, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-    if leader:
-        log.info(
-            "%s: %d iterations in %.1f minutes, best mean foreground Dice on the validation patients %.4f",
-            folder, trainer.global_step, run_folder.seconds / 60, run_folder.best_dice,
-        )  # fmt: skip
-    return folder
