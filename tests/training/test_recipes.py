@@ -98,3 +98,33 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, names):
     recipes = [load_recipe(path) for path in heirs]
     assert {recipe.model.name for recipe in recipes} == (names or set(list_models()))
     assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("itterations: 3", r"r\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'"),
+        ("optimizer: {lrate: 3}", "unknown recipe key 'optimizer.lrate'; did you mean 'optimizer.lr'"),
+        ("momentum: 0.5", "did you mean 'optimizer.momentum'"),
+        ("optimizer: 3", "'optimizer' is a group of keys, got 3"),
+        ("iterations: many", "Expected a <class 'int'>"),
+        ("optimizer: {name: adam}", "'sgd', 'adamw'"),
+        ("batch_size: 0", "at least 1"),
+        ("seed: -1", "must not be negative"),
+        ("- a\n- b", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_and_the_way_out_named(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "r.yaml", text))
+
+
+def test_an_unknown_word_on_the_command_line_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'iterations'"):
+        load_recipe(write(tmp_path / "r.yaml", "{}"), ["--itterations", "3"])
+
+
+def test_a_recipe_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
