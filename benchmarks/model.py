@@ -141,7 +141,7 @@ def main() -> None:
         f"Mamba-UNet, default sizes, 1 channel, 4 classes, {args.dtype}; medians; peak memory is "
         + ("torch's on the device." if device == "cuda" else "the process's, importing the libraries included."),
         "",
-        f"Command: `python benchmarks/model.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"Command: `{' '.join(['python benchmarks/model.py', *sys.argv[1:]])}`",
         "",
         *(f"**{name} is not timed, because it disagrees: {why}.**\n" for name, why in refused.items()),
         f"## `{fast}`, ratios at 224 x 224",

@@ -135,18 +135,21 @@ def plot(growth: list[dict], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    labels = list(dict.fromkeys((row["backend"], row["threads"]) for row in growth))
     for ax, key, title in zip(
         axes, ("forward_ms", "forward_backward_ms"), ("forward", "forward + backward"), strict=True
     ):
-        for label in dict.fromkeys((row["backend"], row["threads"]) for row in growth):
-            line = [(r["pixels"], r[key]) for r in growth if (r["backend"], r["threads"]) == label and key in r]
+        for number, (name, threads) in enumerate(labels):
+            line = [
+                (r["pixels"], r[key]) for r in growth if (r["backend"], r["threads"]) == (name, threads) and key in r
+            ]
             if line:
-                threads = f", {label[1]} thread{'s' * (label[1] > 1)}" if label[1] else ""
-                ax.loglog(*zip(*line, strict=True), "o-", label=label[0] + threads)
+                text = name + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
+                ax.loglog(*zip(*line, strict=True), "o-", label=text, color=f"C{number}")
         ax.set(title=f"SS2D scan, {title}", xlabel="pixels of the feature map")
         ax.grid(True, which="both", alpha=0.3)
     axes[0].set_ylabel("milliseconds")
-    axes[1].legend()
+    axes[0].legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
