@@ -167,6 +167,11 @@ def test_millimetres_and_voxels_are_never_averaged_together():
     assert [row["distance_unit"] for row in mixed.rows] == ["mm", "mm", "voxels", "voxels"]
 
 
+def test_an_unknown_convention_is_refused_before_anything_is_predicted():
+    with pytest.raises(ValueError, match="^unknown hd95 convention 'hd99'"):
+        evaluate_cases(pytest.fail, [object()], ("background", "a"), hd95="hd99")
+
+
 def test_conventions_are_passed_on_and_named():
     data = {"a_1": (blocks(), blocks(3))}
     evaluation = evaluate(data, hd95="hd", asd="asd_prediction_to_label")

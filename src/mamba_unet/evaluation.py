@@ -19,6 +19,7 @@ from mamba_unet.metrics import (
     DISTANCE_METRICS,
     EMPTY_MASK_POLICY,
     OVERLAP_METRICS,
+    distance_conventions,
     segmentation_metrics,
     slice_dice,
 )
@@ -64,6 +65,7 @@ def evaluate_cases(
     Raises:
         ValueError: naming the case that has no label, is there twice, or whose prediction does not fit its label.
     """
+    distance_conventions(hd95, asd)  # a wrong name is found before anything is predicted
     rows: list[dict[str, Any]] = []
     slice_rows: list[dict[str, Any]] = []
     seen: set[str] = set()

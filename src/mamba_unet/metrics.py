@@ -72,8 +72,7 @@ def segmentation_metrics(
     Source: Mamba-UNet (arXiv 2402.05079), eq. 3 to 9.
     """
     prediction, label, num_classes = _label_maps(prediction, label, num_classes)
-    hd95_of = _convention("hd95", hd95, HD95_CONVENTIONS)
-    asd_of = _convention("asd", asd, ASD_CONVENTIONS)
+    hd95_of, asd_of = distance_conventions(hd95, asd)
     spacing = _spacing(spacing_mm, label.ndim)
 
     box = _foreground_box(prediction, label)
@@ -138,10 +137,12 @@ def _label_maps(prediction, label, num_classes: int | None) -> tuple[np.ndarray,
     return maps["prediction"].astype(dtype, copy=False), maps["label"].astype(dtype, copy=False), num_classes
 
 
-def _convention(metric: str, name: str, conventions: Mapping[str, Callable]) -> Callable[..., float]:
-    if name not in conventions:
-        raise ValueError(f"unknown {metric} convention {name!r}; choose one of {', '.join(conventions)}")
-    return conventions[name]
+def distance_conventions(hd95: str, asd: str) -> tuple[Callable[..., float], Callable[..., float]]:
+    """The two conventions of these names; a ValueError names an unknown one and those there are."""
+    for metric, name, conventions in (("hd95", hd95, HD95_CONVENTIONS), ("asd", asd, ASD_CONVENTIONS)):
+        if name not in conventions:
+            raise ValueError(f"unknown {metric} convention {name!r}; choose one of {', '.join(conventions)}")
+    return HD95_CONVENTIONS[hd95], ASD_CONVENTIONS[asd]
 
 
 def _spacing(spacing_mm: Sequence[float] | None, ndim: int) -> np.ndarray:
