@@ -168,7 +168,7 @@ def test_millimetres_and_voxels_are_never_averaged_together():
 
 
 def test_an_unknown_convention_is_refused_before_anything_is_predicted():
-    with pytest.raises(ValueError, match="^unknown hd95 convention 'hd99'"):
+    with pytest.raises(ValueError, match=r"^unknown hd95 convention 'hd99'"):
         evaluate_cases(pytest.fail, [object()], ("background", "a"), hd95="hd99")
 
 
