@@ -99,7 +99,8 @@ def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(out, recipes, p
 
     with monkeypatch.context() as patch:
         patch.setattr(SegmentationModule, "training_step", stop)
-        assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 2
+        with pytest.raises(RuntimeError, match="stopped"):
+            main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1"))
     assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 0
     again = [path.removeprefix(str(tmp_path / "runs")) for path in trained]
     assert again == ["/mamba/seed0", "/mamba/seed1", "/mamba/seed1", "/control/seed0", "/control/seed1"]
