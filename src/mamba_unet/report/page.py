@@ -520,7 +520,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
-main { max-width: 70rem; margin: 0 auto; padding: 1.5rem 1rem 3rem }
+main { max-width: 78rem; margin: 0 auto; padding: 1.5rem 1rem 3rem }
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere }
 h1 span { color: var(--quiet); font-weight: 400 }
 h2 { margin: 0 0 .75rem; font-size: 1.25rem }
@@ -539,7 +539,7 @@ section { margin-top: 1.25rem; padding: 1.25rem; border: 1px solid var(--line); 
 .card strong { font-size: 1.7rem; line-height: 1.3; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .4rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th, td { padding: .4rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; white-space: normal }
 tbody th, thead th:first-child { position: sticky; left: 0; background: var(--panel); text-align: left }
 tbody th { font-weight: 500 }
