@@ -158,6 +158,22 @@ def test_the_eight_metrics_are_of_whole_test_volumes_in_mm(raw, work):
         assert float(rows[case, "liver"]["dice"]) > 0.3  # enough is learned for the distances to be of something
 
 
+def test_the_papers_table_2_comes_of_one_command(work, capsys):
+    out = work / "comparison"
+    for name in ("mamba_unet", "unet"):
+        (work / f"{name}.yaml").write_text(
+            f"base: {RECIPE}\nmodel: {{name: {name}, size: nano}}\nimage_size: [48, 48]\nbatch_size: 6\niterations: 4\n"
+            "validate_every: 4\nworkers: 0\ntrainer: {accelerator: cpu}\n"
+        )
+    recipes = [str(work / "mamba_unet.yaml"), str(work / "unet.yaml")]
+    assert main(["compare", *recipes, "--data", str(work / "data"), "--out", str(out), "--device", "cpu"]) == 0
+    table = (out / "table.md").read_text()
+    assert all(f"| {name} |" in table for name in ("mamba_unet", "unet"))
+    assert "HD95 (mm)" in table and "12 cases of 12 patients" in table
+    assert all(f"{organ} ↑" in table for organ in PreparedDataset(work / "data").class_names[1:])
+    assert "| unet | Dice | 12 |" in (out / "significance.md").read_text()
+
+
 def test_the_exporters_layout_gives_the_same_data_bit_for_bit(work, again):
     first = PreparedDataset(work / "data")
     for identifier in first.identifiers:

@@ -51,9 +51,9 @@ def trained(monkeypatch):
     """The runs that are trained during a test."""
     trained = []
 
-    def train(run, resume=False):
+    def train(run, **how):
         trained.append(run.out)
-        return real(run, resume)
+        return real(run, **how)
 
     real = run_module.train
     monkeypatch.setattr(run_module, "train", train)
@@ -89,7 +89,9 @@ def test_another_seed_trains_that_seed_only(out, recipes, phantom, trained, tmp_
     assert trained == [str(tmp_path / "out" / "runs" / name / "seed2") for name in ("mamba", "control")]
 
 
-def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(out, recipes, phantom, trained, tmp_path, monkeypatch):
+def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(
+    out, recipes, phantom, trained, tmp_path, monkeypatch, capsys
+):
     real = SegmentationModule.training_step
 
     def stop(self, batch, batch_idx):
@@ -101,7 +103,10 @@ def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(out, recipes, p
         patch.setattr(SegmentationModule, "training_step", stop)
         with pytest.raises(RuntimeError, match="stopped"):
             main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1"))
+    capsys.readouterr()
     assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 0
+    shown = capsys.readouterr().err
+    assert "training 3 of 3: control, seed 1" in shown and "12/12" in shown, "one bar over what was left to train"
     again = [path.removeprefix(str(tmp_path / "runs")) for path in trained]
     assert again == ["/mamba/seed0", "/mamba/seed1", "/mamba/seed1", "/control/seed0", "/control/seed1"]
     for name in ("mamba", "control"):

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mamba_unet.checkpoint import find_checkpoint, load_checkpoint
 from mamba_unet.comparison.output import write_comparison
@@ -28,6 +33,24 @@ from mamba_unet.training.recipes import Recipe, RecipeError
 from mamba_unet.training.run import check_resumable, train
 
 log = logging.getLogger(__name__)
+
+
+class WholeProgress(ProgressBar):
+    """One bar over all the trainings of a comparison, with the time that is left for all; sparing in a file."""
+
+    def __init__(self, runs: Sequence[Recipe]) -> None:
+        super().__init__()
+        every = 0.1 if sys.stderr.isatty() else 60
+        self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.update(trainer.global_step)  # what a run that goes on has behind it
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.bar.update()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.set_postfix_str(f"validation Dice {pl_module.evaluation.mean_foreground_dice:.3f}")
 
 
 def compare(
@@ -85,10 +108,13 @@ def compare(
         check_resumable(Path(run.out), run, prepared)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
-    for number, (name, run) in enumerate(waiting, start=1):
-        fold = "" if run.fold is None else f", fold {run.fold}"
-        log.info("training %d of %d: %s, seed %d%s -> %s", number, len(waiting), name, run.seed, fold, run.out)
-        train(run, resume=True)
+    if waiting:
+        whole = WholeProgress([run for _, run in waiting])
+        with whole.bar, logging_redirect_tqdm([logging.getLogger("mamba_unet")]):
+            for number, (name, run) in enumerate(waiting, start=1):
+                fold = "" if run.fold is None else f", fold {run.fold}"
+                whole.bar.set_description(f"training {number} of {len(waiting)}: {name}, seed {run.seed}{fold}")
+                train(run, resume=True, progress=whole)
 
     def measure(run: Recipe) -> Evaluation:
         split = split_name("test", run.fold)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -161,7 +161,7 @@ def check_resumable(folder: Path, recipe: Recipe, prepared: PreparedDataset) -> 
         )
 
 
-def train(recipe: Recipe, resume: bool = False) -> Path:
+def train(recipe: Recipe, resume: bool = False, progress: ProgressBar | None = None) -> Path:
     """Train as the recipe says and return the run folder.
 
     The folder holds `recipe.yaml` (resolved), `split.json`, `versions.json`, `logs/` (CSV), `tensorboard/`,
@@ -170,6 +170,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     Args:
         recipe: with `data` and `out` set.
         resume: go on from the folder's `last.ckpt`; from the start where there is none yet.
+        progress: what shows how far it is; None is a bar of this run alone.
 
     Raises:
         RecipeError: data or out are missing, the folder holds a run already, or that of another recipe, split or
@@ -224,7 +225,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         recipe.fold,
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run folder says what it tells
-    trainer = _trainer(recipe, folder, run_folder)
+    trainer = _trainer(recipe, folder, [run_folder, progress or Progress()])
     with warnings.catch_warnings():
         # the loaders' processes are chosen by SegmentationDataModule; validation has nothing to load
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -252,7 +253,7 @@ def _build(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str, Any]]
         ) from error
 
 
-def _trainer(recipe: Recipe, folder: Path, run_folder: RunFolder) -> Trainer:
+def _trainer(recipe: Recipe, folder: Path, callbacks: list[Callback]) -> Trainer:
     """Lightning's Trainer as the recipe wants it."""
     t = recipe.trainer
     return Trainer(
@@ -273,5 +274,5 @@ def _trainer(recipe: Recipe, folder: Path, run_folder: RunFolder) -> Trainer:
         enable_model_summary=False,
         log_every_n_steps=min(10, recipe.iterations),
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="tensorboard")],
-        callbacks=[run_folder, Progress()],
+        callbacks=callbacks,
     )
