@@ -166,7 +166,7 @@ class Comparison:
                     recipe["model.name"],
                     f"{entry.parameters:,}",
                     "random weights" if start is None else Path(start).name,
-                    *(str(recipe.get(key, "-")) for key in differing),
+                    *("-" if recipe.get(key) is None else str(recipe[key]) for key in differing),
                     str(len(entry.runs)),
                     f"{entry.recipe.iterations:,}",
                     f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else "< 1 min",
