@@ -2,10 +2,18 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata, load_checkpoint, save_checkpoint
+from mamba_unet.checkpoint import (
+    HEADER_KEY,
+    CheckpointError,
+    CheckpointMetadata,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 CONFIG = {"in_channels": 1, "num_classes": 3, "depths": [1, 1], "dims": [8, 16], "d_state": 2}
 
@@ -77,3 +85,33 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_nothing_there_says_what_was_expected(tmp_path, path):
     with pytest.raises(FileNotFoundError, match="expected"):
         load_checkpoint(tmp_path / path)
+
+
+def test_a_hub_id_is_fetched_as_safetensors_and_loads_like_a_file(model, metadata, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "cache" / "model.safetensors", model, metadata)
+    asked = []
+
+    def download(*words):
+        asked.append(words)
+        return str(tmp_path / "cache" / "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("someone/heart-unet")[1] == metadata
+    assert asked == [("someone/heart-unet", "model.safetensors")]
+
+    save_checkpoint(tmp_path / "runs" / "acdc" / "best.safetensors", model, metadata)
+    assert find_checkpoint("runs/acdc").name == "best.safetensors" and len(asked) == 1  # a path here is that path
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/absent\.safetensors"):
+        find_checkpoint("runs/absent.safetensors")
+    assert len(asked) == 1
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_said_once_and_clearly(tmp_path, monkeypatch):
+    def download(*words):
+        raise LocalEntryNotFoundError("no connection\nlong story")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/acdc: .* \(no connection\)$"):
+        load_checkpoint("runs/acdc")

@@ -9,7 +9,13 @@ from PIL import Image
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.data.formats import UnreadableError
-from mamba_unet.scoring import evaluate_checkpoint, evaluate_predictions, find_predictions, read_prediction
+from mamba_unet.scoring import (
+    evaluate_checkpoint,
+    evaluate_predictions,
+    evaluation_folder,
+    find_predictions,
+    read_prediction,
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +95,10 @@ def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, 
         (tmp_path / "split.json").write_text(json.dumps({name: tested}))
         with pytest.raises(ValueError, match=f"1 cases of the split 'test' were in the split '{name}'.*{tested[0]}"):
             evaluate_checkpoint(tmp_path, prepared)
+
+
+def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "cache" / "model.safetensors"))
+    with pytest.raises(ValueError, match="--out FOLDER"):
+        evaluation_folder("someone/heart-unet", "test")

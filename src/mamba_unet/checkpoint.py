@@ -1,6 +1,8 @@
 """Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
 
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,8 +15,11 @@ from torch import nn
 from mamba_unet import __version__
 from mamba_unet.files import atomic_path
 
+log = logging.getLogger(__name__)
+
 HEADER_KEY = "mamba_unet"
 FILE_NAMES = ("best.safetensors", "model.safetensors")  # as `train` and as `save_pretrained` write them
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)"  # owner/name
 
 
 class CheckpointError(ValueError):
@@ -85,12 +90,17 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The safetensors file meant by a file or a folder that `train` or `save_pretrained` wrote.
+    """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, or by a hub id.
+
+    What is no path here but looks like `owner/name` is fetched from the Hugging Face Hub into its cache; only
+    `model.safetensors`, which cannot hold code.
 
     Raises:
         FileNotFoundError: there is none.
     """
     path = Path(path)
+    if not path.exists() and re.fullmatch(HUB_ID, path.as_posix()):
+        return _fetch(path.as_posix())
     if path.is_dir():
         for name in FILE_NAMES:
             if (path / name).is_file():
@@ -101,8 +111,22 @@ def find_checkpoint(path: str | Path) -> Path:
     return path
 
 
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    log.info("%s is no path here; asking the Hugging Face Hub for it", hub_id)
+    try:
+        return Path(hf_hub_download(hub_id, FILE_NAMES[1]))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"no checkpoint at {hub_id}: expected a .safetensors file or a folder that holds one; as a model of the "
+            f"Hugging Face Hub it could not be fetched either ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
-    """Load a network in eval mode, on the CPU, with its metadata, from a file or folder (see `find_checkpoint`).
+    """Load a network in eval mode, on the CPU, with its metadata; from a path or hub id, see `find_checkpoint`.
 
     Raises:
         FileNotFoundError: nothing there.

@@ -68,8 +68,15 @@ def evaluate_checkpoint(
 
 
 def evaluation_folder(checkpoint: str | Path, split: str) -> Path:
-    """Where the evaluation of a checkpoint on a split is written unless told otherwise."""
-    return find_checkpoint(checkpoint).parent / f"evaluation_{split.replace('/', '_')}"
+    """Where the evaluation of a checkpoint on a split is written unless told otherwise.
+
+    Raises:
+        ValueError: the checkpoint lies on the hub, where nothing is written.
+    """
+    weights = find_checkpoint(checkpoint)
+    if not Path(checkpoint).exists():
+        raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
+    return weights.parent / f"evaluation_{split.replace('/', '_')}"
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:
