@@ -2,10 +2,11 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,13 +22,29 @@ class UnreadableError(ValueError):
         self.file, self.reason = file, reason
 
 
+def voxel_size_mm(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size in array order (D, H, W) by an affine of (X, Y, Z), to the nearest nanometre.
+
+    Rounded because headers hold it as float32.
+    """
+    x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).round(6).tolist()
+    return z, y, x
+
+
+def axis_codes(affine: np.ndarray) -> str:
+    """nibabel's codes of the directions nearest to the axes, in array order, by an affine of (X, Y, Z): "SPL"."""
+    import nibabel as nib
+
+    return "".join(reversed(nib.aff2axcodes(affine)))
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """An image or a label as stored.
 
     Attributes:
         array: (D, H, W), the stored type.
-        affine: (4, 4) of the stored NIfTI array (X, Y, Z); None for the other formats.
+        affine: (4, 4) of the stored NIfTI array (X, Y, Z), to millimetres; None for the other formats.
     """
 
     array: np.ndarray
@@ -35,20 +52,13 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Voxel size in array order, to the nearest nanometre (headers hold it as float32)."""
-        if self.affine is None:
-            return None
-        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).round(6).tolist()
-        return z, y, x
+        """Voxel size in array order."""
+        return None if self.affine is None else voxel_size_mm(self.affine)
 
     @property
     def orientation(self) -> str | None:
         """nibabel's axis codes in array order, e.g. "SPL"."""
-        if self.affine is None:
-            return None
-        import nibabel as nib
-
-        return "".join(reversed(nib.aff2axcodes(self.affine)))
+        return None if self.affine is None else axis_codes(self.affine)
 
 
 def ending(file: Path, endings: Sequence[str]) -> str | None:
@@ -81,65 +91,117 @@ def read_volume(files: Sequence[Path], key: Literal["image", "label"]) -> Volume
     return volumes[0] if len(files) == 1 else Volume(np.concatenate([volume.array for volume in volumes]))
 
 
-def _read(file: Path, key: str) -> Volume:
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what numpy, h5py, Pillow and nibabel raise at a damaged file into an `UnreadableError` that names it."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from PIL.Image import DecompressionBombError
 
-    # what numpy, h5py, Pillow and nibabel raise at a file that is cut short or not what its name says
     broken = (OSError, EOFError, KeyError, SyntaxError, TypeError, ValueError, zlib.error, zipfile.BadZipFile)
     try:
+        yield
+    except UnreadableError:
+        raise
+    except (*broken, ImageFileError, HeaderDataError, DecompressionBombError) as error:
+        raise UnreadableError(file, f"{type(error).__name__}: {error}") from error
+
+
+def _read(file: Path, key: str) -> Volume:
+    affine = None
+    with reading(file):
         if ending(file, NIFTI):
-            return _read_nifti(file)
-        if ending(file, PICTURES):
-            array = _read_picture(file)
+            import nibabel as nib
+
+            array, affine = read_nifti(nib.load(file), file)
+        elif ending(file, PICTURES):
+            array = read_picture(file, palette=key == "label")
         elif ending(file, (".npz",)):
             # opened here, because numpy leaves a broken archive open
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                array = arrays[key]
+                array = _named(arrays, key, file)
         else:
             import h5py
 
             with h5py.File(file, "r") as arrays:
-                array = arrays[key][()]
-    except UnreadableError:
-        raise
-    except (*broken, ImageFileError, HeaderDataError) as error:
-        raise UnreadableError(file, f"{type(error).__name__}: {error}") from error
+                array = _named(arrays, key, file)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or not array.size:
         raise UnreadableError(file, f"{key} of shape {array.shape}, expected (H, W) or (D, H, W)")
-    return Volume(array)
+    return Volume(array, affine)
 
 
-def _read_nifti(file: Path) -> Volume:
-    import nibabel as nib
+def _named(arrays: Any, key: str, file: Path) -> np.ndarray:
+    if key not in arrays:
+        raise UnreadableError(file, f"no array {key!r} in it; it holds {', '.join(arrays) or 'nothing'}")
+    return arrays[key][()]
 
-    stored = nib.load(file)
-    array, affine = np.asanyarray(stored.dataobj), stored.affine
-    while array.ndim > 2 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or not array.size or array.dtype.names:
-        raise UnreadableError(
-            file, f"shape {stored.shape}, type {stored.get_data_dtype()}: expected one 3D volume of numbers"
-        )
+
+def read_nifti(image: Any, file: Path, cine: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of a nibabel image.
+
+    Args:
+        image: of nibabel; its voxels are loaded here.
+        file: what errors name.
+        cine: take a fourth axis, time.
+
+    Returns:
+        (D, H, W), or (T, D, H, W) for an image of four axes, axes in stored order, by their slope and intercept; and
+        the affine (4, 4) of (X, Y, Z) to millimetres (a header may count in metres or microns).
+
+    Raises:
+        UnreadableError: other axes than these, complex numbers or colours, a singular affine.
+    """
+    from nibabel.nifti1 import Nifti1PairHeader
+
+    shape, dtype = image.shape, image.get_data_dtype()
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    if not 2 <= len(shape) <= 3 + cine or 0 in shape or dtype.kind not in "biuf":
+        expected = "one 3D volume of numbers" + ", or frames of it over a fourth axis" * cine
+        raise UnreadableError(file, f"shape {image.shape}, type {dtype}: expected {expected}")
+    affine = image.header.get_best_affine() if image.affine is None else image.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise UnreadableError(file, "its affine is singular: voxel size or direction is lost")
-    return Volume(array.transpose(2, 1, 0), affine)
+    if isinstance(image.header, Nifti1PairHeader):
+        to_mm = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) % 8, 1)  # codes 1 metre, 2 mm, 3 micron
+        affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine
+    return np.asanyarray(image.dataobj).reshape(*shape, *[1] * (3 - len(shape))).T, affine
 
 
-def _read_picture(file: Path) -> np.ndarray:
-    """(H, W). A palette gives its indices; colours are refused unless all the channels are the same grey."""
-    from PIL import Image
+def read_picture(file: Path, palette: bool = False) -> np.ndarray:
+    """A picture's grey values: (H, W), or (D, H, W) for a TIFF of several pages.
+
+    Args:
+        file: as Pillow reads it, 1 to 32 bits.
+        palette: take a palette's indices, as a label has them, not its colours.
+
+    Raises:
+        UnreadableError: real colours (channels that are all the same are grey), or pages of different sizes.
+    """
+    from PIL import Image, ImageSequence
 
     with Image.open(file) as picture:
-        array = np.asarray(picture)
+        pages = ImageSequence.Iterator(picture) if picture.format == "TIFF" else [picture]
+        arrays = [_grey(page, palette, file) for page in pages]
+    if len({array.shape for array in arrays}) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(array.shape for array in arrays))
+        raise UnreadableError(file, f"pages of different sizes: {sizes}; expected one volume's slices, all alike")
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays)
+
+
+def _grey(picture: Any, palette: bool, file: Path) -> np.ndarray:
+    """(H, W) of one page, an alpha channel ignored."""
+    if picture.mode == "P" and not palette:
+        picture = picture.convert("RGB")
+    array = np.asarray(picture)
     if array.dtype == bool:
         return array.astype(np.uint8)
     if array.ndim == 3:
-        colours = array[..., :3]
-        if array.shape[-1] not in (3, 4) or (colours != colours[..., :1]).any():
-            raise UnreadableError(file, f"shape {array.shape}: expected one channel; convert colours to grey values")
+        colours = array[..., : {"LA": 1, "RGB": 3, "RGBA": 3}.get(picture.mode, 0)]
+        if not colours.size or (colours != colours[..., :1]).any():
+            raise UnreadableError(
+                file, f"colours ({picture.mode}): expected one channel; convert colours to grey values"
+            )
         return colours[..., 0]
     return array

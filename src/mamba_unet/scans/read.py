@@ -1,0 +1,86 @@
+"""A scan from disk, whatever kind of file or folder it is in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mamba_unet.data.formats import NIFTI, PICTURES, UnreadableError, ending, read_picture, read_volume, reading, stem
+from mamba_unet.scans.scan import Scan
+
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+ARRAYS = (".h5", ".hdf5", ".npz")
+DICOM = (".dcm", ".ima", ".zip")
+FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)
+TAKEN = (
+    "NIfTI (.nii, .nii.gz), .mha, .mhd, .nrrd, pictures (.png, .jpg, .bmp, .tif), "
+    "HDF5 or npz with an array `image`, or DICOM (a folder, a .zip or a file)"
+)
+
+
+def scan_name(path: Path) -> str:
+    """What the outputs of an input are called: its name without endings and nnU-Net's channel suffix `_0000`."""
+    name = path.name if path.is_dir() else stem(path)
+    return name.removesuffix("_0000") or name
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its ending, or by the mark after its preamble (PS3.10, section 7.1)."""
+    if ending(path, DICOM):
+        return True
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
+    """Read a scan with its geometry.
+
+    Args:
+        path: NIfTI of two, three or four axes (time last); MHA, MHD or NRRD; PNG, JPEG, BMP or TIFF, whose pages are
+            slices; HDF5 or npz with an array `image` of (H, W) or (D, H, W); a DICOM file, or a folder or zip of one
+            DICOM series.
+        slices_along: array axis (0 D, 1 H, 2 W) to cut slices across, instead of finding it (see `slice_axis`).
+
+    Raises:
+        UnreadableError: absent, damaged, of no kind that is taken, not one scan, colours or complex numbers.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UnreadableError(path, "no such file or folder")
+    with reading(path):
+        if path.is_dir() or (not ending(path, FILES) and is_dicom(path)):
+            scan = _read_dicom(path)
+        elif ending(path, NIFTI):
+            import nibabel as nib
+
+            scan = Scan.from_nibabel(nib.load(path, mmap=False), scan_name(path), path)
+        elif ending(path, ITK):
+            scan = _read_itk(path)
+        elif ending(path, PICTURES):
+            scan = Scan.from_array(read_picture(path), name=scan_name(path))
+        elif ending(path, ARRAYS):
+            scan = Scan.from_array(read_volume([path], "image").array, name=scan_name(path))
+        else:
+            raise UnreadableError(path, f"not a kind of file that is taken; expected {TAKEN}")
+    return replace(scan, source=path, slices_along=scan.slices_along if slices_along is None else slices_along)
+
+
+def _read_itk(path: Path) -> Scan:
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UnreadableError(path, str(error).strip().splitlines()[-1]) from error
+    try:
+        return Scan.from_sitk(image, scan_name(path))
+    except ValueError as error:
+        raise UnreadableError(path, str(error)) from error
+
+
+def _read_dicom(path: Path) -> Scan:
+    from mamba_unet.scans.dicom import find_series, read_series
+
+    series = find_series(path)
+    if len(series) != 1:
+        listed = "; ".join(f"number {one.number} {one.description!r} ({len(one.files)} files)" for one in series)
+        raise UnreadableError(path, f"{len(series)} DICOM series, expected one: {listed or f'expected {TAKEN}'}")
+    return replace(read_series(series[0]), name=scan_name(path))
