@@ -1,0 +1,355 @@
+"""The heart's volumes and function from its segmentation at end-diastole (ED) and end-systole (ES).
+
+Discs are summed (Simpson's rule as cardiac MRI uses it): a volume is the number of voxels times the volume of one.
+D H W array axes, T frames. Frames count from 0, but from 1 in ACDC's `Info.cfg` and file names.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mamba_unet.evaluation import to_csv
+from mamba_unet.files import write_text
+from mamba_unet.measures.statistics import (
+    CaseStatistics,
+    StructureStatistics,
+    markdown_table,
+    number,
+    structure_statistics,
+)
+
+MYOCARDIUM_G_PER_ML = 1.05  # as SCMR's recommendations have it (Schulz-Menger et al. 2020)
+FEWEST_SLICES = 2 / 3  # of ED's slices that hold the left ventricle at ES; ACDC's 100 patients have 0.7 and more
+
+LV, RV, MYOCARDIUM = "left ventricle", "right ventricle", "myocardium"
+# as data sets call them; compared in lower case, with anything but letters and digits as one space
+SPELLINGS = {
+    LV: (
+        "left ventricle",
+        "lv",
+        "lvc",
+        "lv cavity",
+        "lv blood pool",
+        "left ventricular cavity",
+        "left ventricle cavity",
+        "left ventricular blood pool",
+        "left ventricle blood pool",
+        "left ventricle blood cavity",
+        "heart ventricle left",
+    ),
+    RV: (
+        "right ventricle",
+        "rv",
+        "rvc",
+        "rv cavity",
+        "rv blood pool",
+        "right ventricular cavity",
+        "right ventricle cavity",
+        "right ventricular blood pool",
+        "right ventricle blood pool",
+        "right ventricle blood cavity",
+        "heart ventricle right",
+    ),
+    MYOCARDIUM: (
+        "myocardium",
+        "myo",
+        "lvm",
+        "lvmyo",
+        "lv myo",
+        "lv myocardium",
+        "left ventricular myocardium",
+        "left ventricle myocardium",
+        "myocardium of the left ventricle",
+        "heart myocardium",
+    ),
+}
+
+FRAME = re.compile(r"(.+)_frame(\d+)", re.IGNORECASE)
+PHASE = re.compile(r"(.+)_(ED|ES)", re.IGNORECASE)
+
+
+def heart_structures(class_names: Sequence[str]) -> dict[str, str]:
+    """Which class is the cavity of the left and of the right ventricle, and which the left ventricle's myocardium.
+
+    Args:
+        class_names: in any order, with or without the background.
+
+    Returns:
+        `LV`, `RV`, `MYOCARDIUM` -> the name among `class_names`; the last two only where there is one.
+
+    Raises:
+        ValueError: no left ventricle, or two names for one structure.
+    """
+    found = {}
+    for structure, spellings in SPELLINGS.items():
+        names = [name for name in class_names if re.sub(r"[\W_]+", " ", name.lower()).strip() in spellings]
+        if len(names) > 1:
+            raise ValueError(f"{names} are all the {structure}; give each class another name (--class-names)")
+        if names:
+            found[structure] = names[0]
+    if LV not in found:
+        raise ValueError(
+            f"no class is the left ventricle among {', '.join(class_names) or 'none'}; looked for "
+            f"{', '.join(SPELLINGS[LV])}; name the classes in the order of their indices (--class-names)"
+        )
+    return found
+
+
+def find_phases(lv_voxels: Sequence[int]) -> tuple[int, int]:
+    """End-diastole and end-systole of a cine: the frames of the largest and of the smallest left ventricle.
+
+    Args:
+        lv_voxels: size of the left ventricle's cavity per frame, in any unit. Frames without any are left out: there
+            the segmentation failed.
+
+    Returns:
+        ED and ES, from 0, the first of equals; the same frame twice where no two differ.
+
+    Raises:
+        ValueError: there is no left ventricle in any frame.
+    """
+    sizes = np.asarray(lv_voxels)
+    if not (sizes > 0).any():
+        raise ValueError(f"no left ventricle in any of {len(sizes)} frames")
+    return int(sizes.argmax()), int(np.where(sizes > 0, sizes, sizes.max() + 1).argmin())
+
+
+def read_info_cfg(path: str | Path) -> dict[str, int | float | str]:
+    """ACDC's `Info.cfg`: lines such as `ED: 1`, `ES: 12`, `Group: DCM`, `Height: 184.0`, `Weight: 95.0`.
+
+    Returns:
+        `ED` and `ES` as int, from 1 as the file has them; other numbers as float, the rest as text.
+
+    Raises:
+        ValueError: ED or ES is missing or no frame number.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    info: dict[str, Any] = dict(re.findall(r"^\s*(\w+)\s*:[ \t]*(.*?)\s*$", text, re.MULTILINE))
+    for phase in ("ED", "ES"):
+        value = info.get(phase, "")
+        if not value.isdecimal() or int(value) < 1:
+            came = f"'{phase}: {value}'" if phase in info else f"no line '{phase}: ...'"
+            raise ValueError(f"{path}: expected a frame number from 1 as '{phase}: 12', found {came}")
+        info[phase] = int(value)
+    for key, value in info.items():
+        if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?", value):
+            info[key] = float(value)
+    return info
+
+
+@dataclass(frozen=True)
+class CardiacMeasures:
+    """What the segmentations at end-diastole and end-systole say of a heart.
+
+    EDV, ESV end-diastolic and end-systolic volume; SV stroke volume, EDV - ESV; EF ejection fraction, SV / EDV. A
+    value is None where its structure is not among the classes, EF also where EDV is 0.
+
+    Attributes:
+        myocardial_mass_g: of the left ventricle's wall, at end-diastole.
+        notes: what makes the numbers doubtful.
+    """
+
+    lv_edv_ml: float
+    lv_esv_ml: float
+    lv_sv_ml: float
+    lv_ef_percent: float | None
+    rv_edv_ml: float | None
+    rv_esv_ml: float | None
+    rv_sv_ml: float | None
+    rv_ef_percent: float | None
+    myocardial_mass_g: float | None
+    notes: tuple[str, ...] = ()
+
+
+def cardiac_measures(
+    ed: np.ndarray, es: np.ndarray, spacing_mm: Sequence[float], class_names: Sequence[str]
+) -> CardiacMeasures:
+    """Measure a heart from two label maps.
+
+    Args:
+        ed, es: (D, H, W) class indices at end-diastole and end-systole.
+        spacing_mm: of D, H, W; for D the distance between slices, gap included.
+        class_names: [0] is the background.
+
+    Raises:
+        ValueError: shapes differ, no spacing, or no left ventricle among the classes.
+    """
+    if ed.shape != es.shape:
+        raise ValueError(f"end-diastole of shape {ed.shape}, end-systole {es.shape}: expected the same (D, H, W)")
+    phases = [structure_statistics(label[None], class_names, spacing_mm) for label in (ed, es)]
+    return _measures(*phases)
+
+
+def _measures(ed: Sequence[StructureStatistics], es: Sequence[StructureStatistics]) -> CardiacMeasures:
+    """From the structures of the two frames."""
+    names = heart_structures([one.structure for one in ed])
+    phases = [{one.structure: one for one in phase} for phase in (ed, es)]
+    if any(one.volume_ml is None for phase in (ed, es) for one in phase):
+        raise ValueError(
+            "the voxel size is not known, and volumes in ml need it; state it as --spacing D H W in mm, the distance "
+            "between slices first: --spacing 10 1.5 1.5"
+        )
+    values: dict[str, float | None] = {}
+    notes = []
+    for short, structure in (("lv", LV), ("rv", RV)):
+        edv = esv = sv = ef = None
+        if structure in names:
+            edv, esv = (phase[names[structure]].volume_ml for phase in phases)
+            sv = edv - esv
+            ef = 100 * sv / edv if edv else None
+            notes += _doubts(structure, *(phase[names[structure]] for phase in phases))
+        else:
+            notes.append(f"no class is the {structure}")
+        values |= {f"{short}_edv_ml": edv, f"{short}_esv_ml": esv, f"{short}_sv_ml": sv, f"{short}_ef_percent": ef}
+    mass = None
+    if MYOCARDIUM in names:
+        mass = phases[0][names[MYOCARDIUM]].volume_ml * MYOCARDIUM_G_PER_ML
+        if not mass:
+            notes.append("no myocardium at ED")
+    else:
+        notes.append("no class is the myocardium")
+    return CardiacMeasures(**values, myocardial_mass_g=mass, notes=tuple(notes))
+
+
+def _doubts(structure: str, ed: StructureStatistics, es: StructureStatistics) -> list[str]:
+    """Why a ventricle's volumes may be wrong."""
+    notes = [f"no {structure} at {phase}" for phase, one in (("ED", ed), ("ES", es)) if not one.voxels]
+    if es.volume_ml > ed.volume_ml:
+        notes.append(f"{structure} larger at ES ({es.volume_ml:.1f} ml) than at ED ({ed.volume_ml:.1f} ml)")
+    for phase, one in (("ED", ed), ("ES", es)):
+        if one.touches_border:
+            notes.append(f"{structure} cut off by the image border at {phase}")
+        if one.slices and not all(one.area_pixels[one.slices[0] : one.slices[1] + 1]):
+            notes.append(f"{structure} missing in a slice between others at {phase}")
+    before, after = (sum(area > 0 for area in one.area_pixels) for one in (ed, es))
+    if structure == LV and 0 < after < FEWEST_SLICES * before:
+        notes.append(f"{structure} in {after} slices at ES and {before} at ED: slices at the base may be missing")
+    return notes
+
+
+@dataclass(frozen=True)
+class CardiacCase:
+    """The measures of one heart, and of which frames.
+
+    Attributes:
+        case: patient, or name of the cine.
+        ed, es: names of the two cases, or "frame 0" of a cine.
+        phases_by: how they were found.
+    """
+
+    case: str
+    ed: str
+    es: str
+    phases_by: str
+    measures: CardiacMeasures
+
+
+def cardiac_cases(cases: Sequence[CaseStatistics]) -> tuple[list[CardiacCase], dict[str, str]]:
+    """Find each heart's end-diastole and end-systole and measure it.
+
+    A cine (several frames in one case) is a heart. So are the cases `patient001_frame01`, `patient001_frame12`, or
+    `..._ED`, `..._ES`. Which frame is which is said, in this order, by the name, by `Info.cfg` beside the source, by
+    the size of the left ventricle.
+
+    Returns:
+        The hearts, and for each that could not be measured the reason; the others are not stopped.
+    """
+    hearts: dict[tuple[str, bool], dict[str, CaseStatistics]] = {}
+    patients: dict[Path, set[str]] = {}  # whose scans a folder holds
+    for case in cases:
+        match = PHASE.fullmatch(case.case) or FRAME.fullmatch(case.case)
+        name, part = match.groups() if match else (case.case, "")
+        hearts.setdefault((name, match is not None), {})[part.upper()] = case
+        if case.source is not None:
+            patients.setdefault(case.source.parent, set()).add(name.removesuffix("_4d"))
+    measured, failures = [], {}
+    for (name, _), parts in hearts.items():
+        folders = {case.source.parent for case in parts.values() if case.source is not None}
+        # an Info.cfg speaks of one patient: among the scans of several it is nobody's
+        infos = [folder / "Info.cfg" for folder in sorted(folders) if len(patients[folder]) == 1]
+        try:
+            measured.append(_measure_heart(name, parts, next((file for file in infos if file.is_file()), None)))
+        except (ValueError, OSError) as error:
+            failures[name] = str(error)
+    return measured, failures
+
+
+def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | None) -> CardiacCase:
+    """Choose ED and ES among the frames of one heart, and measure.
+
+    Args:
+        parts: "ED", "ES", or the frame's number -> its case; "" -> a cine.
+    """
+    frames: dict[str | int, tuple[str, list[StructureStatistics]]] = {}
+    for part, case in parts.items():
+        if part:
+            frames[int(part) if part.isdecimal() else part] = (case.case, list(case.structures))
+        for one in () if part else case.structures:
+            frames.setdefault(one.frame + 1, (f"frame {one.frame}", []))[1].append(one)
+    notes: list[str] = []
+    if len(frames) < 2 or len(frames.keys() & {"ED", "ES"}) == 1:
+        raise ValueError(
+            f"{', '.join(text for text, _ in frames.values())} alone, and the cycle has two ends: give a cine, or both "
+            "frames of a patient as ..._frame01 and ..._frame12, or as ..._ED and ..._ES"
+        )
+    if "ED" in frames:
+        ed, es, phases_by = "ED", "ES", "name"
+    elif info is not None:
+        said = read_info_cfg(info)
+        for phase in ("ED", "ES"):
+            if said[phase] not in frames:
+                there = ", ".join(map(str, sorted(frames)))
+                raise ValueError(f"{info}: {phase} is frame {said[phase]}, counted from 1; there are frames {there}")
+        ed, es, phases_by = said["ED"], said["ES"], "Info.cfg"
+    else:
+        numbers = sorted(frames)
+        structures = [{one.structure: one.voxels for one in frames[number][1]} for number in numbers]
+        lv_voxels = [sizes[heart_structures(list(sizes))[LV]] for sizes in structures]
+        ed, es = (numbers[index] for index in find_phases(lv_voxels))
+        phases_by = "left ventricle's size"
+        if lv_voxels.count(0):
+            notes.append(f"{lv_voxels.count(0)} of {len(frames)} frames without a left ventricle are left out")
+    if ed == es:
+        notes.append("ED and ES are the same frame")
+    measures = _measures(frames[ed][1], frames[es][1])
+    return CardiacCase(
+        name, frames[ed][0], frames[es][0], phases_by, replace(measures, notes=(*notes, *measures.notes))
+    )
+
+
+def write_cardiac(folder: str | Path, hearts: Sequence[CardiacCase]) -> None:
+    """Write `cardiac.csv` (every number in full) and `cardiac.md` (the table to read), atomically."""
+    rows = []
+    for heart in hearts:
+        values = asdict(heart.measures)
+        notes = "; ".join(values.pop("notes"))
+        rows.append(
+            {"case": heart.case, "ed": heart.ed, "es": heart.es, "phases_by": heart.phases_by, **values, "notes": notes}
+        )
+    write_text(Path(folder) / "cardiac.csv", to_csv(rows))
+    write_text(Path(folder) / "cardiac.md", cardiac_table(hearts))
+
+
+def cardiac_table(hearts: Sequence[CardiacCase]) -> str:
+    """The measures to read, as Markdown: volumes in ml, ejection fraction in %, mass in g; then the notes."""
+    titles = ["case", "ED", "ES"]
+    titles += [f"{side} {what}" for side in ("LV", "RV") for what in ("EDV ml", "ESV ml", "SV ml", "EF %")]
+    rows = []
+    for heart in hearts:
+        values = asdict(heart.measures)
+        doubts = "*" if values.pop("notes") else ""
+        numbers = [number(value, 1) for value in values.values()]
+        rows.append([heart.case + doubts, _short(heart, heart.ed), _short(heart, heart.es), *numbers])
+    table = markdown_table([*titles, "mass g"], rows, left=(0, 1, 2))
+    doubts = [f"- {heart.case}: {'; '.join(heart.measures.notes)}\n" for heart in hearts if heart.measures.notes]
+    return table + ("\n\\* to be looked at:\n\n" + "".join(doubts) if doubts else "")
+
+
+def _short(heart: CardiacCase, frame: str) -> str:
+    """`frame01` of `patient001_frame01`, for the table has the patient already."""
+    return frame.removeprefix(f"{heart.case}_")
