@@ -152,7 +152,7 @@ def read_nifti(image: Any, file: Path, cine: bool = False) -> tuple[np.ndarray, 
     Raises:
         UnreadableError: other axes than these, complex numbers or colours, a singular affine.
     """
-    from nibabel.nifti1 import Nifti1PairHeader
+    from nibabel.nifti1 import Nifti1Header
 
     shape, dtype = image.shape, image.get_data_dtype()
     while len(shape) > 2 and shape[-1] == 1:
@@ -163,7 +163,7 @@ def read_nifti(image: Any, file: Path, cine: bool = False) -> tuple[np.ndarray, 
     affine = image.header.get_best_affine() if image.affine is None else image.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise UnreadableError(file, "its affine is singular: voxel size or direction is lost")
-    if isinstance(image.header, Nifti1PairHeader):
+    if isinstance(image.header, Nifti1Header):
         to_mm = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) % 8, 1)  # codes 1 metre, 2 mm, 3 micron
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine
     return np.asanyarray(image.dataobj).reshape(*shape, *[1] * (3 - len(shape))).T, affine

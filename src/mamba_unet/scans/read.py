@@ -8,7 +8,7 @@ from mamba_unet.scans.scan import Scan
 
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 ARRAYS = (".h5", ".hdf5", ".npz")
-DICOM = (".dcm", ".ima", ".zip")
+ZIP = (".zip",)
 FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)
 TAKEN = (
     "NIfTI (.nii, .nii.gz), .mha, .mhd, .nrrd, pictures (.png, .jpg, .bmp, .tif), "
@@ -18,16 +18,18 @@ TAKEN = (
 
 def scan_name(path: Path) -> str:
     """What the outputs of an input are called: its name without endings and nnU-Net's channel suffix `_0000`."""
-    name = path.name if path.is_dir() else stem(path)
+    name = path.resolve().name if path.is_dir() else stem(path)
     return name.removesuffix("_0000") or name
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its ending, or by the mark after its preamble (PS3.10, section 7.1)."""
-    if ending(path, DICOM):
-        return True
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM by its content: the mark after the preamble, or group 8 where a preamble is lacking.
+
+    Source: DICOM PS3.10, section 7.1.
+    """
+    with open(file, "rb") as stream:
+        head = stream.read(132)
+    return head[128:] == b"DICM" or head[:2] == b"\x08\x00"
 
 
 def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
@@ -46,7 +48,7 @@ def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
     if not path.exists():
         raise UnreadableError(path, "no such file or folder")
     with reading(path):
-        if path.is_dir() or (not ending(path, FILES) and is_dicom(path)):
+        if path.is_dir() or ending(path, ZIP):
             scan = _read_dicom(path)
         elif ending(path, NIFTI):
             import nibabel as nib
@@ -58,6 +60,8 @@ def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
             scan = Scan.from_array(read_picture(path), name=scan_name(path))
         elif ending(path, ARRAYS):
             scan = Scan.from_array(read_volume([path], "image").array, name=scan_name(path))
+        elif is_dicom(path):
+            scan = _read_dicom(path)
         else:
             raise UnreadableError(path, f"not a kind of file that is taken; expected {TAKEN}")
     return replace(scan, source=path, slices_along=scan.slices_along if slices_along is None else slices_along)
@@ -77,10 +81,11 @@ def _read_itk(path: Path) -> Scan:
 
 
 def _read_dicom(path: Path) -> Scan:
-    from mamba_unet.scans.dicom import find_series, read_series
+    from mamba_unet.scans.dicom import find_series, list_series, read_series
 
     series = find_series(path)
-    if len(series) != 1:
-        listed = "; ".join(f"number {one.number} {one.description!r} ({len(one.files)} files)" for one in series)
-        raise UnreadableError(path, f"{len(series)} DICOM series, expected one: {listed or f'expected {TAKEN}'}")
+    if not series:
+        raise UnreadableError(path, f"no DICOM image in it; expected {TAKEN}")
+    if len(series) > 1:
+        raise UnreadableError(path, f"{len(series)} DICOM series, expected one; part them:\n{list_series(series)}")
     return replace(read_series(series[0]), name=scan_name(path))

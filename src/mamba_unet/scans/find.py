@@ -1,0 +1,151 @@
+"""The scans that files, folders, globs and zips stand for, each with the name of its outputs."""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mamba_unet.data.formats import PICTURES, UnreadableError, ending
+from mamba_unet.scans.read import FILES, TAKEN, ZIP, is_dicom, read_scan, scan_name
+from mamba_unet.scans.scan import Scan
+
+if TYPE_CHECKING:
+    from mamba_unet.scans.dicom import Series
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan that was found and not read yet.
+
+    Attributes:
+        name: what its outputs are called; no other input has it.
+        path: the file, or the folder or zip of a DICOM series.
+        read: reads it; raises UnreadableError.
+        series: of DICOM in a folder or zip: which one of `path`.
+    """
+
+    name: str
+    path: Path
+    read: Callable[[], Scan] = field(repr=False, compare=False)
+    series: "Series | None" = field(default=None, repr=False)
+
+
+def find_scans(inputs: Sequence[str | Path]) -> list[ScanFile]:
+    """The scans that inputs stand for, in their order, each once.
+
+    An input is a file that `read_scan` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders) that
+    the shell has not expanded. A folder stands for the files in it, not below it; or, where it holds DICOM or no such
+    files, for every DICOM series in and below it. Hidden files are passed over. Whether a file named here can be read
+    is seen only when it is.
+
+    Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
+    one of several `<folder>_<series number>_<description>`.
+
+    Raises:
+        ValueError: a path that does not exist, an input that stands for nothing, two scans of one name, slices of a
+            DICOM series given one by one.
+    """
+    found: dict[str, ScanFile] = {}
+    for given in inputs:
+        for scan in _expand(given):
+            other = found.setdefault(scan.name, scan)
+            if _place(other) != _place(scan):
+                raise ValueError(
+                    f"{other.path} and {scan.path} would both be called {scan.name!r}; rename one, or give them apart"
+                )
+    if not found:
+        raise ValueError(f"no scans to read; expected {TAKEN}, or folders or globs of these")
+    _refuse_single_slices(found.values())
+    return list(found.values())
+
+
+def _refuse_single_slices(scans: Iterable[ScanFile]) -> None:
+    """`series/*.dcm` is meant as one volume; as files it would be as many as there are slices."""
+    first: dict[tuple[Path, str], ScanFile] = {}
+    for scan in scans:
+        if scan.series is not None and scan.series.images == 1 and scan.path.is_file():
+            other = first.setdefault((scan.path.resolve().parent, scan.series.uid), scan)
+            if other is not scan:
+                raise ValueError(
+                    f"{other.path} and {scan.path.name} are slices of one DICOM series; give the folder they are in"
+                )
+
+
+def _place(scan: ScanFile) -> tuple[Path, str]:
+    return scan.path.resolve(), scan.series.uid if scan.series else ""
+
+
+def _expand(given: str | Path) -> list[ScanFile]:
+    path = Path(os.path.expanduser(given))
+    if path.is_dir():
+        scans = _in_folder(path)
+    elif path.exists():
+        scans = _in_file(path)
+    elif glob.has_magic(str(path)):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        folders = [match for match in matches if match.is_dir()]
+        files = [match for match in matches if match.is_file() and (ending(match, (*FILES, *ZIP)) or is_dicom(match))]
+        scans = [scan for file in files for scan in _in_file(file)]
+        scans += [scan for folder in folders for scan in _in_folder(folder)]
+    else:
+        raise ValueError(f"{path}: no such file or folder")
+    if not scans:
+        raise ValueError(f"{path}: no scan there; expected {TAKEN}")
+    return scans
+
+
+def _in_file(file: Path) -> list[ScanFile]:
+    if ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file)):
+        return _series(file) or [_unread(file)]
+    return [_unread(file)]
+
+
+def _unread(path: Path) -> ScanFile:
+    return ScanFile(scan_name(path), path, partial(read_scan, path))
+
+
+def _in_folder(folder: Path) -> list[ScanFile]:
+    entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = [path for path in entries if ending(path, FILES)]
+    series = []
+    if not files or any(is_dicom(path) for path in entries if path not in files):
+        series = _series(folder)
+    if series:
+        files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
+    return [scan for file in files for scan in _in_file(file)] + series
+
+
+def _series(path: Path) -> list[ScanFile]:
+    from mamba_unet.scans.dicom import find_series
+
+    try:
+        found = find_series(path)
+    except UnreadableError:
+        return [_unread(path)]  # it says why when it is read
+    names = [scan_name(path)]
+    if len(found) > 1:
+        names = ["_".join((*names, *_words(one.number, one.description))) for one in found]
+        # the same protocol for several patients, told apart by their folders; and if that does not help, counted
+        for marks in ([_words(os.path.dirname(one.files[0])) for one in found], [[str(n)] for n in range(len(found))]):
+            often = Counter(names)
+            names = [
+                "_".join((name, *mark)) if often[name] > 1 else name for name, mark in zip(names, marks, strict=True)
+            ]
+    return [ScanFile(name, path, partial(_read_series, one, name), one) for name, one in zip(names, found, strict=True)]
+
+
+def _words(*parts: object) -> list[str]:
+    """The parts that are there, each fit for a file's name."""
+    words = [re.sub(r"\W+", "-", "" if part is None else str(part)).strip("-_") for part in parts]
+    return [word for word in words if word]
+
+
+def _read_series(series: "Series", name: str) -> Scan:
+    from mamba_unet.scans.dicom import read_series
+
+    return replace(read_series(series), name=name)
