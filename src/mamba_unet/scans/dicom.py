@@ -34,9 +34,7 @@ MAX_UNZIPPED_BYTES = 4 << 30  # of all the files in a zip together
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
 _SAME_COSINE = 1e-3  # of orientations written with few decimals
-_OFF_GRID = (
-    0.1  # of a slice step: what rounded positions may deviate from even steps; a missing slice makes 0.5 or more
-)
+_OFF_GRID = 0.25  # of a slice step: rounded positions deviate less from even steps, a missing slice by 0.5 or more
 _TIME = (  # what orders the images at one position, the most explicit first; the last word is the order of recording
     "TemporalPositionIndex",
     "TemporalPositionIdentifier",
@@ -181,6 +179,8 @@ class _Frame:
     Attributes:
         header: the data set itself, or a multi-frame object's functional groups of this frame, flattened.
         position: (3,), of the centre of the first pixel, millimetres, left posterior superior.
+        axes: (2, 3), unit vectors along a row (to the next column) and along a column (to the next row).
+        spacing: between rows, then between columns, millimetres (PS3.3, 10.7.1.3).
     """
 
     name: str
@@ -188,17 +188,43 @@ class _Frame:
     index: int
     header: "Dataset"
     position: np.ndarray
+    axes: np.ndarray
+    spacing: np.ndarray
 
-    @property
-    def row_and_column(self) -> np.ndarray:
-        """(2, 3): unit vectors along a row (to the next column) and along a column (to the next row)."""
-        return _vector(self.header, "ImageOrientationPatient").reshape(2, 3)
+    @classmethod
+    def of(cls, name: str, dataset: "Dataset", index: int, header: "Dataset") -> "_Frame":
+        axes = _vector(header, "ImageOrientationPatient", 6).reshape(2, 3)
+        spacing = _vector(header, "PixelSpacing", 2)
+        if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2 or spacing.min() <= 0:
+            raise ValueError(
+                f"ImageOrientationPatient {axes.tolist()}, PixelSpacing {spacing.tolist()}: expected rows and columns "
+                "at right angles, and pixels larger than nothing"
+            )
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        return cls(name, dataset, index, header, _vector(header, "ImagePositionPatient", 3), axes, spacing)
+
+
+def _vector(header: "Dataset", keyword: str, length: int) -> np.ndarray:
+    stored = header.get(keyword)
+    if stored is None or len(stored) != length:
+        raise ValueError(
+            f"{keyword} is {'absent' if stored is None else list(stored)}: where the image lies in the patient is not "
+            "told, as in pictures of a screen (secondary capture) and radiographs; save it as PNG to have it "
+            "segmented as a picture"
+        )
+    vector = np.array([float(number) for number in stored])
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{keyword} is {list(stored)}, expected {length} finite numbers")
+    return vector
 
 
 def _frames(name: str, dataset: "Dataset") -> list[_Frame]:
     """The images of a file, once it is known to hold grey ones with a place in the patient."""
     from pydicom import Dataset
 
+    for keyword in ("Rows", "Columns", "BitsStored", "PixelRepresentation", "PixelData"):
+        if keyword not in dataset:
+            raise ValueError(f"{keyword} is absent: the file is cut short, or holds no image of whole numbers")
     colours, photometric = dataset.get("SamplesPerPixel", 1), dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if colours != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"a colour image ({photometric}); expected grey values of a scanner")
@@ -217,7 +243,7 @@ def _frames(name: str, dataset: "Dataset") -> list[_Frame]:
             "each file or an Enhanced object: convert it to NIfTI"
         )
     if groups is None:
-        return [_Frame(name, dataset, 0, dataset, _vector(dataset, "ImagePositionPatient"))]
+        return [_Frame.of(name, dataset, 0, dataset)]
     if len(groups) != count:
         raise ValueError(f"NumberOfFrames is {count}, but {len(groups)} frames are described")
     frames = []
@@ -227,25 +253,8 @@ def _frames(name: str, dataset: "Dataset") -> list[_Frame]:
             for element in group:
                 if element.VR == "SQ" and element.value:
                     header.update(element.value[0])
-        frames.append(_Frame(name, dataset, index, header, _vector(header, "ImagePositionPatient")))
+        frames.append(_Frame.of(name, dataset, index, header))
     return frames
-
-
-_LENGTHS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-
-
-def _vector(header: "Dataset", keyword: str) -> np.ndarray:
-    stored = header.get(keyword)
-    if stored is None or len(stored) != _LENGTHS[keyword]:
-        raise ValueError(
-            f"{keyword} is {'absent' if stored is None else list(stored)}: where the image lies in the patient is not "
-            "told, as in pictures of a screen (secondary capture) and radiographs; save it as PNG to have it "
-            "segmented as a picture"
-        )
-    vector = np.array([float(number) for number in stored])
-    if not np.isfinite(vector).all() or (keyword == "PixelSpacing" and vector.min() <= 0):
-        raise ValueError(f"{keyword} is {list(stored)}, expected {_LENGTHS[keyword]} numbers that make a geometry")
-    return vector
 
 
 def _distinct(frames: list[_Frame]) -> list[_Frame]:
@@ -265,16 +274,13 @@ def _distinct(frames: list[_Frame]) -> list[_Frame]:
 
 
 def _check_uniform(frames: Sequence[_Frame]) -> None:
-    """All of one size, pixel spacing and orientation, which is a right angle's."""
+    """All of one size, pixel spacing and orientation."""
     first = frames[0]
-    orientation, spacing = first.row_and_column, _vector(first.header, "PixelSpacing")
-    if np.abs(orientation @ orientation.T - np.eye(2)).max() > 1e-2:
-        raise _RefusedError(f"rows and columns are not at right angles: ImageOrientationPatient {orientation.tolist()}")
     for frame in frames:
         differing = {
-            "size": frame.dataset.Rows != first.dataset.Rows or frame.dataset.Columns != first.dataset.Columns,
-            "orientation": np.abs(frame.row_and_column - orientation).max() > _SAME_COSINE,
-            "pixel spacing": not np.allclose(_vector(frame.header, "PixelSpacing"), spacing, rtol=1e-3),
+            "sizes": (frame.dataset.Rows, frame.dataset.Columns) != (first.dataset.Rows, first.dataset.Columns),
+            "orientations": np.abs(frame.axes - first.axes).max() > _SAME_COSINE,
+            "pixel spacings": not np.allclose(frame.spacing, first.spacing, rtol=1e-3),
         }
         if any(differing.values()):
             what = ", ".join(name for name, differs in differing.items() if differs)
@@ -286,14 +292,14 @@ def _check_uniform(frames: Sequence[_Frame]) -> None:
 
 def _look(frame: _Frame) -> str:
     return (
-        f"{frame.name} has {frame.dataset.Rows} x {frame.dataset.Columns} pixels of "
-        f"{_vector(frame.header, 'PixelSpacing').tolist()} mm along {frame.row_and_column.round(3).tolist()}"
+        f"{frame.name} has {frame.dataset.Rows} x {frame.dataset.Columns} pixels of {frame.spacing.tolist()} mm along "
+        f"{frame.axes.round(3).tolist()}"
     )
 
 
 def _stack(frames: Sequence[_Frame]) -> list[list[_Frame]]:
     """The images by phase and position, (T, D): evenly spaced positions along the normal, phases in time's order."""
-    depths = np.array([frame.position for frame in frames]) @ np.cross(*frames[0].row_and_column)
+    depths = np.array([frame.position for frame in frames]) @ np.cross(*frames[0].axes)
     order = np.argsort(depths, kind="stable")
     starts = np.flatnonzero(np.diff(depths[order]) > _SAME_POSITION_MM) + 1
     places = [[frames[i] for i in place] for place in np.split(order, starts)]
@@ -367,8 +373,8 @@ def _named(frames: Sequence[_Frame]) -> str:
 
 def _affine(places: Sequence[_Frame]) -> np.ndarray:
     """(4, 4) from voxel (x, y, z) to millimetres, left posterior superior."""
-    row, column = places[0].row_and_column
-    row_spacing, column_spacing = _vector(places[0].header, "PixelSpacing")  # between rows first, PS3.3, 10.7.1.3
+    row, column = places[0].axes
+    row_spacing, column_spacing = places[0].spacing
     first, last = places[0].position, places[-1].position
     if len(places) > 1:
         step = (last - first) / (len(places) - 1)
@@ -478,13 +484,11 @@ def _is_image(header: "Dataset") -> bool:
     """Whether it is of a class that stores images, or of an unknown (private) one and has pixels."""
     from pydicom.uid import UID
 
-    storage = UID(str(header.get("SOPClassUID", "")))
-    known = storage.name != storage
-    if not known or "Image Storage" not in storage.name:
-        return not known and "Rows" in header and "Columns" in header
-    if "Rows" not in header or "Columns" not in header:
-        raise ValueError(f"it is cut short: {storage.name} without Rows and Columns")
-    return True
+    stored = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
+    name, with_pixels = UID(stored).name, "Rows" in header and "Columns" in header
+    if not with_pixels and (not stored or "Image Storage" in name):
+        raise ValueError(f"cut short: {name or 'a DICOM file of no class'} without Rows and Columns")
+    return with_pixels and ("Image Storage" in name or name == stored)
 
 
 def _without_localizers(group: list[tuple[str, "Dataset"]]) -> list[tuple[str, "Dataset"]]:
@@ -498,29 +502,29 @@ def _joined(groups: list[list[tuple[str, "Dataset"]]]) -> list[list[tuple[str, "
         stacks[_slice_of_cine(group) or id(group)].append(group)
     joined = []
     for slices in stacks.values():
-        if len(slices) > 1:
-            try:
-                _stack([_frames(name, header)[0] for name, header in (group[0] for group in slices)])
-            except ValueError:
-                joined += slices
-                continue
-        joined.append([entry for group in slices for entry in group])
+        try:
+            if len(slices) > 1:
+                _stack([_Frame.of(name, header, 0, header) for name, header in (group[0] for group in slices)])
+            joined.append([entry for group in slices for entry in group])
+        except _RefusedError:
+            joined += slices
     return joined
 
 
 def _slice_of_cine(group: list[tuple[str, "Dataset"]]) -> tuple | None:
     """What cine series that show one slice each must share to be one stack; None for any other series."""
-    first = group[0][1]
-    if len(group) < 2 or any(first.get(k) is None for k in ("FrameOfReferenceUID", *_LENGTHS)):
+    header = group[0][1]
+    if len(group) < 2 or "NumberOfFrames" in header or "FrameOfReferenceUID" not in header:
         return None
-    positions = [header.get("ImagePositionPatient") for _, header in group]
-    if any(position != positions[0] for position in positions) or "NumberOfFrames" in first:
+    try:
+        frames = [_Frame.of(name, header, 0, header) for name, header in group]
+    except ValueError:
         return None
-    return (
-        *(str(first.FrameOfReferenceUID), len(group), first.Rows, first.Columns),
-        *np.round(_vector(first, "ImageOrientationPatient"), 3).tolist(),
-        *np.round(_vector(first, "PixelSpacing"), 3).tolist(),
-    )
+    first = frames[0]
+    if any(np.linalg.norm(frame.position - first.position) > _SAME_POSITION_MM for frame in frames):
+        return None
+    look = np.concatenate([first.axes.ravel(), first.spacing]).round(3)
+    return (header.FrameOfReferenceUID, len(group), header.Rows, header.Columns, *look.tolist())
 
 
 def _series(path: Path, group: list[tuple[str, "Dataset"]]) -> Series:
@@ -582,6 +586,8 @@ def _dataset(stream: Any, full: bool) -> "Dataset | None":
         except _BROKEN:
             if with_preamble:
                 raise
+            return None
+        if not with_preamble and "Rows" not in dataset:
             return None
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
