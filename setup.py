@@ -1,13 +1,17 @@
-"""Builds the CPU scan: a plain C library, optional, once per instruction set. Everything else is in pyproject.toml."""
+"""Builds the CPU scan, a plain C library, optional, once per instruction set, and fetches the viewer of the local page,
+which a machine without network does without. Everything else is in pyproject.toml."""
 
 import os
 import platform
+import runpy
 import sys
 import sysconfig
+import warnings
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 # The instruction sets that torch tells apart (torch.backends.cpu.get_cpu_capability); the loader picks by its answer.
 VARIANTS = {"base": {"unix": [], "msvc": []}}
@@ -45,6 +49,17 @@ class BuildLibrary(build_ext):
             self.build_temp = common
 
 
+class BuildWithViewer(build_py):
+    """The package with NiiVue beside its page, under src, so that an editable installation has it too."""
+
+    def run(self):
+        try:
+            runpy.run_path("src/mamba_unet/serve/viewer.py")["install"]()
+        except OSError as error:
+            warnings.warn(f"built without the viewer of `mamba-unet serve`, which says how to get it later: {error}")
+        super().run()
+
+
 class PlatformWheel(bdist_wheel):
     """The library does not link Python: one wheel per platform serves every version."""
 
@@ -57,5 +72,5 @@ setup(
         Extension(f"mamba_unet.ops.libscan_{variant}", ["src/mamba_unet/ops/scan_kernel.c"], optional=True)
         for variant in VARIANTS
     ],
-    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+    cmdclass={"build_ext": BuildLibrary, "build_py": BuildWithViewer, "bdist_wheel": PlatformWheel},
 )

@@ -1,0 +1,308 @@
+"""What people hand in, and the one thread that takes it through the network in turn.
+
+A job is one upload and what became of it. It owns a folder in a temporary directory, in which every file has a name of
+ours; the folder goes when its owner says so, when nobody has asked for it for a while, and when the server stops.
+"""
+
+import errno
+import logging
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mamba_unet.data.formats import PICTURES, ending, stem
+from mamba_unet.serve.result import write_image, write_result
+from mamba_unet.serve.upload import check
+
+if TYPE_CHECKING:
+    from mamba_unet.inference import Predictor
+    from mamba_unet.scans.find import ScanFile
+    from mamba_unet.scans.scan import Scan
+
+log = logging.getLogger(__name__)
+
+# A reader is chosen by the ending. What has none of these is taken for DICOM, whose files often have no ending.
+ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", *PICTURES, ".npy.h5", ".h5", ".hdf5", ".npz", ".zip")
+JOBS = 100  # at a time, of all people together
+FILES = 20_000  # in one upload: a long DICOM study
+UNPACKED = 10  # times the size limit, for what a zip may hold
+
+State = Literal["uploading", "choosing", "queued", "running", "done", "failed", "cancelled"]
+
+
+class Refused(ValueError):
+    """A request that cannot be met; the text is for the person who made it, the number for the browser."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class _Cancelled(Exception):
+    pass
+
+
+@dataclass(eq=False)
+class Job:
+    """One upload and what became of it.
+
+    Attributes:
+        id: cannot be guessed; who knows it owns the job.
+        folder: `input/` holds the upload, the result lies beside it.
+        names: stored path -> what its owner calls it.
+        size: bytes uploaded.
+        scans: found in the upload.
+        scan: which of them is meant.
+        model, slice_axis: as asked for.
+        state: `choosing` waits for the owner to say which of several scans is meant.
+        slices: (done, all) while the network runs.
+        error: why it failed, in words for its owner.
+        image: how to show the scan, see `result.write_image`; None until it has been read.
+        result: see `result.write_result`; None until it is done.
+        touched: when somebody last asked for it, on the clock `time.monotonic`.
+    """
+
+    id: str
+    folder: Path
+    names: dict[Path, str] = field(default_factory=dict)
+    size: int = 0
+    scans: "list[ScanFile]" = field(default_factory=list)
+    scan: int = 0
+    model: str = ""
+    slice_axis: str | None = None
+    state: State = "uploading"
+    slices: tuple[int, int] = (0, 0)
+    error: str = ""
+    image: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    touched: float = field(default_factory=time.monotonic)
+
+    @property
+    def upload(self) -> Path:
+        return self.folder / "input"
+
+    @property
+    def called(self) -> str:
+        """The upload: its only file's name, or that of the folder its files were dropped in, fit for a file name."""
+        first = next(iter(self.names.values()), "")
+        return _called(first if len(self.names) == 1 else re.split(r"[/\\]", first)[0])
+
+    @property
+    def titles(self) -> list[str]:
+        """Of its scans, with the names that its owner gave in place of ours."""
+        if len(self.names) > 1 and all(scan.path in self.names for scan in self.scans):  # files, not a DICOM series
+            return [_called(self.names[scan.path]) for scan in self.scans]
+        ours = stem(next(iter(self.names))) if len(self.names) == 1 else self.upload.name
+        return [scan.name.replace(ours, self.called, 1) for scan in self.scans]
+
+    @property
+    def name(self) -> str:
+        """Of the scan; before it is known, of the upload."""
+        return self.titles[self.scan] if self.scans else self.called
+
+    def read(self) -> "Scan":
+        return replace(self.scans[self.scan].read(), name=self.name)
+
+    def words(self, error: BaseException) -> str:
+        """An error's text, with the names that the owner gave in place of ours."""
+        text = str(error)
+        for path, name in self.names.items():
+            text = text.replace(str(path), name).replace(path.name, name)
+        return text.replace(str(self.upload), "the upload").replace(str(self.folder), "the upload")
+
+
+class Jobs:
+    """All jobs of a server. Every method may be called from any thread.
+
+    Args:
+        predictors: by the name that people choose from; only this object's thread calls them.
+        max_upload_bytes: of one job.
+        keep_s: a job goes when nobody has asked for it for so long.
+    """
+
+    def __init__(self, predictors: "Mapping[str, Predictor]", max_upload_bytes: int, keep_s: float) -> None:
+        self.predictors = predictors
+        self.max_upload_bytes = max_upload_bytes
+        self.keep_s = keep_s
+        self._folder = tempfile.TemporaryDirectory(prefix="mamba-unet-serve-")
+        self._jobs: dict[str, Job] = {}
+        self._queue: deque[Job] = deque()
+        self._running: Job | None = None
+        self._closed = False
+        self._change = threading.Condition()  # guards all of the above and the jobs' states
+        self._reading = threading.Lock()  # one scan in memory at a time, beside the one in the network
+        self._thread = threading.Thread(target=self._work, name="mamba-unet-serve", daemon=True)
+        self._thread.start()
+
+    def create(self) -> Job:
+        with self._change:
+            if len(self._jobs) >= JOBS:
+                raise Refused(503, "The server holds as many scans as it can. Try again later.")
+            job = Job(secrets.token_urlsafe(16), Path(self._folder.name) / secrets.token_hex(8))
+            self._jobs[job.id] = job
+        job.upload.mkdir(parents=True)
+        return job
+
+    def get(self, identifier: str) -> Job:
+        with self._change:
+            job = self._jobs.get(identifier)
+            if job is None:
+                raise Refused(404, "This scan is no longer here: results are removed after a while. Drop it again.")
+            job.touched = time.monotonic()
+            return job
+
+    def add_file(self, job: Job, name: str) -> Path:
+        """Where to write an upload's next file; the person's name for it decides nothing but the ending."""
+        with self._change:
+            if job.state != "uploading":
+                raise Refused(409, "This upload is complete. Start another one.")
+            if len(job.names) >= FILES:
+                raise Refused(413, f"More than {FILES:,} files at once. Drop one series at a time.")
+            path = job.upload / f"{len(job.names):06d}{ending(Path(name), ENDINGS) or ''}"
+            job.names[path] = name
+            return path
+
+    def start(self, job: Job, model: str, scan: int | None = None, slice_axis: str | None = None) -> None:
+        """Find out what was uploaded, read it and queue it; or wait for a choice where there are several scans.
+
+        Args:
+            job: uploaded, or with a result that another one is to replace.
+            model: name of a predictor.
+            scan: index in `job.scans`, where it holds several.
+            slice_axis: x, y or z, where the automatic choice is wrong.
+
+        Raises:
+            Refused: the upload cannot be read, or there is no such model or scan.
+        """
+        if model not in self.predictors:
+            raise Refused(422, f"There is no model {model!r}; there are {', '.join(self.predictors)}.")
+        with self._change:
+            if job.state in ("queued", "running"):
+                raise Refused(409, "This scan is already on its way.")
+        with self._reading:
+            if not job.scans:
+                job.scans = self._find(job)
+            if scan is None and len(job.scans) > 1:
+                job.state = "choosing"
+                return
+            if not 0 <= (scan or 0) < len(job.scans):
+                raise Refused(422, f"There is no scan {scan}; the upload holds {len(job.scans)}.")
+            job.scan = scan or 0
+            try:
+                job.image = write_image(job.folder, job.read(), self.predictors[model], slice_axis)
+            except (ValueError, OSError, MemoryError) as error:
+                raise Refused(422, _said(job, error)) from error
+        with self._change:
+            job.model, job.slice_axis = model, slice_axis
+            job.state, job.slices, job.error, job.result = "queued", (0, 0), "", None
+            self._queue.append(job)
+            self._change.notify_all()
+
+    def _find(self, job: Job) -> "list[ScanFile]":
+        from mamba_unet.scans.find import find_scans
+
+        if not job.names:
+            raise Refused(422, "No file came with this upload.")
+        try:
+            for path in job.names:
+                check(path, UNPACKED * self.max_upload_bytes)
+            return find_scans([next(iter(job.names)) if len(job.names) == 1 else job.upload])
+        except (ValueError, OSError) as error:
+            raise Refused(422, _said(job, error)) from error
+
+    def ahead(self, job: Job) -> int:
+        """How many scans come before this one."""
+        with self._change:
+            return self._queue.index(job) + (self._running is not None) if job in self._queue else 0
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or stop the network at its next slices."""
+        with self._change:
+            if job in self._queue:
+                self._queue.remove(job)
+            if job.state in ("queued", "running"):
+                job.state = "cancelled"
+
+    def remove(self, job: Job) -> None:
+        """Cancel a job and delete everything of it."""
+        with self._change:
+            self.cancel(job)
+            self._jobs.pop(job.id, None)
+            if job is not self._running:  # else its thread does, once it has let go of the files
+                shutil.rmtree(job.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop the thread and delete everything."""
+        with self._change:
+            self._closed = True
+            for job in list(self._jobs.values()):
+                self.remove(job)
+            self._change.notify_all()
+        self._thread.join()
+        self._folder.cleanup()
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not self._queue and not self._closed:
+                    self._expire()
+                    self._change.wait(timeout=min(self.keep_s, 30))
+                if self._closed:
+                    return
+                job = self._running = self._queue.popleft()
+                job.state = "running"
+            outcome: State = "done"
+            try:
+                self._segment(job)
+            except _Cancelled:
+                outcome = "cancelled"
+            except Exception as error:  # whatever it is, it must not end the thread that all others wait for
+                outcome, job.error = "failed", _said(job, error)
+            with self._change:
+                self._running = None
+                job.touched = time.monotonic()
+                if job.state == "running":
+                    job.state = outcome
+                if job.id not in self._jobs:
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                self._expire()
+
+    def _segment(self, job: Job) -> None:
+        def progress(done: int, total: int) -> None:
+            job.slices = (done, total)
+            if job.state != "running":
+                raise _Cancelled
+
+        segmentation = self.predictors[job.model](job.read(), slice_axis=job.slice_axis, progress=progress)
+        job.result = write_result(job.folder, segmentation)
+
+    def _expire(self) -> None:
+        deadline = time.monotonic() - self.keep_s
+        for job in list(self._jobs.values()):
+            if job.touched < deadline and job.state not in ("queued", "running"):
+                self.remove(job)
+
+
+def _called(name: str) -> str:
+    file = Path(re.split(r"[/\\]", name)[-1])
+    return re.sub(r"[^\w.-]+", "_", stem(file).removesuffix("_0000")).strip("._") or "scan"
+
+
+def _said(job: Job, error: Exception) -> str:
+    """What went wrong, for the job's owner; what only we can mend goes to the log."""
+    if isinstance(error, MemoryError):
+        return f"{job.name}: too large for the memory of this machine."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "The server's disk is full."
+    if isinstance(error, (ValueError, OSError)):
+        return job.words(error)
+    log.error("%s: %s", job.name, error, exc_info=error)
+    return f"{job.name}: the server failed at this scan ({type(error).__name__}); its log says more."

@@ -1,0 +1,103 @@
+"""The server as a process: which networks, on which address, until Ctrl-C."""
+
+import ipaddress
+import secrets
+import socket
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mamba_unet.serve import viewer
+from mamba_unet.serve.app import LOOPBACK, create_app
+
+if TYPE_CHECKING:
+    from mamba_unet.inference import Predictor
+
+GRACE_S = 5  # for downloads under way at Ctrl-C
+
+
+def named_checkpoints(words: Sequence[str]) -> dict[str, str]:
+    """What people choose a network by, and where it lies.
+
+    Args:
+        words: each a checkpoint, a folder that holds one or a hub id, or NAME= before one of these. None at all stands
+            for every run in `runs/`.
+
+    Raises:
+        ValueError: two of one name, or none.
+    """
+    words = words or [str(file.parent) for file in sorted(Path("runs").glob("*/best.safetensors"))]
+    if not words:
+        raise ValueError(
+            "no network to serve: give --checkpoint (a run folder, a .safetensors file or a hub id), or start in a "
+            "folder whose runs/ holds trained ones; `make demo` trains one in two minutes (demo/run)"
+        )
+    named = {}
+    for word in words:
+        name, _, place = word.rpartition("=")
+        path = Path(place)
+        if not name:
+            name = path.resolve().parent.name if path.name in ("best.safetensors", "model.safetensors") else path.stem
+        if name in named:
+            raise ValueError(f"two networks are called {name!r}; give one another name: --checkpoint NAME={place}")
+        named[name] = place
+    return named
+
+
+def serve(
+    predictors: "Mapping[str, Predictor]",
+    host: str = LOOPBACK[1],
+    port: int = 8765,
+    *,
+    max_upload_mb: int = 2048,
+    keep_minutes: float = 60,
+    open_browser: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C, and say where.
+
+    Args:
+        predictors: by the name that people choose from.
+        host: address to listen on; on any but a loopback one a token is demanded.
+        port: 0 takes a free one.
+        max_upload_mb: size of an upload, in MiB.
+        keep_minutes: how long a result stays that nobody asks for.
+        open_browser: show the page.
+
+    Raises:
+        FileNotFoundError: the package was built without its viewer.
+        OSError: the address is taken, or not this machine's.
+    """
+    import uvicorn
+
+    if not viewer.installed():
+        raise FileNotFoundError(
+            "the page's viewer is not here: the package was built without network. `mamba-unet serve --install-viewer` "
+            "fetches it from the npm registry, once"
+        )
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    address, port = listener.getsockname()[:2]
+    local = ipaddress.ip_address(address).is_loopback
+    token = None if local else secrets.token_urlsafe(24)
+    shown = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else host
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?token={token}" if token else "")
+    print(f"Serving {', '.join(predictors)} at {url}", flush=True)
+    if local:
+        print("Only this machine can reach it. Ctrl-C stops it.", flush=True)
+    else:
+        print("Other machines can reach it: whoever has this address, token included, may use it.")
+        print("The connection is not encrypted; across an untrusted network use ssh -L. Ctrl-C stops it.", flush=True)
+    app = create_app(
+        predictors,
+        token=token,
+        hosts=(*LOOPBACK, host),
+        max_upload_bytes=max_upload_mb * 2**20,
+        keep_s=60 * keep_minutes,
+    )
+    if open_browser:
+        webbrowser.open(url)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn has shut down by then, and passes the signal on
+        print("Stopped; uploads and results are deleted.")

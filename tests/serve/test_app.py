@@ -1,0 +1,321 @@
+import gzip
+import io
+import threading
+import time
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from mamba_unet.serve import create_app
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
+
+
+class Gate:
+    """A predictor that waits in the middle of every scan until it is let through."""
+
+    def __init__(self, predictor):
+        self.predictor, self.metadata = predictor, predictor.metadata
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, scan, progress, **options):
+        progress(1, 4)
+        self.reached.set()
+        while not self.open.wait(0.01):
+            progress(1, 4)
+        return self.predictor(scan, progress=progress, **options)
+
+
+def client_of(predictor, base_url="http://127.0.0.1:8765", **options):
+    predictors = predictor if isinstance(predictor, dict) else {"heart": predictor}
+    return TestClient(create_app(predictors, **options), base_url=base_url)
+
+
+@pytest.fixture
+def client(predictor):
+    with client_of(predictor) as client:
+        yield client
+
+
+def upload(client, *files, **start):
+    """Upload (name, bytes) and start; the answer to the start."""
+    job = client.post("/api/jobs").json()["id"]
+    for name, content in files:
+        answer = client.put(f"/api/jobs/{job}/upload", params={"name": name}, content=content)
+        assert answer.status_code == 204, answer.text
+    return client.post(f"/api/jobs/{job}/start", json={"model": "heart", **start})
+
+
+def wait(client, job, *states):
+    """The job once it is in one of these states."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        now = client.get(f"/api/jobs/{job}").json()
+        if now["state"] in (states or ("done", "failed", "cancelled")):
+            return now
+        time.sleep(0.01)
+    raise AssertionError(now)
+
+
+def loaded(client, job, file):
+    answer = client.get(f"/api/jobs/{job['id']}/{file}")
+    assert answer.status_code == 200, answer.text
+    return nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
+
+
+def test_a_scan_becomes_a_segmentation_in_its_own_geometry_with_measurements(client, scan_file):
+    about = client.get("/api/about").json()
+    assert [it["name"] for it in about["models"][0]["classes"]] == ["myocardium", "left ventricle"]
+
+    started = upload(client, (scan_file.name, scan_file.read_bytes())).json()
+    assert started["state"] in ("queued", "running", "done") and started["name"] == "patient007_frame01"
+    job = wait(client, started["id"])
+    assert job["state"] == "done" and job["slices"] == [6, 6]
+    assert job["image"] | {"spacing_mm": None} == {
+        "frames": 1,
+        "shape": [32, 24, 6],
+        "spacing_mm": None,
+        "plane": "axial",
+        "slice_axis": "z",
+        "oriented": True,
+        "dicom": False,
+        "window": None,
+    }
+    source = nib.load(scan_file)
+    expected = np.digitize(np.asarray(source.dataobj), [40, 80])
+    for file in ("segmentation.nii.gz", "label.nii.gz"):
+        label = loaded(client, job, file)
+        assert np.array_equal(label.affine, source.affine) and np.array_equal(label.dataobj, expected)
+    image = loaded(client, job, "image.nii.gz")
+    assert np.array_equal(image.affine, source.affine) and np.array_equal(image.dataobj, source.dataobj)
+
+    ventricle = job["result"]["structures"][1]
+    assert ventricle["volume_ml"] == pytest.approx((expected == 2).sum() * 1.5 * 1.5 * 8 / 1000)
+    assert ventricle["mean_intensity"] == 100 and not ventricle["touches_border"]
+    table = client.get(f"/api/jobs/{job['id']}/statistics.csv")
+    assert "left ventricle" in table.text
+    assert 'filename="patient007_frame01_statistics.csv"' in table.headers["content-disposition"]
+    assert job["result"]["files"] == ["segmentation.nii.gz", "statistics.csv"]
+
+
+def test_a_cine_has_its_ejection_fraction(client, cine_file):
+    job = wait(client, upload(client, (cine_file.name, cine_file.read_bytes())).json()["id"])
+    assert job["image"]["frames"] == 4 and job["slices"] == [24, 24]
+    cardiac = job["result"]["cardiac"]
+    assert (cardiac["ed"], cardiac["es"]) == ("frame 1", "frame 3")
+    sizes = [(np.asarray(nib.load(cine_file).dataobj)[..., t] > 80).sum() for t in (1, 3)]
+    assert cardiac["lv_ef_percent"] == pytest.approx(100 * (1 - sizes[1] / sizes[0]))
+    assert "cardiac.csv" in job["result"]["files"]
+    assert loaded(client, job, "label.nii.gz").shape == (32, 24, 6, 4)
+
+
+def test_pictures_and_hdf5_are_shown_as_they_lie(client, tmp_path):
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[2:6, 3:9] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    with h5py.File(tmp_path / "case.h5", "w") as file:
+        file["image"] = pixels[None].astype(np.float64)
+    for name, content in (("photo.png", stream.getvalue()), ("case.h5", (tmp_path / "case.h5").read_bytes())):
+        job = wait(client, upload(client, (name, content)).json()["id"])
+        assert job["state"] == "done", job["error"]
+        assert not job["image"]["oriented"] and job["image"]["plane"] == "axial"
+        label = loaded(client, job, "label.nii.gz")
+        # seen by the radiologists' convention, the first pixel is at the top and left
+        assert nib.aff2axcodes(label.affine) == ("L", "P", "S")
+        assert np.array_equal(np.asarray(label.dataobj)[..., 0].T == 2, pixels > 0)
+        assert job["result"]["structures"][0]["volume_ml"] is None
+
+
+def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
+    for name, content in (
+        ("report.nii.gz", b"this is no scan"),
+        ("notes.txt", b"neither is this"),
+        ("photo.png", b"\x89PNG but then nothing"),
+        ("study.zip", b"PK no archive"),
+        ("data.h5", b"nothing"),
+        ("volume.nrrd", b"NRRD0004\nnothing"),
+    ):
+        answer = upload(client, (name, content))
+        assert answer.status_code == 422, name
+        text = answer.json()["detail"]
+        assert name in text, text
+        assert "/tmp" not in text and "input" not in text and "000000" not in text, text
+    assert upload(client).status_code == 422
+
+
+def test_an_unknown_model_and_scan_are_refused(client, scan_file):
+    file = (scan_file.name, scan_file.read_bytes())
+    answer = upload(client, file, model="lung")
+    assert answer.status_code == 422 and "heart" in answer.json()["detail"]
+    assert upload(client, file, scan=3).status_code == 422
+    assert upload(client, file, slice_axis="w").status_code == 422
+
+
+def test_of_several_scans_one_is_chosen(client, scan_file, cine_file):
+    several = upload(client, *((path.name, path.read_bytes()) for path in (scan_file, cine_file))).json()
+    assert several["state"] == "choosing" and several["scans"] == ["patient007_frame01", "patient007_4d"]
+    chosen = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "scan": 1})
+    assert chosen.status_code == 200
+    job = wait(client, several["id"])
+    assert job["state"] == "done" and job["name"] == "patient007_4d" and job["image"]["frames"] == 4
+    again = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "scan": 0, "slice_axis": "x"})
+    assert again.json()["name"] == "patient007_frame01"
+    job = wait(client, several["id"])
+    assert job["slices"] == [32, 32] and job["image"]["plane"] == "sagittal"
+    assert "cardiac.csv" not in job["result"]["files"]
+
+
+def test_the_chosen_model_is_the_one_that_runs(predictor, scan_file):
+    calls = []
+
+    def other(scan, **options):
+        calls.append(scan.name)
+        return predictor(scan, **options)
+
+    other.metadata = predictor.metadata
+    with client_of({"heart": predictor, "other": other}) as client:
+        file = (scan_file.name, scan_file.read_bytes())
+        wait(client, upload(client, file).json()["id"])
+        assert not calls
+        assert wait(client, upload(client, file, model="other").json()["id"])["model"] == "other"
+        assert calls == ["patient007_frame01"]
+
+
+def test_two_people_wait_in_turn_and_cancel_their_own(predictor, scan_file):
+    gate = Gate(predictor)
+    with client_of(gate) as client:
+        file = (scan_file.name, scan_file.read_bytes())
+        first, second, third = (upload(client, file).json()["id"] for _ in range(3))
+        assert gate.reached.wait(5)
+        assert wait(client, first, "running")["slices"] == [1, 4]
+        assert [wait(client, job, "queued")["ahead"] for job in (second, third)] == [1, 2]
+        client.post(f"/api/jobs/{second}/cancel")  # waiting
+        assert wait(client, third, "queued")["ahead"] == 1
+        client.post(f"/api/jobs/{first}/cancel")  # running
+        assert wait(client, third, "running")
+        gate.open.set()
+        assert [wait(client, job)["state"] for job in (first, second, third)] == ["cancelled", "cancelled", "done"]
+        again = client.post(f"/api/jobs/{first}/start", json={"model": "heart"})
+        assert again.status_code == 200 and wait(client, first)["state"] == "done"
+
+
+def test_a_running_scan_is_not_started_twice_and_takes_no_more_files(predictor, scan_file):
+    gate = Gate(predictor)
+    with client_of(gate) as client:
+        job = upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"]
+        assert gate.reached.wait(5)
+        assert client.post(f"/api/jobs/{job}/start", json={"model": "heart"}).status_code == 409
+        assert client.put(f"/api/jobs/{job}/upload", params={"name": "more.nii"}, content=b"").status_code == 409
+
+
+def test_a_failure_in_the_network_is_said_and_the_next_scan_runs(predictor, scan_file, caplog):
+    outcomes = iter([RuntimeError("out of luck"), MemoryError(), None])
+
+    def unlucky(scan, **options):
+        error = next(outcomes)
+        if error:
+            raise error
+        return predictor(scan, **options)
+
+    unlucky.metadata = predictor.metadata
+    with client_of(unlucky) as client:
+        jobs = [upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"] for _ in range(3)]
+        failed, too_large, done = (wait(client, job) for job in jobs)
+    assert failed["state"] == "failed" and "its log says more" in failed["error"] and "out of luck" in caplog.text
+    assert too_large["state"] == "failed" and "too large for the memory" in too_large["error"]
+    assert done["state"] == "done"
+
+
+def test_uploads_end_at_the_limit(predictor):
+    with client_of(predictor, max_upload_bytes=1000) as client:
+        job = client.post("/api/jobs").json()["id"]
+        where, name = f"/api/jobs/{job}/upload", {"name": "a.nii"}
+        said = client.put(where, params=name, content=bytes(1001))
+        assert said.status_code == 413 and "limit" in said.json()["detail"]
+        assert client.put(where, params=name, content=bytes(600)).status_code == 204
+        unsaid = client.put(where, params=name, content=(bytes(100) for _ in range(5)))
+        assert unsaid.status_code == 413
+        assert "content-length" not in unsaid.request.headers
+
+
+def test_a_name_decides_no_path(client, predictor):
+    jobs = client.app.state.jobs
+    job = client.post("/api/jobs").json()["id"]
+    client.put(f"/api/jobs/{job}/upload", params={"name": "../../../etc/passwd.nii"}, content=b"x")
+    (path,) = jobs.get(job).names
+    assert path.name == "000000.nii" and path.parent == jobs.get(job).upload and path.read_bytes() == b"x"
+    assert client.get(f"/api/jobs/{job}/..%2Finput%2F000000.nii").status_code == 404
+    assert client.get(f"/api/jobs/{job}/input").status_code == 404
+
+
+def test_a_removed_scan_is_gone_from_the_disk(client, scan_file):
+    job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])["id"]
+    folder = client.app.state.jobs.get(job).folder
+    assert (folder / "segmentation.nii.gz").exists()
+    assert client.delete(f"/api/jobs/{job}").status_code == 204
+    assert not folder.exists() and client.get(f"/api/jobs/{job}").status_code == 404
+
+
+def test_what_nobody_asks_for_any_more_goes(predictor, scan_file):
+    with client_of(predictor, keep_s=0.3) as client:
+        job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])["id"]
+        folder = client.app.state.jobs.get(job).folder
+        deadline = time.monotonic() + 5
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        answer = client.get(f"/api/jobs/{job}")
+        assert answer.status_code == 404 and "removed after a while" in answer.json()["detail"]
+
+
+def test_stopping_the_server_stops_the_network_and_leaves_nothing(predictor, scan_file):
+    gate = Gate(predictor)
+    with client_of(gate) as client:
+        upload(client, (scan_file.name, scan_file.read_bytes()))
+        upload(client, (scan_file.name, scan_file.read_bytes()))
+        assert gate.reached.wait(5)
+        folder = next(iter(client.app.state.jobs._jobs.values())).folder.parent
+    assert not folder.exists()
+
+
+def test_only_a_number_of_scans_is_held(client, monkeypatch):
+    monkeypatch.setattr("mamba_unet.serve.jobs.JOBS", 2)
+    assert [client.post("/api/jobs").status_code for _ in range(3)] == [201, 201, 503]
+
+
+def test_a_page_of_somebody_else_gets_nothing(client):
+    assert client.get("/api/about", headers={"host": "localhost:8765"}).status_code == 200
+    assert client.get("/api/about", headers={"host": "[::1]:8765"}).status_code == 200
+    rebound = client.get("/api/about", headers={"host": "evil.example:8765"})
+    assert rebound.status_code == 403 and "127.0.0.1" in rebound.text
+    for origin, status in (("http://127.0.0.1:8765", 201), ("http://evil.example", 403), ("null", 403)):
+        assert client.post("/api/jobs", headers={"origin": origin}).status_code == status
+    assert client.post("/api/jobs", headers={"origin": "http://127.0.0.1:9999"}).status_code == 403
+
+
+def test_every_answer_says_what_a_browser_may_do_with_it(client):
+    for path in ("/", "/api/about", "/api/jobs/none"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] in ("no-store", "no-cache")
+    assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+
+
+def test_elsewhere_than_on_loopback_a_token_is_demanded(predictor):
+    with client_of(predictor, base_url="http://scanner:8765", token="secret") as client:
+        for path in ("/", "/app.js", "/api/about"):
+            assert client.get(path).status_code == 401
+        assert client.get("/", params={"token": "guess"}).status_code == 401
+        assert client.post("/api/jobs").status_code == 401
+        assert client.get("/api/about", headers={"authorization": "Bearer secret"}).status_code == 200
+        page = client.get("/", params={"token": "secret"})
+        cookie = page.headers["set-cookie"]
+        assert page.status_code == 200 and "HttpOnly" in cookie and "SameSite=strict" in cookie
+        assert client.get("/api/about").status_code == 200
+        assert client.post("/api/jobs").status_code == 201
+        assert client.post("/api/jobs", headers={"origin": "http://evil.example"}).status_code == 403
