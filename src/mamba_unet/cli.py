@@ -167,6 +167,30 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def serve(args: argparse.Namespace) -> int:
+    from mamba_unet.serve import viewer
+
+    if args.install_viewer:
+        viewer.install()
+        print(f"NiiVue {viewer.NIIVUE.version} in {viewer.FOLDER}")
+        return 0
+    from mamba_unet.serve.run import named_checkpoints
+    from mamba_unet.serve.run import serve as serve_predictors
+
+    checkpoints = named_checkpoints(args.checkpoint)
+    from mamba_unet.inference import Predictor
+
+    serve_predictors(
+        {name: Predictor(place, args.device) for name, place in checkpoints.items()},
+        args.host,
+        args.port,
+        max_upload_mb=args.max_upload_mb,
+        keep_minutes=args.keep_minutes,
+        open_browser=args.open,
+    )
+    return 0
+
+
 def info(args: argparse.Namespace) -> int:
     from mamba_unet.environment import describe_environment
     from mamba_unet.inference import choose_device
@@ -269,6 +293,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(report, "write a run's report, one HTML page")
     sub.add_argument("run", type=Path, help="run folder")
+
+    sub = command(serve, "show scans and their segmentations on a local web page")
+    checkpoint = "run folder, checkpoint or hub id; may be given several times (default: the runs in runs/)"
+    sub.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]CHECKPOINT", help=checkpoint)
+    sub.add_argument("--host", default="127.0.0.1", help="to listen on; any but this machine's own demands a token")
+    sub.add_argument("--port", type=int, default=8765)
+    sub.add_argument("--max-upload-mb", type=int, default=2048, help="size of one upload (default: %(default)s MiB)")
+    sub.add_argument("--keep-minutes", type=float, default=60, help="of a result that nobody asks for any more")
+    sub.add_argument("--open", action="store_true", help="show the page in the browser")
+    sub.add_argument("--install-viewer", action="store_true", help="only fetch the viewer that a build left out")
+    device(sub)
 
     sub = command(info, "show versions, devices and the scan backend in force")
     sub.add_argument("--models", action="store_true", help="also measure what each network costs")
