@@ -104,7 +104,7 @@ def reading(file: Path) -> Iterator[None]:
     except UnreadableError:
         raise
     except (*broken, ImageFileError, HeaderDataError, DecompressionBombError) as error:
-        raise UnreadableError(file, f"{type(error).__name__}: {error}") from error
+        raise UnreadableError(file, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _read(file: Path, key: str) -> Volume:

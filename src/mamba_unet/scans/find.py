@@ -127,16 +127,19 @@ def _series(path: Path) -> list[ScanFile]:
         found = find_series(path)
     except UnreadableError:
         return [_unread(path)]  # it says why when it is read
-    names = [scan_name(path)]
-    if len(found) > 1:
-        names = ["_".join((*names, *_words(one.number, one.description))) for one in found]
-        # the same protocol for several patients, told apart by their folders; and if that does not help, counted
-        for marks in ([_words(os.path.dirname(one.files[0])) for one in found], [[str(n)] for n in range(len(found))]):
-            often = Counter(names)
-            names = [
-                "_".join((name, *mark)) if often[name] > 1 else name for name, mark in zip(names, marks, strict=True)
-            ]
+    names = [scan_name(path)] if len(found) == 1 else _series_names(scan_name(path), found)
     return [ScanFile(name, path, partial(_read_series, one, name), one) for name, one in zip(names, found, strict=True)]
+
+
+def _series_names(folder: str, found: Sequence["Series"]) -> list[str]:
+    """`<folder>_<number>_<description>`; where several are alike, also the folder below; where that too is, counted."""
+    names = ["_".join((folder, *_words(one.number, one.description))) for one in found]
+    below = [_words(os.path.dirname(one.files[0])) for one in found]
+    counted = [[str(number)] for number in range(1, len(found) + 1)]
+    for marks in (below, counted):
+        often = Counter(names)
+        names = ["_".join((name, *mark)) if often[name] > 1 else name for name, mark in zip(names, marks, strict=True)]
+    return names
 
 
 def _words(*parts: object) -> list[str]:

@@ -1,7 +1,8 @@
 """A scan from disk, whatever kind of file or folder it is in."""
 
+import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from mamba_unet.data.formats import NIFTI, PICTURES, UnreadableError, ending, read_picture, read_volume, reading, stem
 from mamba_unet.scans.scan import Scan
@@ -70,14 +71,35 @@ def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
 def _read_itk(path: Path) -> Scan:
     import SimpleITK as sitk
 
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if ending(path, (".nrrd", ".nhdr")) else "MetaImageIO")
+    reader.SetFileName(str(path))
+    for name in _data_files(path):
+        where = PureWindowsPath(name)  # takes both kinds of slash
+        if where.anchor or ".." in where.parts:
+            raise UnreadableError(path, f"its data file {name} is elsewhere; expected it in or below the same folder")
     try:
-        image = sitk.ReadImage(str(path))
+        image = reader.Execute()
     except RuntimeError as error:
-        raise UnreadableError(path, str(error).strip().splitlines()[-1]) from error
+        said = str(error).strip().splitlines()[-1]
+        raise UnreadableError(path, f"damaged, cut short or without its data file ({said})") from error
     try:
         return Scan.from_sitk(image, scan_name(path))
     except ValueError as error:
         raise UnreadableError(path, str(error)) from error
+
+
+def _data_files(path: Path) -> list[str]:
+    """Files that the header of a MetaImage or NRRD file names. One sent to a server must not name the server's own."""
+    with open(path, "rb") as file:
+        for line in file:
+            named = re.match(rb"\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)\s*(.*?)\s*$", line, re.IGNORECASE)
+            if named:
+                files = file.readlines() if named[1].startswith(b"LIST") else [named[1]]
+                return [name.decode("utf-8", "replace").strip() for name in files]
+            if not line.strip():
+                break  # NRRD's pixels begin
+    return []
 
 
 def _read_dicom(path: Path) -> Scan:
