@@ -156,6 +156,35 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def measure(args: argparse.Namespace) -> int:
+    from mamba_unet.data.registry import DATASETS
+    from mamba_unet.measures.cardiac import cardiac_cases, cardiac_table, write_cardiac
+    from mamba_unet.measures.run import measure_files
+    from mamba_unet.measures.statistics import statistics_table, write_statistics
+
+    class_names = args.class_names
+    if args.dataset is not None:
+        if args.dataset not in DATASETS:
+            raise ValueError(f"no data set is known as {args.dataset!r}; expected one of {', '.join(DATASETS)}")
+        class_names = DATASETS[args.dataset].class_names
+    cases, failures = measure_files(args.labels, args.images, class_names, args.spacing, sys.stderr.isatty())
+    if cases:
+        if len(cases) <= 20:
+            print(statistics_table(cases))
+        for kind in ("csv", "json"):
+            write_statistics(args.out / f"statistics.{kind}", cases)
+    if args.cardiac:
+        hearts, unmeasured = cardiac_cases(cases)
+        failures |= unmeasured
+        if hearts:
+            print(cardiac_table(hearts))
+            write_cardiac(args.out, hearts)
+    print(f"{len(cases)} cases measured in {args.out}")
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def report(args: argparse.Namespace) -> int:
     from mamba_unet.evaluation import Evaluation
     from mamba_unet.report import write_report
@@ -290,6 +319,20 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, help="also the cases of a prepared data set's split")
     sub.add_argument("--split", default="test", help="which split of --data")
     device(sub)
+
+    sub = command(measure, "measure segmentations: volumes, intensities, and the heart's function")
+    labels = "label maps as NIfTI, MHA, NRRD or HDF5 (`label`); folders and globs of these"
+    sub.add_argument("labels", nargs="+", metavar="label", help=labels)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the tables to")
+    images = "images of the same names, files or folders, for mean intensities"
+    sub.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help=images)
+    spacing = "voxel size in mm, in place of what files say; the distance between slices first: 10 1.5 1.5"
+    sub.add_argument("--spacing", type=float, nargs=3, metavar=("D", "H", "W"), help=spacing)
+    sub.add_argument("--cardiac", action="store_true", help="also volumes and ejection fraction between ED and ES")
+    group = sub.add_mutually_exclusive_group()
+    names = "of the label values 1, 2, ... (default: what the files say)"
+    group.add_argument("--class-names", nargs="+", metavar="NAME", help=names)
+    group.add_argument("--dataset", help="take the class names of this data set: acdc or synapse")
 
     sub = command(report, "write a run's report, one HTML page")
     sub.add_argument("run", type=Path, help="run folder")

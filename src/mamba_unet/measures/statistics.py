@@ -169,7 +169,7 @@ def statistics_table(cases: Sequence[CaseStatistics]) -> str:
             one.structure,
             f"{one.voxels}",
             number(one.volume_ml, 1),
-            number(one.mean_intensity, 1),
+            "-" if one.mean_intensity is None else f"{one.mean_intensity:.4g}",
             "-" if one.slices is None else f"{one.slices[0]}-{one.slices[1]}",
             "yes" if one.touches_border else "no",
         ]

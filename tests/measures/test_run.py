@@ -1,0 +1,170 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mamba_unet.cli import main
+from mamba_unet.measures.run import measure_files
+from mamba_unet.scans.scan import Scan
+from mamba_unet.scans.write import save_nifti
+
+NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
+
+
+def heart(lv: int) -> np.ndarray:
+    """(D, H, W): a left ventricle of `lv` columns, 4 pixels high, in three slices of five, the others beside it."""
+    label = np.zeros((5, 20, 20), np.uint8)
+    label[1:4, 2:6, 2 : 2 + lv] = 3
+    label[1:4, 8:12, 2:12] = 2
+    label[1:4, 13:17, 2:7] = 1
+    return label
+
+
+def save_labels(path, label: np.ndarray, spacing_mm=(8, 1.5, 1.25), names=NAMES) -> None:
+    """As `predict` writes them."""
+    save_nifti(path, Scan.from_array(label, spacing_mm), label if label.ndim == 4 else label[None], class_names=names)
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_what_predict_wrote_is_measured_without_being_told_anything(tmp_path, capsys):
+    for name, lv in (("patient001_frame01", 10), ("patient001_frame12", 4)):
+        save_labels(tmp_path / "predicted" / f"{name}.nii.gz", heart(lv))
+    assert main(["measure", str(tmp_path / "predicted"), "--cardiac", "--out", str(tmp_path / "out")]) == 0
+    rows = rows_of(tmp_path / "out" / "statistics.csv")
+    assert [(row["case"], row["structure"], row["voxels"]) for row in rows if row["structure"] == "left ventricle"] == [
+        ("patient001_frame01", "left ventricle", "120"),
+        ("patient001_frame12", "left ventricle", "48"),
+    ]
+    assert float(rows[2]["volume_ml"]) == pytest.approx(120 * 15 / 1000)
+    (row,) = rows_of(tmp_path / "out" / "cardiac.csv")
+    assert float(row["lv_ef_percent"]) == pytest.approx(60) and row["notes"] == ""
+    assert "| patient001 | frame01 | frame12 |" in (tmp_path / "out" / "cardiac.md").read_text()
+    areas = json.loads((tmp_path / "out" / "statistics.json").read_text())["patient001_frame01"][2]["area_mm2"]
+    assert areas == pytest.approx([0, 75, 75, 75, 0])
+    out = capsys.readouterr().out
+    assert "left ventricle" in out and "60.0" in out
+
+
+def test_acdcs_hdf5_is_measured_with_names_and_spacing_stated(acdc_dir, tmp_path):
+    files = sorted(map(str, (acdc_dir / "ACDC_training_volumes").glob("patient00[12]_*.h5")))
+    out = ["--out", str(tmp_path)]
+    spacing = ["--spacing", "10", "1.5", "1.5"]
+    assert main(["measure", *files, "--dataset", "acdc", *spacing, "--cardiac", "--images", *files, *out]) == 0
+    for row in rows_of(tmp_path / "statistics.csv"):
+        with h5py.File(acdc_dir / "ACDC_training_volumes" / f"{row['case']}.h5") as file:
+            chosen = file["label"][()] == NAMES.index(row["structure"])
+            assert float(row["volume_ml"]) == pytest.approx(chosen.sum() * 22.5 / 1000, rel=1e-9)
+            assert float(row["mean_intensity"]) == pytest.approx(file["image"][()][chosen].mean(dtype=float), rel=1e-9)
+    assert [float(row["lv_ef_percent"]) for row in rows_of(tmp_path / "cardiac.csv")] == pytest.approx(
+        [23.65, 29.14], abs=0.01
+    )
+
+
+def test_hearts_without_spacing_fail_with_the_way_out(tmp_path, capsys):
+    for name, lv in (("a_ED", 10), ("a_ES", 4)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["label"] = heart(lv)
+    files = [str(tmp_path / f"a_{phase}.h5") for phase in ("ED", "ES")]
+    names = ["--class-names", "RV", "MYO", "LV"]
+    assert main(["measure", *files, "--cardiac", *names, "--out", str(tmp_path / "out")]) == 1
+    assert "failed: a: the voxel size is not known" in capsys.readouterr().err
+    assert rows_of(tmp_path / "out" / "statistics.csv")[0]["volume_ml"] == ""
+    assert not (tmp_path / "out" / "cardiac.csv").exists()
+
+
+def test_a_size_nobody_gave_is_no_millimetre(tmp_path):
+    nib.save(nib.Nifti1Image(heart(4).T, np.eye(4)), tmp_path / "a.nii.gz")
+    save_nifti(tmp_path / "b.nii.gz", Scan.from_array(heart(4)), heart(4)[None])
+    stated = nib.Nifti1Image(heart(4).T, np.eye(4))
+    stated.header.set_xyzt_units("mm")
+    nib.save(stated, tmp_path / "c.nii.gz")
+    cases, _ = measure_files([tmp_path / f"{name}.nii.gz" for name in "abc"], progress=False)
+    assert [case.structures[2].volume_ml for case in cases] == [None, None, pytest.approx(0.048)]
+
+
+def test_a_stated_spacing_goes_before_the_files_and_that_is_said(tmp_path, caplog):
+    save_labels(tmp_path / "a.nii.gz", heart(10))
+    (case,), _ = measure_files([tmp_path / "a.nii.gz"], spacing_mm=(10, 1, 1), progress=False)
+    assert case.structures[2].volume_ml == pytest.approx(1.2)
+    assert "taken to be (10, 1, 1) mm" in caplog.text
+
+
+def test_a_cine_is_measured_with_the_frames_its_info_cfg_names(tmp_path):
+    cine = np.stack([heart(lv) for lv in (10, 6, 3, 8)])
+    save_labels(tmp_path / "labels" / "patient001_4d.nii.gz", cine)
+    save_labels(tmp_path / "acdc" / "patient001_4d.nii.gz", cine)
+    (tmp_path / "acdc" / "Info.cfg").write_text("ED: 1\nES: 2\n")
+    command = ["measure", str(tmp_path / "labels"), "--cardiac", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert rows_of(tmp_path / "out" / "cardiac.csv")[0]["es"] == "frame 2"
+    assert main([*command, "--images", str(tmp_path / "acdc" / "patient001_4d.nii.gz")]) == 0
+    assert rows_of(tmp_path / "out" / "cardiac.csv")[0]["es"] == "frame 1"
+    assert len(rows_of(tmp_path / "out" / "statistics.csv")) == 4 * 3
+
+
+def test_acdcs_own_folder_gives_its_truths_and_not_its_images(tmp_path):
+    for name, array in (("frame01", heart(10) * 7.5), ("frame01_gt", heart(10)), ("4d", heart(10) * 3.3)):
+        nib.save(nib.Nifti1Image(array.T, np.diag([1.5, 1.5, 8, 1])), tmp_path / f"patient001_{name}.nii.gz")
+    cases, failures = measure_files([tmp_path], class_names=NAMES[1:], progress=False)
+    assert [case.case for case in cases] == ["patient001_frame01"] and not failures
+
+
+def test_other_formats_are_read_and_a_bad_file_stops_none(tmp_path, capsys):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(heart(4))
+    image.SetSpacing((1.25, 1.5, 8))
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    nib.save(nib.Nifti1Image(heart(4).T.astype(np.float32), np.diag([1.5, 1.5, 8, 1])), tmp_path / "b.nii")
+    nib.save(nib.Nifti1Image(heart(4).T * 0.5, np.diag([1.5, 1.5, 8, 1])), tmp_path / "c.nii")
+    (tmp_path / "d.nii.gz").write_bytes(b"no")
+    save_labels(tmp_path / "e.nii.gz", heart(4), names=NAMES[:2])
+    nib.save(nib.Nifti1Image(heart(4).T.astype(np.int16) * 300, np.diag([1.5, 1.5, 8, 1])), tmp_path / "f.nii")
+    assert main(["measure", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    rows = rows_of(tmp_path / "out" / "statistics.csv")
+    assert [(row["case"], row["structure"]) for row in rows[2::3]] == [("a", "class 3"), ("b", "class 3")]
+    assert [float(row["volume_ml"]) for row in rows[2::3]] == pytest.approx([0.72, 0.864])
+    errors = capsys.readouterr().err
+    assert "c.nii: values from 0 to 1.5: expected class indices" in errors
+    assert "d.nii.gz: " in errors and "f.nii: values from 0 to 900" in errors
+    assert "e.nii.gz: label value 3 is not in 0..1 (background, right ventricle)" in errors
+
+
+def test_images_must_be_those_of_the_labels(tmp_path):
+    save_labels(tmp_path / "labels" / "a.nii.gz", heart(4))
+    save_labels(tmp_path / "labels" / "b.nii.gz", heart(4))
+    save_labels(tmp_path / "images" / "a_0000.nii.gz", heart(4)[:, :-1])
+    cases, failures = measure_files([tmp_path / "labels"], [tmp_path / "images"], progress=False)
+    assert not cases
+    reasons = {os.path.basename(path): reason for path, reason in failures.items()}
+    assert "image of shape (1, 5, 19, 20), its label has (1, 5, 20, 20)" in reasons["a.nii.gz"]
+    assert "no image is called 'b'; there are a" in reasons["b.nii.gz"]
+
+
+def test_wrong_words_on_the_command_line_are_answered(tmp_path, capsys):
+    save_labels(tmp_path / "a.nii.gz", heart(4))
+    start = ["measure", str(tmp_path / "a.nii.gz"), "--out", str(tmp_path / "out")]
+    assert main([*start, "--dataset", "acdcc"]) == 2
+    assert "expected one of acdc, synapse" in capsys.readouterr().err
+    assert main([*start, "--spacing", "10", "0", "1"]) == 1
+    assert "expected three lengths in mm" in capsys.readouterr().err
+    assert main(["measure", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+
+
+def test_measuring_needs_no_torch(tmp_path):
+    save_labels(tmp_path / "a.nii.gz", heart(4))
+    code = (
+        "import sys; from mamba_unet.cli import main; "
+        f"code = main(['measure', {str(tmp_path / 'a.nii.gz')!r}, '--out', {str(tmp_path / 'out')!r}]); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
