@@ -261,6 +261,16 @@ def test_a_cine_is_frames_of_volumes_in_the_order_of_time(write_series, tmp_path
     assert len(scan.dicom) == 12 and scan.dicom[4].ImagePositionPatient == scan.dicom[0].ImagePositionPatient
 
 
+@pytest.mark.parametrize("phases", [1, 3])
+def test_an_enhanced_object_is_read_by_each_frames_own_place(write_enhanced, tmp_path, volume, phases):
+    cine = np.stack([volume + phase for phase in range(phases)])
+    write_enhanced(tmp_path / "one.dcm", cine, ORIENTATIONS["coronal"])
+    scan = read_only(tmp_path)
+    assert np.array_equal(scan.array, cine - 10) and scan.spacing_mm == (5, 1.5, 0.75)
+    # a coronal step goes to the back: x to the left, y down, z towards the back
+    assert np.allclose(scan.affine, [[-0.75, 0, 0, 40], [0, 0, -5, -30], [0, -1.5, 0, 100], [0, 0, 0, 1]])
+
+
 def one_series_per_slice(write_series, folder, cine, **attributes):
     for z in range(cine.shape[1]):
         write_series(
@@ -375,6 +385,16 @@ def test_a_file_that_is_cut_short_is_named(write_series, tmp_path, volume, left)
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(UnreadableError, match=file.name):
         read_only(tmp_path)
+
+
+def test_a_damaged_file_spoils_only_its_own_series(write_series, tmp_path, volume):
+    write_series(tmp_path / "whole", volume, SeriesNumber=1)
+    file = write_series(tmp_path / "cut", volume, SeriesNumber=2)[1]
+    file.write_bytes(file.read_bytes()[:-150])  # in the attributes before the pixels
+    whole, cut = find_series(tmp_path)
+    assert np.array_equal(read_series(whole).array[0], volume)
+    with pytest.raises(UnreadableError, match=rf"{file.name}: .*cut short"):
+        read_series(cut)
 
 
 def test_a_path_that_is_not_there_and_a_folder_without_scans(tmp_path):

@@ -481,14 +481,19 @@ def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
 
 
 def _is_image(header: "Dataset") -> bool:
-    """Whether it is of a class that stores images, or of an unknown (private) one and has pixels."""
+    """Whether it is of a class that stores images, or of an unknown (private) one and has pixels.
+
+    One that is cut short before it tells counts, if it tells its series: reading that says what is wrong.
+    """
     from pydicom.uid import UID
 
     stored = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
-    name, with_pixels = UID(stored).name, "Rows" in header and "Columns" in header
-    if not with_pixels and (not stored or "Image Storage" in name):
-        raise ValueError(f"cut short: {name or 'a DICOM file of no class'} without Rows and Columns")
-    return with_pixels and ("Image Storage" in name or name == stored)
+    name = UID(stored).name
+    if "Rows" not in header and (not stored or "Image Storage" in name):
+        if "SeriesInstanceUID" not in header:
+            raise ValueError(f"it is cut short: {name or 'DICOM of no class'}, and of no series")
+        return True
+    return "Rows" in header and ("Image Storage" in name or name == stored)
 
 
 def _without_localizers(group: list[tuple[str, "Dataset"]]) -> list[tuple[str, "Dataset"]]:
