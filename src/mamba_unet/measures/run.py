@@ -75,7 +75,7 @@ def _measure_file(
         if scan.spacing_mm is not None and not np.allclose(scan.spacing_mm, spacing_mm, rtol=1e-3):
             log.warning("%s: voxels of %s mm are taken to be %s mm, as stated", file.path, scan.spacing_mm, spacing_mm)
         scan = replace(scan, spacing_mm=tuple(spacing_mm))
-    names = class_names or _stored_names(scan)
+    names = class_names or stored_class_names(scan)
     if names is None:
         names = ("background", *(f"class {index}" for index in range(1, int(scan.array.max()) + 1)))
     image = None if picture is None else picture.read().array
@@ -109,7 +109,7 @@ def read_labels(file: ScanFile) -> Scan:
     return replace(scan, array=label, spacing_mm=spacing_mm, affine=None if spacing_mm is None else scan.affine)
 
 
-def _stored_names(scan: Scan) -> list[str] | None:
+def stored_class_names(scan: Scan) -> list[str] | None:
     """The class names that `scans.write.save_nifti` put into the header; None where there are none."""
     for extension in scan.header.extensions if scan.header is not None else ():
         try:
