@@ -137,6 +137,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
+    if args.data is None and not args.inputs:
+        raise ValueError("nothing to predict: give image files, folders of them, or --data PREPARED [--split test]")
     from mamba_unet.inference import Predictor, predict_files
 
     prepared, identifiers = None, []
@@ -145,15 +147,37 @@ def predict(args: argparse.Namespace) -> int:
 
         prepared = PreparedDataset(args.data)
         identifiers = prepared.split(args.split)
-    elif not args.inputs:
-        raise ValueError("nothing to predict: give image files, folders of them, or --data PREPARED [--split test]")
-    predictor = Predictor(args.checkpoint, args.device)
-    progress = sys.stderr.isatty()
-    written, failures = predict_files(predictor, args.inputs, args.out, prepared, identifiers, progress)
-    print(f"{len(written)} segmentations in {args.out}")
-    for path, error in failures.items():
+    predictor = Predictor([args.checkpoint, *args.ensemble], args.device, args.batch_size, args.tta)
+    try:
+        done = predict_files(
+            predictor,
+            args.inputs,
+            args.out,
+            prepared,
+            identifiers,
+            progress=sys.stderr.isatty(),
+            outputs={*args.output_type, *args.also},
+            cardiac=args.cardiac,
+            slice_axis=args.slice_axis,
+            part=args.part,
+            overwrite=args.overwrite,
+            report=args.report,
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; finished cases stay in {args.out}, the same command does the rest", file=sys.stderr)
+        return 130
+    before = f" ({len(done.skipped)} were finished before)" if done.skipped else ""
+    print(f"{len(done.written)} segmentations in {args.out}{before}")
+    for path, error in done.failures.items():
         print(f"failed: {path}: {error}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if done.failures else 0
+
+
+def _part(word: str) -> tuple[int, int]:
+    part, _, parts = word.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, such as 3/8, got {word!r}")
+    return int(part), int(parts)
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -255,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    def device(sub: argparse.ArgumentParser) -> None:
+    def device(sub: argparse._ActionsContainer) -> None:
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, ...")
 
     def conventions(sub: argparse.ArgumentParser) -> None:
@@ -312,13 +336,42 @@ def build_parser() -> argparse.ArgumentParser:
     conventions(sub)
     device(sub)
 
-    sub = command(predict, "segment images into files of the same geometry")
-    sub.add_argument("checkpoint", type=Path, help="run folder or checkpoint")
-    sub.add_argument("inputs", type=Path, nargs="*", metavar="input", help="NIfTI files, folders of them, HDF5 files")
-    sub.add_argument("--out", type=Path, required=True, help="folder to write")
-    sub.add_argument("--data", type=Path, help="also the cases of a prepared data set's split")
-    sub.add_argument("--split", default="test", help="which split of --data")
-    device(sub)
+    usage = "%(prog)s CHECKPOINT INPUT... --out DIR [options]"
+    sub = command(predict, "segment scans into files of the same geometry", usage=usage)
+    hub = "run folder, checkpoint, or a hub id (owner/name)"
+    sub.add_argument("checkpoint", help=hub)
+    inputs = "NIfTI, MHA, NRRD, DICOM (folder or zip), PNG, JPEG, TIFF, HDF5; folders and globs of these"
+    sub.add_argument("inputs", nargs="*", metavar="input", help=inputs)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write DIR/<case>.nii.gz ... to")
+    group = sub.add_argument_group("more inputs")
+    group.add_argument("--data", type=Path, metavar="PREPARED", help="also the cases of a prepared data set's split")
+    group.add_argument("--split", default="test", help="which split of --data (default: %(default)s)")
+    group = sub.add_argument_group("network")
+    ensemble = "further checkpoints, whose probabilities are averaged with the first one's"
+    group.add_argument("--ensemble", nargs="+", action="extend", default=[], metavar="CHECKPOINT", help=ensemble)
+    tta = "average over eight mirrors and quarter turns; takes eight times as long"
+    group.add_argument("--tta", action="store_true", help=tta)
+    slicing = "cut slices across this axis, as NIfTI counts them (default: the acquisition's through-plane axis)"
+    group.add_argument("--slice-axis", choices="xyz", help=slicing)
+    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at a time (default: 16)")
+    device(group)
+    group = sub.add_argument_group("what is written of a case")
+    kinds = "the labels as nifti (default), dicom-seg, which needs DICOM inputs, or both"
+    group.add_argument("--output-type", nargs="+", choices=("nifti", "dicom-seg"), default=["nifti"], help=kinds)
+    for word, text in (
+        ("probabilities", "of every class: DIR/<case>_probabilities.nii.gz"),
+        ("preview", "picture of the slices with the segmentation over them: DIR/<case>_preview.png"),
+        ("statistics", "volume, mean intensity, areas: DIR/<case>_statistics.json, of all cases DIR/statistics.csv"),
+    ):
+        group.add_argument(f"--{word}", dest="also", action="append_const", const=word, default=[], help=text)
+    cardiac = "ejection fraction, volumes and mass of cine scans and of pairs of frames: DIR/cardiac.csv and .md"
+    group.add_argument("--cardiac", action="store_true", help=cardiac)
+    report_of_run = "machine-readable report of this run: inputs, hashes, versions, device, times"
+    group.add_argument("--report", type=Path, metavar="run.json", help=report_of_run)
+    group = sub.add_argument_group("many cases")
+    group.add_argument("--overwrite", action="store_true", help="redo cases that are finished in --out already")
+    part = "only every N-th case from the K-th on, to share a list between machines"
+    group.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help=part)
 
     sub = command(measure, "measure segmentations: volumes, intensities, and the heart's function")
     labels = "label maps as NIfTI, MHA, NRRD or HDF5 (`label`); folders and globs of these"

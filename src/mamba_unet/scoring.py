@@ -56,7 +56,7 @@ def evaluate_checkpoint(
         )
 
     def predict(case: Case) -> np.ndarray:
-        label = predictor.predict_array(case.image, case.orientation)
+        label = predictor.predict_case(case)
         with atomic_path(out / "predictions" / f"{case.identifier}.npz") as temporary:
             np.savez_compressed(temporary, label=label)
         return label

@@ -1,0 +1,204 @@
+"""The folder that results are written to: what is made of a case, what is finished, and by which network.
+
+predict.json            networks and settings that made the results; others are refused
+cases/<case>.json       written last of a case: from what input it was made, and its measures
+<case>.nii.gz, ...      see OUTPUTS
+statistics.csv          of all finished cases
+cardiac.csv, .md        of all hearts among them
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mamba_unet.files import write_json
+from mamba_unet.inference.predictor import Segmentation
+from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
+from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
+
+
+def _save_preview(segmentation: Segmentation, path: Path) -> None:
+    from mamba_unet.measures.preview import save_preview
+
+    save_preview(
+        path,
+        segmentation.image,
+        segmentation.labels,
+        segmentation.class_names,
+        segmentation.spacing_mm,
+        segmentation.slice_axis,
+        segmentation.scan.orientation,
+        segmentation.scan.name,
+    )
+
+
+def _save_statistics(segmentation: Segmentation, path: Path) -> None:
+    write_statistics(path, [CaseStatistics(segmentation.scan.name, segmentation.statistics)])
+
+
+# what can be written of a case: how its file's name ends, and how it is written
+OUTPUTS: Mapping[str, tuple[str, Callable[[Segmentation, Path], None]]] = {
+    "nifti": (".nii.gz", Segmentation.save),
+    "dicom-seg": (".dcm", Segmentation.save_dicom_seg),
+    "probabilities": ("_probabilities.nii.gz", Segmentation.save_probabilities),
+    "preview": ("_preview.png", _save_preview),
+    "statistics": ("_statistics.json", _save_statistics),
+}
+
+
+class OutputFolder:
+    """A folder of results, which several machines may share.
+
+    Args:
+        folder: made if needed.
+        outputs: words of `OUTPUTS`, what to write of every case.
+        cardiac: also the table of the hearts' function.
+        made_by: networks and settings, ready for JSON; what differs in them makes other results.
+        class_names: of the networks.
+
+    Raises:
+        ValueError: an unknown output, or hearts wanted of a network that knows none.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        outputs: Collection[str],
+        cardiac: bool,
+        made_by: Mapping[str, Any],
+        class_names: Sequence[str],
+    ) -> None:
+        if unknown := sorted(set(outputs) - set(OUTPUTS)):
+            raise ValueError(f"unknown output {', '.join(unknown)}; expected some of {', '.join(OUTPUTS)}")
+        if not outputs:
+            raise ValueError(f"nothing to write; expected at least one of {', '.join(OUTPUTS)}")
+        if cardiac:
+            heart_structures(class_names)
+        self.folder, self.cardiac, self.made_by = Path(folder), cardiac, dict(made_by)
+        self.outputs = [word for word in OUTPUTS if word in outputs]
+
+    def files(self, case: str) -> list[Path]:
+        """What is written of a case, beside its record."""
+        return [self.folder / f"{case}{OUTPUTS[word][0]}" for word in self.outputs]
+
+    def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
+        """Make sure that these cases can be written here, before anything is.
+
+        Args:
+            sources: case -> its input.
+            overwrite: whether results of another network may be replaced.
+
+        Raises:
+            ValueError: two cases would write one file, an output would replace an input, or the folder holds results
+                of other networks or settings, or files that this did not write.
+        """
+        inputs = {path.resolve() for path in sources.values()}
+        writers: dict[Path, str] = {}
+        for case in sources:
+            for file in self.files(case):
+                if (other := writers.setdefault(file, case)) != case:
+                    raise ValueError(f"{other} and {case} would both be written as {file.name}; predict them apart")
+                if file.resolve() in inputs:
+                    raise ValueError(f"{file} is an input and would be overwritten; choose another folder (--out)")
+        described = self.folder / "predict.json"
+        if not overwrite:
+            if described.is_file():
+                self._refuse_other(json.loads(described.read_text(encoding="utf-8")))
+            elif there := [file for file in writers if file.exists()]:
+                raise ValueError(
+                    f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
+                    "replace such files with --overwrite"
+                )
+        write_json(described, self.made_by)
+
+    def _refuse_other(self, before: Mapping[str, Any]) -> None:
+        for what in {**self.made_by, **before}:
+            if before.get(what) != self.made_by.get(what):
+                raise ValueError(
+                    f"{self.folder} holds results made with {what} {before.get(what)}, now it is "
+                    f"{self.made_by.get(what)}; choose another folder (--out), or replace them with --overwrite"
+                )
+
+    def finished(self, case: str, source: Path) -> bool:
+        """Whether all that is wanted of a case was made by these networks from this very input."""
+        record = self._record(case)
+        if record is None or not all(file.is_file() for file in self.files(case)):
+            return False
+        try:
+            return record["input"] == stamp(source)
+        except OSError:  # the input is gone: reading it will say so
+            return False
+
+    def write(self, segmentation: Segmentation, source: Path) -> list[Path]:
+        """Write all of a case, its record last; returns the files.
+
+        Args:
+            segmentation: its scan is named as the case.
+            source: the input it was read from.
+        """
+        record = self._record_path(segmentation.scan.name)
+        record.unlink(missing_ok=True)
+        files = self.files(segmentation.scan.name)
+        for word, file in zip(self.outputs, files, strict=True):
+            OUTPUTS[word][1](segmentation, file)
+        structures = [asdict(one) for one in segmentation.statistics]
+        origin = {"source": str(source), "input": stamp(source)}
+        write_json(record, {"made_by": self.made_by, **origin, "structures": structures})
+        return files
+
+    def merge(self) -> dict[str, str]:
+        """Write the tables of all cases that these networks finished here, by whichever machine.
+
+        Returns:
+            For each heart that could not be measured the reason.
+        """
+        cases = []
+        for path in sorted((self.folder / "cases").glob("*.json")):
+            record = self._record(path.stem)
+            if record is not None:
+                structures = [
+                    StructureStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
+                    for one in record["structures"]
+                ]
+                cases.append(CaseStatistics(path.stem, structures, Path(record["source"])))
+        if cases and "statistics" in self.outputs:
+            write_statistics(self.folder / "statistics.csv", cases)
+        if not (cases and self.cardiac):
+            return {}
+        hearts, failures = cardiac_cases(cases)
+        if hearts:
+            write_cardiac(self.folder, hearts)
+        return failures
+
+    def _record_path(self, case: str) -> Path:
+        return self.folder / "cases" / f"{case}.json"
+
+    def _record(self, case: str) -> dict[str, Any] | None:
+        """The record of a case that these networks and settings made."""
+        try:
+            record = json.loads(self._record_path(case).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return record if record["made_by"] == self.made_by else None
+
+
+def stamp(path: Path) -> dict[str, int]:
+    """What tells that an input is still the one it was, without reading it."""
+    found = path.stat()
+    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+
+
+def sha256(path: Path) -> str:
+    """Of a file; of a folder, over the names and contents of all files below it."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        if file != path:
+            digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
