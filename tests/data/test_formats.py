@@ -138,6 +138,28 @@ def test_missing_array_is_named(tmp_path):
         read_volume((tmp_path / "a.npz",), "label")
 
 
+@pytest.mark.parametrize("how", ["external link", "external storage", "virtual", "group"])
+def test_hdf5_whose_array_is_elsewhere_is_refused(tmp_path, how):
+    import h5py
+
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["image"] = np.ones((3, 4))
+    (tmp_path / "secret.raw").write_bytes(bytes(12))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if how == "external link":
+            file["image"] = h5py.ExternalLink(tmp_path / "secret.h5", "image")
+        elif how == "external storage":
+            file.create_dataset("image", (3, 4), "u1", external=[(tmp_path / "secret.raw", 0, 12)])
+        elif how == "group":
+            file["image/t1"] = np.ones((3, 4))
+        else:
+            layout = h5py.VirtualLayout((3, 4), "f8")
+            layout[:] = h5py.VirtualSource(tmp_path / "secret.h5", "image", (3, 4))
+            file.create_virtual_dataset("image", layout)
+    with pytest.raises(UnreadableError, match=r"a\.h5: 'image' is no array in this file"):
+        read_volume((tmp_path / "a.h5",), "image")
+
+
 def test_stem_takes_double_endings_as_one(tmp_path):
     names = {"a.nii.gz": "a", "case0001.npy.h5": "case0001", "b.c.png": "b.c", "d": "d"}
     assert {name: stem(tmp_path / name) for name in names} == names

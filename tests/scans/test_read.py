@@ -57,7 +57,14 @@ def test_a_cine_and_a_single_slice_of_itk(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["{secret}", "../secret.raw", "LIST\n{secret}", "..\\secret.raw"])
-@pytest.mark.parametrize(("ending", "key"), [(".mhd", "ElementDataFile = "), (".mha", "ElementDataFile: ")])
+@pytest.mark.parametrize(
+    ("ending", "key"),
+    [
+        (".mhd", "ElementDataFile = "),
+        (".mha", "\n\rElementDataFile: "),
+        (".mha", "elementdatafile = LOCAL\nElementDataFile="),
+    ],
+)
 def test_a_header_does_not_reach_for_files_elsewhere(tmp_path, ending, key, place):
     (tmp_path / "sent").mkdir()
     (tmp_path / "secret.raw").write_bytes(bytes(60))

@@ -125,16 +125,21 @@ def _read(file: Path, key: str) -> Volume:
 
             with h5py.File(file, "r") as arrays:
                 array = _named(arrays, key, file)
+                # HDF5 can point into any file; one that was sent to a server must not point into the server's own
+                is_own = isinstance(array, h5py.Dataset) and array.file.filename == arrays.filename
+                if not is_own or array.external or array.is_virtual:
+                    raise UnreadableError(file, f"{key!r} is no array in this file, but a group or in another file")
+                array = array[()]
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or not array.size:
         raise UnreadableError(file, f"{key} of shape {array.shape}, expected (H, W) or (D, H, W)")
     return Volume(array, affine)
 
 
-def _named(arrays: Any, key: str, file: Path) -> np.ndarray:
+def _named(arrays: Any, key: str, file: Path) -> Any:
     if key not in arrays:
         raise UnreadableError(file, f"no array {key!r} in it; it holds {', '.join(arrays) or 'nothing'}")
-    return arrays[key][()]
+    return arrays[key]
 
 
 def read_nifti(image: Any, file: Path, cine: bool = False) -> tuple[np.ndarray, np.ndarray]:

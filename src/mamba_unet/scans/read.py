@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PureWindowsPath
 
 from mamba_unet.data.formats import NIFTI, PICTURES, UnreadableError, ending, read_picture, read_volume, reading, stem
 from mamba_unet.scans.scan import Scan
 
-ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+NRRD = (".nrrd", ".nhdr")
+ITK = (".mha", ".mhd", *NRRD)
 ARRAYS = (".h5", ".hdf5", ".npz")
 ZIP = (".zip",)
 FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)
@@ -72,7 +74,7 @@ def _read_itk(path: Path) -> Scan:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    reader.SetImageIO("NrrdImageIO" if ending(path, (".nrrd", ".nhdr")) else "MetaImageIO")
+    reader.SetImageIO("NrrdImageIO" if ending(path, NRRD) else "MetaImageIO")
     reader.SetFileName(str(path))
     for name in _data_files(path):
         where = PureWindowsPath(name)  # takes both kinds of slash
@@ -91,15 +93,16 @@ def _read_itk(path: Path) -> Scan:
 
 def _data_files(path: Path) -> list[str]:
     """Files that the header of a MetaImage or NRRD file names. One sent to a server must not name the server's own."""
-    with open(path, "rb") as file:
-        for line in file:
-            named = re.match(rb"\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)\s*(.*?)\s*$", line, re.IGNORECASE)
-            if named:
-                files = file.readlines() if named[1].startswith(b"LIST") else [named[1]]
-                return [name.decode("utf-8", "replace").strip() for name in files]
-            if not line.strip():
-                break  # NRRD's pixels begin
-    return []
+    names: list[bytes] = []
+    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        if ending(path, NRRD):  # its header ends at a blank line
+            ends = [end for end in (data.find(b"\n\n"), data.find(b"\r\n\r\n")) if end >= 0]
+            found = re.finditer(rb"data ?file\s*:\s*([^\r\n]*)", data[: min(ends, default=None)], re.IGNORECASE)
+        else:
+            found = re.finditer(rb"ElementDataFile\s*[=:]\s*([^\r\n]*)", data)
+        for field in found:
+            names += data[field.end() :].splitlines() if field[1].startswith(b"LIST") else [field[1]]
+    return [name.decode("utf-8", "replace").strip() for name in names]
 
 
 def _read_dicom(path: Path) -> Scan:
