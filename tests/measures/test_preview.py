@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from mamba_unet.measures.preview import chosen_slices, preview_figure, save_preview, shown_frame, tiling
@@ -124,3 +125,12 @@ def test_a_real_ct_is_drawn_in_seconds(ct_dir, tmp_path):
         assert 1200 < picture.width <= 1600
         tile = picture.width / 5
     assert np.median(liver % tile) < tile / 2 < np.median(spleen % tile)  # the patient's right is on the left
+
+
+def test_a_long_name_leaves_room_for_the_rest():
+    image = np.zeros((1, 30, 64, 8))
+    figure = preview_figure(image, image.astype(int), NAMES, name="$price_" * 60)
+    name, details = figure.texts
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    assert name.get_text().endswith("…")
+    assert name.get_window_extent(renderer).x1 < details.get_window_extent(renderer).x0

@@ -20,7 +20,7 @@ MOST_SLICES = 24
 DPI = 100  # of the figure; all sizes below are pixels
 WIDEST, TALLEST = 1560, 1160  # the mosaic
 NARROWEST = 640  # leaves room for the title
-MARGIN, GAP, TITLE, LEGEND_LINE = 20, 3, 48, 28
+MARGIN, GAP, TITLE, LEGEND_LINE = 20, 3, 48, 24
 GREY_PERCENTILES = (2, 98)
 
 
@@ -198,11 +198,16 @@ def _draw(
     entry = 48 + 8 * max((len(text) for _, text in names), default=0)  # a swatch, and about 8 pixels a letter
     per_line = max(1, (full_width - 2 * MARGIN) // entry)
     lines = -(-len(names) // per_line)
-    full_height = TITLE + mosaic_height + lines * LEGEND_LINE + MARGIN
+    full_height = TITLE + mosaic_height + MARGIN + lines * LEGEND_LINE
     figure = Figure(figsize=(full_width / DPI, full_height / DPI), dpi=DPI)
     middle = 1 - TITLE / 2 / full_height
-    figure.text(MARGIN / full_width, middle, titles[0], color=DARK.text, fontsize=14, weight="bold", va="center")
-    figure.text(1 - MARGIN / full_width, middle, titles[1], color=DARK.text, fontsize=11, ha="right", va="center")
+    name, details = titles
+    room = (full_width - 3 * MARGIN - 9 * len(details)) // 13  # letters are about 13 and 9 pixels wide
+    name = name if len(name) <= room else f"{name[: room - 1]}…"
+    figure.text(
+        MARGIN / full_width, middle, name, color=DARK.text, fontsize=14, weight="bold", va="center", parse_math=False
+    )
+    figure.text(1 - MARGIN / full_width, middle, details, color=DARK.text, fontsize=11, ha="right", va="center")
     stroke = [withStroke(linewidth=2.5, foreground="black")]
     for position, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         left = (full_width - mosaic_width) / 2 + position % columns * (width + GAP)
@@ -224,7 +229,7 @@ def _draw(
         figure.legend(
             handles=handles,
             loc="lower left",
-            bbox_to_anchor=(MARGIN / full_width, 0),
+            bbox_to_anchor=(MARGIN / full_width, MARGIN / 2 / full_height),
             ncols=per_line,
             frameon=False,
             labelcolor=DARK.text,
