@@ -7,11 +7,16 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mamba_unet import build_model
+from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.inference import Predictor, Segmentation, predict_files
 from mamba_unet.inference.outputs import OUTPUTS
+from mamba_unet.models.registry import resolve_config
 from mamba_unet.scans.scan import Scan
 
 
@@ -237,3 +242,63 @@ def test_an_interruption_keeps_what_is_finished_and_stops(predictor, save_scan, 
     monkeypatch.setattr(predictor, "_run", run)
     done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
     assert {f"{case}.nii.gz" for case in done.skipped} == finished and len(done.written) == 8 - len(finished)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """Two runs of a small Mamba-UNet with random weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = {"in_channels": 1, "num_classes": 4, **resolve_config("nano", {})}
+    names = ["background", "right ventricle", "myocardium", "left ventricle"]
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        metadata = CheckpointMetadata("mamba_unet", config, names, {"method": "minmax"}, (32, 32), orientation="SPL")
+        save_checkpoint(folder / str(seed) / "best.safetensors", build_model("mamba_unet", **config), metadata)
+    return folder
+
+
+def test_the_command_writes_all_that_can_be_asked_for_at_once(nano, save_scan, tmp_path, capsys):
+    for number in range(3):
+        save_scan(f"patient001_frame0{number}.nii.gz", np.random.default_rng(number).random((24, 20, 4)))
+    out = tmp_path / "out"
+    words = ["predict", str(nano / "0"), str(tmp_path / "images" / "*.nii.gz"), "--out", str(out)]
+    words += ["--ensemble", str(nano / "1"), "--tta", "--slice-axis", "z", "--batch-size", "8", "--probabilities"]
+    words += ["--preview", "--statistics", "--report", str(out / "run.json"), "--output-type", "nifti"]
+    assert main([*words, "--part", "2/3"]) == 0
+    assert capsys.readouterr().out == f"1 segmentations in {out}\n"
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"2 segmentations in {out} (1 were finished before)\n"
+    endings = (".nii.gz", "_preview.png", "_probabilities.nii.gz", "_statistics.json")
+    expected = {f"patient001_frame0{number}{ending}" for number in range(3) for ending in endings}
+    assert {path.name for path in out.iterdir()} == {*expected, "cases", "predict.json", "run.json", "statistics.csv"}
+    probabilities = labels(out / "patient001_frame00_probabilities.nii.gz")
+    assert np.array_equal(probabilities.argmax(axis=-1), labels(out / "patient001_frame00.nii.gz"))
+    assert json.loads((out / "predict.json").read_text()).keys() == {"checkpoints", "tta", "slice_axis"}
+
+
+def test_the_command_fails_by_its_exit_code_and_names_each_bad_case(nano, save_scan, tmp_path, capsys):
+    save_scan("good.nii.gz")
+    save_scan("bad.nii.gz").write_bytes(b"nothing")
+    assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("1 segmentations") and f"failed: {tmp_path}/images/bad.nii.gz: " in said.err
+    assert main(["predict", str(nano / "1"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["3", "0/8", "9/8", "a/b", "1/", "-1/8"])
+def test_a_part_that_is_none_is_refused(nano, tmp_path, capsys, word):
+    with pytest.raises(SystemExit):
+        main(["predict", str(nano / "0"), str(tmp_path), "--out", str(tmp_path / "out"), f"--part={word}"])
+    assert "such as 3/8" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_how_to_go_on(nano, save_scan, tmp_path, capsys, monkeypatch):
+    save_scan("a.nii.gz")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "_run", interrupted)
+    assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 130
+    assert "the same command" in capsys.readouterr().err

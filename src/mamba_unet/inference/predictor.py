@@ -92,17 +92,21 @@ class Segmentation:
             raise ValueError(f"{self.scan.name} was segmented without probabilities; ask with probabilities=True")
         save_nifti(path, self.scan, self.probabilities, dtype=np.float32, class_names=self.class_names)
 
-    def save_dicom_seg(self, path: str | Path) -> None:
-        """Write a DICOM segmentation object that refers to the series it was made from.
+    def save_dicom_seg(self, path: str | Path, frame: int | None = None) -> None:
+        """Write a DICOM segmentation that refers to the series it was made from.
+
+        Args:
+            path: `.dcm`.
+            frame: of a cine, which one: a DICOM segmentation has no axis of time.
 
         Raises:
-            ValueError: the scan is no DICOM series.
+            ValueError: the scan is no DICOM series, or a cine and no frame is chosen.
         """
         from mamba_unet.report.figures import class_color
         from mamba_unet.scans.dicom_seg import save_dicom_seg
 
         colors = [class_color(index) for index in range(1, len(self.class_names))]
-        save_dicom_seg(path, self.scan, self.labels[0], self.class_names, colors)
+        save_dicom_seg(path, self.scan, self.labels[frame or 0], self.class_names, colors, frame)
 
     def to_nibabel(self) -> "nibabel.Nifti1Image":
         """The labels as an image of nibabel, as `save` writes it."""

@@ -199,10 +199,11 @@ class Pipeline:
     def _read(self, job: Job) -> PreparedScan:
         start = time.perf_counter()
         scan = job.read()
-        if "dicom-seg" in self.folder.outputs and scan.scan.dicom is None:
-            raise UnreadableError(
-                job.source, "not DICOM, so there is nothing a DICOM segmentation could refer to; --output-type nifti"
-            )
+        if "dicom-seg" in self.folder.outputs and (scan.scan.dicom is None or len(scan.image) > 1):
+            what = "not DICOM, which a DICOM segmentation must refer to"
+            if scan.scan.dicom is not None:
+                what = "a cine, and a DICOM segmentation has no axis of time"
+            raise UnreadableError(job.source, f"{what}; leave dicom-seg out of --output-type for it")
         self.cases[job.name] = {
             "case": job.name,
             "input": str(job.source),
