@@ -196,6 +196,20 @@ def test_a_zip_that_unpacks_too_large_is_refused_before_it_is(write_series, tmp_
         find_series(tmp_path / "bomb.zip")
 
 
+def write_directory(file):
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+    dataset = Dataset()
+    dataset.FileSetID, dataset.DirectoryRecordSequence = "DISC", []
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(file, enforce_file_format=True)
+
+
 def test_several_series_are_listed_by_number_and_other_objects_passed_over(write_series, tmp_path, volume):
     from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, SegmentationStorage
 
@@ -208,11 +222,24 @@ def test_several_series_are_listed_by_number_and_other_objects_passed_over(write
     write_series(tmp_path / "scout", volume, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     (tmp_path / "notes.txt").write_text("no DICOM")
     (tmp_path / "eight").write_bytes(b"\x08\x00 neither")
+    write_directory(tmp_path / "DICOMDIR")
     series = find_series(tmp_path)
     assert list_series(series) == "  series 3 'portal venous' (CT, 3 images)\n  series 12 'T2' (MR, 4 images)"
     assert [read_series(one).array.shape for one in series] == [(1, 3, 6, 5), (1, 4, 6, 5)]
     assert [one.images for one in find_series(tmp_path / "scout")] == [4]
     assert find_series(tmp_path / "seg") == []
+
+
+def test_a_dose_report_beside_the_scan_is_left_aside(write_series, tmp_path, volume):
+    from pydicom.uid import SecondaryCaptureImageStorage
+
+    def capture(dataset, t, d):
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+
+    write_series(tmp_path / "scan", volume)
+    write_series(tmp_path / "report", volume[:1], edit=capture, SOPClassUID=SecondaryCaptureImageStorage)
+    assert np.array_equal(read_only(tmp_path).array[0], volume)
+    assert [one.images for one in find_series(tmp_path / "report")] == [1]
 
 
 def test_a_scout_inside_a_series_is_left_aside(write_series, tmp_path, volume):
@@ -326,11 +353,17 @@ def drift(dataset, t, d):
         dataset.ImagePositionPatient = [-40, 33, 110]
 
 
+def elsewhere(dataset, t, d):
+    if d == 2:
+        dataset.FrameOfReferenceUID = "1.2.3"
+
+
 REFUSALS = {
     "a gap": (leave_out(2), {}, r"slices are missing: .*105\.00\) mm .*115\.00\) mm .* are 10\.00 mm apart"),
     "a double": (repeat, {}, r"2 images at the position \(-40\.00, 30\.00, 105\.00\) mm"),
     "a turn": (turn, {}, "mixed orientation"),
     "pixel sizes": (coarser, {}, "mixed pixel spacing"),
+    "two frames of reference": (elsewhere, {}, "mixed frames of reference"),
     "a drift": (drift, {}, "no even line"),
     "colour": (None, {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "colour image"),
     "palette": (None, {"PhotometricInterpretation": "PALETTE COLOR"}, "colour image"),

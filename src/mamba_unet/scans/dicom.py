@@ -6,7 +6,6 @@ a guess is refused by name. Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16
 T phases of a cine, D positions, H W rows and columns.
 """
 
-import logging
 import struct
 import tempfile
 import warnings
@@ -28,8 +27,6 @@ from mamba_unet.scans.scan import Scan
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-log = logging.getLogger(__name__)
-
 MAX_UNZIPPED_BYTES = 4 << 30  # of all the files in a zip together
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
@@ -50,11 +47,7 @@ _LISTED = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
     *("ImageType", "Rows", "Columns", "NumberOfFrames", "InstanceNumber"),
     *("FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"),
-)
-# what pydicom, zipfile and zlib raise at a file that is cut short, encrypted or not what it says
-_BROKEN = (
-    *(OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError),
-    *(struct.error, zlib.error, zipfile.BadZipFile),
+    "SharedFunctionalGroupsSequence",
 )
 
 
@@ -97,8 +90,9 @@ def find_series(path: str | Path) -> list[Series]:
     """The image series in a folder (and all below it), a zip, or a single file, by number.
 
     A file is DICOM by its content, whatever its name. Other files, DICOMDIR and objects that hold no image
-    (segmentations, structure sets, reports, presentation states, doses) are passed over, and localizers too where
-    there is anything else. Cine series of one slice each that make an even stack are joined to one.
+    (segmentations, structure sets, reports, presentation states, doses) are passed over; localizers and series without
+    a position (dose reports, captures of a screen) too where there is anything else. Cine series of one slice each that
+    make an even stack are joined to one.
 
     Returns:
         Empty where there is no DICOM image.
@@ -109,29 +103,24 @@ def find_series(path: str | Path) -> list[Series]:
     """
     path = Path(path)
     found: dict[str, list[tuple[str, Dataset]]] = defaultdict(list)
-    with _opened(path) as (names, read), _quiet():
+    with _reading(path), _opened(path) as (names, read):
         for name in names:
-            try:
+            with _reading(_place(path, name), "cannot be read, "):
                 header = read(name, False)
                 if header is not None and _is_image(header):
                     found[str(header.get("SeriesInstanceUID", ""))].append((name, header))
-            except _BROKEN as error:
-                raise UnreadableError(_place(path, name), f"damaged: {_said(error)}") from error
-        images = {uid: _without_localizers(group) for uid, group in found.items()}
-        if any(images.values()):
-            found = {uid: group for uid, group in images.items() if group}
-        series = [_series(path, group) for group in _joined(list(found.values()))]
+        groups = list(found.values())
+        series = [_series(path, group) for group in _joined(_scans(groups) or groups)]
     return sorted(series, key=lambda one: (one.number is None, one.number, one.description, one.uid))
 
 
 def read_series(series: Series) -> Scan:
     """Read a series as one scan: (1, D, H, W), or (T, D, H, W) for a cine.
 
-    D counts positions along the normal of the image plane, so that (D, H, W) is right- or left-handed as the
-    orientation says, and the affine holds it all, a gantry's tilt too: its slice step is the vector between
-    positions, and `spacing_mm[0]` the distance between the planes, which makes volumes right. A single slice takes its
-    thickness, 1 mm where that is unknown. Values are RescaleSlope and RescaleIntercept applied per image (Hounsfield
-    units in CT): integers as narrow as hold them, else float32. Padding values stay.
+    D counts positions along the normal of the image plane. The affine's slice step is the vector between positions,
+    which holds a gantry's tilt; `spacing_mm[0]` is the distance between the planes, which makes volumes right. A single
+    slice takes its thickness, 1 mm where that is unknown. Values have RescaleSlope and RescaleIntercept applied per
+    image (Hounsfield units in CT): integers as narrow as hold them, else float32. Padding values stay.
 
     `Scan.dicom` is the list of T * D data sets in array order, without pixels (a multi-frame object once per frame).
 
@@ -140,22 +129,15 @@ def read_series(series: Series) -> Scan:
             share a position and are no cine, mixed orientations or sizes, no geometry, colour, a transfer syntax
             that nothing here decodes, a damaged file.
     """
-    with _opened(series.path) as (_, read), _quiet():
+    with _reading(series.path, f"{series}: "), _opened(series.path) as (_, read):
         frames: list[_Frame] = []
         for name in series.files:
-            try:
+            with _reading(_place(series.path, name)):
                 frames += _frames(name, read(name, True))
-            except UnreadableError:
-                raise
-            except _BROKEN as error:
-                raise UnreadableError(_place(series.path, name), _said(error)) from error
         frames = _distinct(frames)
-        try:
-            _check_uniform(frames)
-            stack = _stack(frames)
-            lps = _affine(stack[0])
-        except _RefusedError as refusal:
-            raise UnreadableError(series.path, f"{series}: {refusal}") from refusal
+        _check_uniform(frames)
+        stack = _stack(frames)
+        lps = _affine(stack[0])
         array = _values(series, stack)
     return Scan(
         name=stem(series.path) if series.path.is_file() else series.path.resolve().name,
@@ -169,7 +151,7 @@ def read_series(series: Series) -> Scan:
 
 
 class _RefusedError(ValueError):
-    """Why a series cannot be read; the caller adds its name."""
+    """Why a file or a series is not read; `_reading` adds its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +178,7 @@ class _Frame:
         axes = _vector(header, "ImageOrientationPatient", 6).reshape(2, 3)
         spacing = _vector(header, "PixelSpacing", 2)
         if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2 or spacing.min() <= 0:
-            raise ValueError(
+            raise _RefusedError(
                 f"ImageOrientationPatient {axes.tolist()}, PixelSpacing {spacing.tolist()}: expected rows and columns "
                 "at right angles, and pixels larger than nothing"
             )
@@ -207,14 +189,14 @@ class _Frame:
 def _vector(header: "Dataset", keyword: str, length: int) -> np.ndarray:
     stored = header.get(keyword)
     if stored is None or len(stored) != length:
-        raise ValueError(
+        raise _RefusedError(
             f"{keyword} is {'absent' if stored is None else list(stored)}: where the image lies in the patient is not "
             "told, as in pictures of a screen (secondary capture) and radiographs; save it as PNG to have it "
             "segmented as a picture"
         )
     vector = np.array([float(number) for number in stored])
     if not np.isfinite(vector).all():
-        raise ValueError(f"{keyword} is {list(stored)}, expected {length} finite numbers")
+        raise _RefusedError(f"{keyword} is {list(stored)}, expected {length} finite numbers")
     return vector
 
 
@@ -224,28 +206,30 @@ def _frames(name: str, dataset: "Dataset") -> list[_Frame]:
 
     for keyword in ("Rows", "Columns", "BitsStored", "PixelRepresentation", "PixelData"):
         if keyword not in dataset:
-            raise ValueError(f"{keyword} is absent: the file is cut short, or holds no image of whole numbers")
+            raise _RefusedError(f"{keyword} is absent: the file is cut short, or holds no image of whole numbers")
     colours, photometric = dataset.get("SamplesPerPixel", 1), dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if colours != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"a colour image ({photometric}); expected grey values of a scanner")
+        raise _RefusedError(f"a colour image ({photometric}); expected grey values of a scanner")
     if photometric == "MONOCHROME1":
-        raise ValueError(
+        raise _RefusedError(
             "MONOCHROME1 (low values are shown white) does not tell whether the values are inverted or only their "
             "display; expected MONOCHROME2: convert the series to NIfTI with a program that shows it as you want it"
         )
     if "ModalityLUTSequence" in dataset:
-        raise ValueError("its values are in a look-up table (ModalityLUTSequence); expected a slope and an intercept")
+        raise _RefusedError(
+            "its values are in a look-up table (ModalityLUTSequence); expected a slope and an intercept"
+        )
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     count = int(dataset.get("NumberOfFrames") or 1)
     if groups is None and count > 1:
-        raise ValueError(
+        raise _RefusedError(
             f"{count} frames without a position of each (no PerFrameFunctionalGroupsSequence); expected one image in "
             "each file or an Enhanced object: convert it to NIfTI"
         )
     if groups is None:
         return [_Frame.of(name, dataset, 0, dataset)]
     if len(groups) != count:
-        raise ValueError(f"NumberOfFrames is {count}, but {len(groups)} frames are described")
+        raise _RefusedError(f"NumberOfFrames is {count}, but {len(groups)} frames are described")
     frames = []
     for index, own in enumerate(groups):
         header = Dataset()
@@ -280,6 +264,7 @@ def _check_uniform(frames: Sequence[_Frame]) -> None:
         differing = {
             "sizes": (frame.dataset.Rows, frame.dataset.Columns) != (first.dataset.Rows, first.dataset.Columns),
             "orientations": np.abs(frame.axes - first.axes).max() > _SAME_COSINE,
+            "frames of reference": frame.dataset.get("FrameOfReferenceUID") != first.dataset.get("FrameOfReferenceUID"),
             "pixel spacings": not np.allclose(frame.spacing, first.spacing, rtol=1e-3),
         }
         if any(differing.values()):
@@ -401,12 +386,10 @@ def _values(series: Series, stack: list[list[_Frame]]) -> np.ndarray:
     array = np.empty((len(stack), len(stack[0]), rows, columns), _value_type(frames.values(), scales.values()))
     for places in by_dataset.values():
         dataset, name = frames[places[0]].dataset, frames[places[0]].name
-        try:
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        problem = f"its pixels ({syntax}) cannot be decoded; export the series again, uncompressed: "
+        with _reading(_place(series.path, name), problem):
             pixels = _decode(dataset).reshape(-1, rows, columns)
-        except _BROKEN as error:
-            syntax = dataset.file_meta.TransferSyntaxUID.name
-            reason = f"its pixels ({syntax}) cannot be decoded: {_said(error)}"
-            raise UnreadableError(_place(series.path, name), reason) from error
         del dataset.PixelData
         for place in places:
             slope, intercept = scales[place]
@@ -445,13 +428,8 @@ def _decode(dataset: "Dataset") -> np.ndarray:
 
     try:
         return pixel_array(dataset)
-    except (RuntimeError, NotImplementedError) as error:
-        if not dataset.file_meta.TransferSyntaxUID.is_compressed:
-            raise
-        try:
-            return _decode_with_gdcm(dataset)
-        except RuntimeError:
-            raise error from None
+    except (RuntimeError, NotImplementedError):  # no decoder, or one that gave up
+        return _decode_with_gdcm(dataset)
 
 
 def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
@@ -491,13 +469,20 @@ def _is_image(header: "Dataset") -> bool:
     name = UID(stored).name
     if "Rows" not in header and (not stored or "Image Storage" in name):
         if "SeriesInstanceUID" not in header:
-            raise ValueError(f"it is cut short: {name or 'DICOM of no class'}, and of no series")
+            raise _RefusedError(f"{name or 'DICOM of no class'}, cut short; copy it again, or remove it")
         return True
     return "Rows" in header and ("Image Storage" in name or name == stored)
 
 
-def _without_localizers(group: list[tuple[str, "Dataset"]]) -> list[tuple[str, "Dataset"]]:
-    return [(name, header) for name, header in group if "LOCALIZER" not in (header.get("ImageType") or ())]
+def _scans(groups: list[list[tuple[str, "Dataset"]]]) -> list[list[tuple[str, "Dataset"]]]:
+    """Without localizers, and without series that tell no position. What is cut short before it tells stays."""
+    groups = [[entry for entry in group if "LOCALIZER" not in (entry[1].get("ImageType") or ())] for group in groups]
+    telling = ("ImagePositionPatient", "SharedFunctionalGroupsSequence")
+    return [
+        group
+        for group in groups
+        if any("Rows" not in header or any(keyword in header for keyword in telling) for _, header in group)
+    ]
 
 
 def _joined(groups: list[list[tuple[str, "Dataset"]]]) -> list[list[tuple[str, "Dataset"]]]:
@@ -580,20 +565,14 @@ def _dataset(stream: Any, full: bool) -> "Dataset | None":
 
     with stream:
         head = stream.read(132)
-        with_preamble = head[128:] == b"DICM"
-        if not with_preamble and head[:2] != b"\x08\x00":  # group 8 opens a data set that lacks the preamble
+        # without a preamble, a data set opens with an element of group 8: its type, or a length that fits two bytes
+        bare = head[:2] == b"\x08\x00" and head[3:4] == b"\0" and (head[4:6].isupper() or head[6:8] == b"\0\0")
+        if head[128:] != b"DICM" and not bare:
             return None
         stream.seek(0)
         source = BytesIO(stream.read()) if isinstance(stream, zipfile.ZipExtFile) else stream
-        try:
-            tags = None if full else list(_LISTED)
-            dataset = dcmread(source, force=True, stop_before_pixels=not full, specific_tags=tags)
-        except _BROKEN:
-            if with_preamble:
-                raise
-            return None
-        if not with_preamble and "Rows" not in dataset:
-            return None
+        tags = None if full else list(_LISTED)
+        dataset = dcmread(source, force=True, stop_before_pixels=not full, specific_tags=tags)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -602,16 +581,26 @@ def _dataset(stream: Any, full: bool) -> "Dataset | None":
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """pydicom warns of every odd value in users' files; what matters here is checked here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pydicom")
-        yield
+def _reading(place: Path, problem: str = "") -> Iterator[None]:
+    """Turn what is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem.
+
+    pydicom's warnings of odd values in users' files are silenced: what matters of them is checked here.
+    """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")
+            yield
+    except UnreadableError:
+        raise
+    except (
+        *(OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, OverflowError, RuntimeError),
+        *(NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, BytesLengthException, InvalidDicomError),
+    ) as error:
+        said = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
+        raise UnreadableError(place, problem + " ".join(said.split())) from error
 
 
 def _place(path: Path, name: str) -> Path:
     return path if path.name == name and path.is_file() else path / name
-
-
-def _said(error: Exception) -> str:
-    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
