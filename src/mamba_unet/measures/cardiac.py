@@ -294,8 +294,8 @@ def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | 
     notes: list[str] = []
     if len(frames) < 2 or len(frames.keys() & {"ED", "ES"}) == 1:
         raise ValueError(
-            f"{', '.join(text for text, _ in frames.values())} alone, and the cycle has two ends: give a cine, or both "
-            "frames of a patient as ..._frame01 and ..._frame12, or as ..._ED and ..._ES"
+            f"only {', '.join(text for text, _ in frames.values())}, and ejection needs end-diastole and end-systole: "
+            "give a cine, or both frames of a patient as ..._frame01 and ..._frame12, or as ..._ED and ..._ES"
         )
     if "ED" in frames:
         ed, es, phases_by = "ED", "ES", "name"

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from mamba_unet.data.formats import UnreadableError, ending, read_volume
 from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
 from mamba_unet.scans.find import ScanFile, find_scans
-from mamba_unet.scans.read import ARRAYS
+from mamba_unet.scans.read import ARRAYS, FILES
 from mamba_unet.scans.scan import Scan, slice_axis
 
 log = logging.getLogger(__name__)
 
 MOST_CLASSES = 255
+BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz")
 
 
 def measure_files(
@@ -46,7 +47,7 @@ def measure_files(
     """
     if class_names is not None and class_names[0].lower() != "background":
         class_names = ("background", *class_names)
-    found = find_scans(labels)
+    found = find_scans([path for given in labels for path in _label_files(Path(given))])
     found = [file for file in found if file.name.endswith("_gt")] or found
     pictures = {file.name: file for file in find_scans(images)} if images else {}
     measured, failures = [], {}
@@ -61,6 +62,14 @@ def measure_files(
         except (OSError, ValueError) as error:
             failures[str(file.path)] = str(error)
     return measured, failures
+
+
+def _label_files(given: Path) -> list[Path]:
+    """What of a folder may be label maps: not the pictures, probabilities and DICOM that `predict` puts beside them."""
+    if not given.is_dir():
+        return [given]
+    files = [path for path in sorted(given.iterdir()) if ending(path, FILES) and not path.name.startswith(".")]
+    return [path for path in files if not ending(path, BESIDE_LABELS)] or [given]
 
 
 def _measure_file(
