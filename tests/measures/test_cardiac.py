@@ -137,6 +137,11 @@ def test_frames_of_different_shape_are_refused():
         cardiac_measures(heart(60), heart(24)[1:], SPACING_MM, NAMES)
 
 
+def test_stacks_of_different_height_are_noted():
+    (one,), _ = cardiac_cases([case("p_ED", heart(60)), case("p_ES", heart(24)[:-1])])
+    assert one.measures.notes == ("the stack has 6 slices at ED and 5 at ES",)
+
+
 def test_phases_are_the_largest_and_the_smallest_that_is_there():
     assert find_phases([50, 90, 70, 0, 20, 30]) == (1, 4)
     assert find_phases([5, 5]) == (0, 0)

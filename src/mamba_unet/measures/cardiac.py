@@ -195,7 +195,8 @@ def _measures(ed: Sequence[StructureStatistics], es: Sequence[StructureStatistic
             "between slices first: --spacing 10 1.5 1.5"
         )
     values: dict[str, float | None] = {}
-    notes = []
+    stacks = [len(phase[0].area_pixels) for phase in (ed, es)]
+    notes = [] if stacks[0] == stacks[1] else [f"the stack has {stacks[0]} slices at ED and {stacks[1]} at ES"]
     for short, structure in (("lv", LV), ("rv", RV)):
         edv = esv = sv = ef = None
         if structure in names:
