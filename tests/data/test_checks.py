@@ -50,6 +50,16 @@ def test_affines_that_agree_within_rounding_are_the_same(nnunet, make):
     assert not check(source, progress=False).problems
 
 
+def test_slices_that_lie_across_another_axis_than_training_cuts(nnunet, make):
+    source, subject = nnunet(), make.subject(1)
+    sagittal = np.diag([8.0, 1.4, 1.4, 1.0])
+    make.nifti(source / "imagesTr" / "s1_0000.nii.gz", subject.image, sagittal)
+    make.nifti(source / "labelsTr" / "s1.nii.gz", subject.label, sagittal)
+    problem, *_ = check(source, progress=False).warnings
+    assert problem.problem == "slices are cut across others than were acquired" and problem.case == "s1"
+    assert problem.found == "8 mm along X, 1.4 mm along Z"
+
+
 def test_label_values_outside_the_classes(nnunet, make):
     source, label = nnunet(), make.subject(1).label
     label[0, 0, :2] = 4, 255

@@ -9,6 +9,7 @@ import numpy as np
 
 from mamba_unet.data.formats import Volume
 from mamba_unet.data.splits import Split
+from mamba_unet.scans.scan import through_plane
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
 
@@ -139,6 +140,17 @@ def check_case(
             "the same affine (within 0.1 voxel)",
             f"corners up to {distance:.3g} voxels apart",
             "if the arrays match pixel by pixel, save the label with the image's affine; else resample it",
+        )
+
+    axis = None if image.spacing_mm is None or len(image.array) == 1 else through_plane(image.spacing_mm)
+    if axis:
+        add(
+            image_file,
+            "slices are cut across others than were acquired",
+            f"the largest spacing along Z, across which training cuts slices",
+            f"{image.spacing_mm[axis]:g} mm along {'ZYX'[axis]}, {image.spacing_mm[0]:g} mm along Z",
+            f"store image and label with {'ZYX'[axis]} as their third axis",
+            "warning",
         )
 
     if not np.issubdtype(image.array.dtype, np.integer) and not np.isfinite(image.array).all():

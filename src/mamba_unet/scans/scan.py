@@ -182,6 +182,12 @@ def as_scan(
     return replace(scan, **called)
 
 
+def through_plane(spacing_mm: Sequence[float]) -> int | None:
+    """The axis whose spacing is at least 1.5 times each other one: slices were acquired across it; None without one."""
+    *_, second, largest = sorted(spacing_mm)
+    return list(spacing_mm).index(largest) if largest >= THROUGH_PLANE * second else None
+
+
 def slice_axis(scan: Scan, orientation: str | None = None) -> int:
     """The array axis (0 D, 1 H, 2 W) across which to cut the slices that a network sees.
 
@@ -198,10 +204,8 @@ def slice_axis(scan: Scan, orientation: str | None = None) -> int:
     lengths = scan.array.shape[1:]
     if lengths.count(1) == 1:
         return lengths.index(1)
-    if scan.spacing_mm is not None:
-        *_, second, largest = sorted(scan.spacing_mm)
-        if largest >= THROUGH_PLANE * second:
-            return scan.spacing_mm.index(largest)
+    if scan.spacing_mm is not None and (axis := through_plane(scan.spacing_mm)) is not None:
+        return axis
     if scan.orientation is not None and orientation is not None:
         return [PLANES[code] for code in scan.orientation].index(PLANES[orientation[0]])
     return 0
