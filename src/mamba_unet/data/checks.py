@@ -147,7 +147,7 @@ def check_case(
         add(
             image_file,
             "slices are cut across others than were acquired",
-            f"the largest spacing along Z, across which training cuts slices",
+            "the largest spacing along Z, across which training cuts slices",
             f"{image.spacing_mm[axis]:g} mm along {'ZYX'[axis]}, {image.spacing_mm[0]:g} mm along Z",
             f"store image and label with {'ZYX'[axis]} as their third axis",
             "warning",
