@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mamba_unet.data.formats import Volume
+from mamba_unet.data.formats import Volume, through_plane
 from mamba_unet.data.splits import Split
-from mamba_unet.scans.scan import through_plane
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
 

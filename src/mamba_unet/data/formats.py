@@ -12,6 +12,7 @@ import numpy as np
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+THROUGH_PLANE = 1.5  # a spacing so many times each other one is between slices, not within
 
 
 class UnreadableError(ValueError):
@@ -29,6 +30,12 @@ def voxel_size_mm(affine: np.ndarray) -> tuple[float, float, float]:
     """
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).round(6).tolist()
     return z, y, x
+
+
+def through_plane(spacing_mm: Sequence[float]) -> int | None:
+    """The axis whose spacing is at least 1.5 times each other one: slices were acquired across it; None without one."""
+    *_, second, largest = sorted(spacing_mm)
+    return list(spacing_mm).index(largest) if largest >= THROUGH_PLANE * second else None
 
 
 def axis_codes(affine: np.ndarray) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # column -> (steps, values)
 
 # The colours of Okabe and Ito (2008), told apart with any colour vision, in an order that sets neighbouring heart
-# structures well apart; then three of Tol's for data sets with more than eight organs.
+# structures well apart; then four of Tol's for data sets with more than seven organs.
 PALETTE = (
     "#56b4e9",
     "#e69f00",
@@ -32,7 +32,7 @@ PALETTE = (
     "#f0e442",
     "#d55e00",
     "#0072b2",
-    "#b0b0b0",
+    "#aa4499",
     "#882255",
     "#999933",
     "#44aa99",

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.data.formats import axis_codes, read_nifti, voxel_size_mm
+from mamba_unet.data.formats import axis_codes, read_nifti, through_plane, voxel_size_mm
 
 log = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK and DICOM count left and posterior, NIfTI right and anterior
-THROUGH_PLANE = 1.5  # a spacing so many times each other one is between slices, not within
 # what slices are called that lie across an axis of this direction
 PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I": "axial", "S": "axial"}
 
@@ -180,12 +179,6 @@ def as_scan(
     if slices_along is not None:
         called["slices_along"] = slices_along
     return replace(scan, **called)
-
-
-def through_plane(spacing_mm: Sequence[float]) -> int | None:
-    """The axis whose spacing is at least 1.5 times each other one: slices were acquired across it; None without one."""
-    *_, second, largest = sorted(spacing_mm)
-    return list(spacing_mm).index(largest) if largest >= THROUGH_PLANE * second else None
 
 
 def slice_axis(scan: Scan, orientation: str | None = None) -> int:
