@@ -56,3 +56,45 @@ def cine_file(tmp_path_factory):
     frames = np.stack([ring(radius) for radius in (5, 6, 4, 3)], axis=-1)
     nib.save(nib.Nifti1Image(frames, np.diag([-1.5, -1.5, 8, 1])), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def dicom_study(tmp_path_factory):
+    """A folder `study` with two series of the ring below it, 3 `short axis` and 4 `again`."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    study = tmp_path_factory.mktemp("dicom") / "study"
+    shared = {
+        "SOPClassUID": MRImageStorage,
+        "Modality": "MR",
+        "StudyInstanceUID": generate_uid(),
+        "FrameOfReferenceUID": generate_uid(),
+        "PatientName": "Test^Synthetic",
+        "PatientID": "synthetic",
+        "PixelSpacing": [1.5, 1.5],
+        "SliceThickness": 8,
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "Rows": 24,
+        "Columns": 32,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 1,
+    }
+    for number, description in ((3, "short axis"), (4, "again")):
+        folder, series = study / f"series{number}", generate_uid()
+        folder.mkdir(parents=True)
+        for index, pixels in enumerate(ring().T):
+            one = Dataset()
+            one.update(shared | {"SeriesInstanceUID": series, "SeriesNumber": number, "SeriesDescription": description})
+            one.SOPInstanceUID, one.InstanceNumber = generate_uid(), index + 1
+            one.ImagePositionPatient = [0, 0, 8 * index]
+            one.PixelData = pixels.tobytes()
+            one.file_meta = FileMetaDataset()
+            one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            one.save_as(folder / f"IM{index}", enforce_file_format=True)
+    return study

@@ -1,7 +1,9 @@
 import gzip
 import io
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -13,6 +15,14 @@ from PIL import Image
 from mamba_unet.serve import create_app
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
+
+
+HEADER_OF_ANOTHER_FILE = b"""ObjectType = Image
+NDims = 3
+DimSize = 2 2 2
+ElementType = MET_UCHAR
+ElementDataFile = /etc/hostname
+"""
 
 
 class Gate:
@@ -131,6 +141,26 @@ def test_pictures_and_hdf5_are_shown_as_they_lie(client, tmp_path):
         assert job["result"]["structures"][0]["volume_ml"] is None
 
 
+def test_dicom_comes_as_a_zip_or_as_files_and_leaves_as_a_segmentation_object(client, dicom_study, tmp_path):
+    import pydicom
+
+    archive = shutil.make_archive(str(tmp_path / "series"), "zip", dicom_study / "series3")
+    zipped = upload(client, ("heart.zip", Path(archive).read_bytes())).json()
+    assert zipped["name"] == "heart"
+    files = [(f"study/{path.parent.name}/{path.name}", path.read_bytes()) for path in sorted(dicom_study.rglob("IM*"))]
+    study = upload(client, *files).json()
+    assert study["state"] == "choosing" and study["scans"] == ["study_3_short-axis", "study_4_again"]
+    client.post(f"/api/jobs/{study['id']}/start", json={"model": "heart", "scan": 0})
+    for started in (zipped, study):
+        job = wait(client, started["id"])
+        assert job["state"] == "done" and job["image"]["dicom"] and job["image"]["oriented"], job["error"]
+        assert not job["result"]["notes"]
+        answer = client.get(f"/api/jobs/{job['id']}/segmentation.dcm")
+        seg = pydicom.dcmread(io.BytesIO(answer.content))
+        assert [it.SegmentLabel for it in seg.SegmentSequence] == ["myocardium", "left ventricle"]
+        assert f'filename="{job["name"]}_segmentation.dcm"' in answer.headers["content-disposition"]
+
+
 def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
     for name, content in (
         ("report.nii.gz", b"this is no scan"),
@@ -139,12 +169,15 @@ def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
         ("study.zip", b"PK no archive"),
         ("data.h5", b"nothing"),
         ("volume.nrrd", b"NRRD0004\nnothing"),
+        ("volume.mha", HEADER_OF_ANOTHER_FILE),
     ):
         answer = upload(client, (name, content))
         assert answer.status_code == 422, name
         text = answer.json()["detail"]
         assert name in text, text
         assert "/tmp" not in text and "input" not in text and "000000" not in text, text
+        job = client.get(f"/api/jobs/{answer.request.url.path.split('/')[3]}").json()
+        assert job["state"] == "failed" and job["error"] == text
     assert upload(client).status_code == 422
 
 
@@ -152,8 +185,10 @@ def test_an_unknown_model_and_scan_are_refused(client, scan_file):
     file = (scan_file.name, scan_file.read_bytes())
     answer = upload(client, file, model="lung")
     assert answer.status_code == 422 and "heart" in answer.json()["detail"]
-    assert upload(client, file, scan=3).status_code == 422
-    assert upload(client, file, slice_axis="w").status_code == 422
+    assert upload(client, file, scan=-1).status_code == upload(client, file, slice_axis="w").status_code == 422
+    done = wait(client, upload(client, file).json()["id"])
+    again = client.post(f"/api/jobs/{done['id']}/start", json={"model": "heart", "scan": 1})
+    assert again.status_code == 422 and "holds 1" in again.json()["detail"]
 
 
 def test_of_several_scans_one_is_chosen(client, scan_file, cine_file):

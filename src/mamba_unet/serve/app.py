@@ -109,7 +109,7 @@ def create_app(
     def start(
         identifier: str,
         model: Annotated[str, Body()],
-        scan: Annotated[int | None, Body()] = None,
+        scan: Annotated[int | None, Body(ge=0)] = None,
         slice_axis: Annotated[Literal["x", "y", "z"] | None, Body()] = None,
     ) -> dict[str, Any]:
         job = jobs.get(identifier)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mamba_unet.data.formats import PICTURES, ending, stem
 from mamba_unet.serve.result import write_image, write_result
-from mamba_unet.serve.upload import check
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -33,9 +32,9 @@ log = logging.getLogger(__name__)
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", *PICTURES, ".npy.h5", ".h5", ".hdf5", ".npz", ".zip")
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
-UNPACKED = 10  # times the size limit, for what a zip may hold
 
-State = Literal["uploading", "choosing", "queued", "running", "done", "failed", "cancelled"]
+State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
+MOVING = ("reading", "queued", "running")
 
 
 class Refused(ValueError):
@@ -92,7 +91,9 @@ class Job:
     @property
     def called(self) -> str:
         """The upload: its only file's name, or that of the folder its files were dropped in, fit for a file name."""
-        first = next(iter(self.names.values()), "")
+        if not self.names:
+            return ""
+        first = next(iter(self.names.values()))
         return _called(first if len(self.names) == 1 else re.split(r"[/\\]", first)[0])
 
     @property
@@ -185,38 +186,35 @@ class Jobs:
         if model not in self.predictors:
             raise Refused(422, f"There is no model {model!r}; there are {', '.join(self.predictors)}.")
         with self._change:
-            if job.state in ("queued", "running"):
+            if job.state in MOVING:
                 raise Refused(409, "This scan is already on its way.")
-        with self._reading:
-            if not job.scans:
-                job.scans = self._find(job)
-            if scan is None and len(job.scans) > 1:
-                job.state = "choosing"
-                return
-            if not 0 <= (scan or 0) < len(job.scans):
-                raise Refused(422, f"There is no scan {scan}; the upload holds {len(job.scans)}.")
-            job.scan = scan or 0
-            try:
-                job.image = write_image(job.folder, job.read(), self.predictors[model], slice_axis)
-            except (ValueError, OSError, MemoryError) as error:
-                raise Refused(422, _said(job, error)) from error
+            job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
+            job.model, job.slice_axis, job.scan = model, slice_axis, 0
+        try:
+            with self._reading:
+                job.scans = job.scans or self._find(job)
+                choose = scan is None and len(job.scans) > 1
+                if (scan or 0) >= len(job.scans):
+                    raise ValueError(f"There is no scan {scan}; the upload holds {len(job.scans)}.")
+                job.scan = scan or 0
+                if not choose:
+                    job.image = write_image(job.folder, job.read(), self.predictors[model], slice_axis)
+        except Exception as error:
+            job.state, job.error = "failed", _said(job, error)
+            raise Refused(422, job.error) from error
         with self._change:
-            job.model, job.slice_axis = model, slice_axis
-            job.state, job.slices, job.error, job.result = "queued", (0, 0), "", None
-            self._queue.append(job)
-            self._change.notify_all()
+            if job.state == "reading":  # not cancelled
+                job.state = "choosing" if choose else "queued"
+            if job.state == "queued":
+                self._queue.append(job)
+                self._change.notify_all()
 
     def _find(self, job: Job) -> "list[ScanFile]":
         from mamba_unet.scans.find import find_scans
 
         if not job.names:
-            raise Refused(422, "No file came with this upload.")
-        try:
-            for path in job.names:
-                check(path, UNPACKED * self.max_upload_bytes)
-            return find_scans([next(iter(job.names)) if len(job.names) == 1 else job.upload])
-        except (ValueError, OSError) as error:
-            raise Refused(422, _said(job, error)) from error
+            raise ValueError("No file came with this upload.")
+        return find_scans([next(iter(job.names)) if len(job.names) == 1 else job.upload])
 
     def ahead(self, job: Job) -> int:
         """How many scans come before this one."""
@@ -228,7 +226,7 @@ class Jobs:
         with self._change:
             if job in self._queue:
                 self._queue.remove(job)
-            if job.state in ("queued", "running"):
+            if job.state in MOVING:
                 job.state = "cancelled"
 
     def remove(self, job: Job) -> None:
@@ -260,34 +258,35 @@ class Jobs:
                 job = self._running = self._queue.popleft()
                 job.state = "running"
             outcome: State = "done"
+            error, result = "", None
             try:
-                self._segment(job)
+                result = self._segment(job)
             except _Cancelled:
                 outcome = "cancelled"
-            except Exception as error:  # whatever it is, it must not end the thread that all others wait for
-                outcome, job.error = "failed", _said(job, error)
+            except Exception as failure:  # whatever it is, it must not end the thread that all others wait for
+                outcome, error = "failed", _said(job, failure)
             with self._change:
                 self._running = None
                 job.touched = time.monotonic()
-                if job.state == "running":
-                    job.state = outcome
+                if job.state == "running":  # not cancelled, and perhaps started again, meanwhile
+                    job.state, job.error, job.result = outcome, error, result
                 if job.id not in self._jobs:
                     shutil.rmtree(job.folder, ignore_errors=True)
                 self._expire()
 
-    def _segment(self, job: Job) -> None:
+    def _segment(self, job: Job) -> dict[str, Any]:
         def progress(done: int, total: int) -> None:
-            job.slices = (done, total)
             if job.state != "running":
                 raise _Cancelled
+            job.slices = (done, total)
 
         segmentation = self.predictors[job.model](job.read(), slice_axis=job.slice_axis, progress=progress)
-        job.result = write_result(job.folder, segmentation)
+        return write_result(job.folder, segmentation)
 
     def _expire(self) -> None:
         deadline = time.monotonic() - self.keep_s
         for job in list(self._jobs.values()):
-            if job.touched < deadline and job.state not in ("queued", "running"):
+            if job.touched < deadline and job.state not in MOVING:
                 self.remove(job)
 
 

@@ -61,8 +61,8 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     """Write a segmentation for the viewer and to take away, and measure it.
 
     Returns:
-        `files`: what there is to take away; `structures`: a row per frame and class; `cardiac`: the heart's measures
-        of a cine, or None; `notes`: what could not be done, and why.
+        `files`: what there is to take away; `focus`: the voxel to look at first, see `_focus`; `structures`: a row per
+        frame and class; `cardiac`: the heart's measures of a cine, or None; `notes`: what could not be done, and why.
     """
     from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
     from mamba_unet.measures.statistics import CaseStatistics, structure_statistics, write_statistics
@@ -81,6 +81,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     names, axis = segmentation.class_names, segmentation.slice_axis
     case = CaseStatistics(scan.name, structure_statistics(labels, names, scan.spacing_mm, scan.array, axis))
     write_statistics(folder / STATISTICS, [case])
+    structures = [row | {"class_index": one.class_index} for row, one in zip(case.rows, case.structures, strict=True)]
     cardiac = None
     if len(labels) > 1 and _holds_heart(names):
         hearts, failures = cardiac_cases([case])
@@ -91,7 +92,8 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
             cardiac = {"ed": heart.ed, "es": heart.es, "phases_by": heart.phases_by, **asdict(heart.measures)}
     return {
         "files": [name for name in (SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC) if (folder / name).exists()],
-        "structures": case.rows,
+        "focus": _focus(labels[0], axis),
+        "structures": structures,
         "cardiac": cardiac,
         "notes": notes,
     }
@@ -115,6 +117,16 @@ def _holds_heart(class_names: Sequence[str]) -> bool:
         return bool(heart_structures(class_names))
     except ValueError:  # no left ventricle
         return False
+
+
+def _focus(label: np.ndarray, axis: int) -> list[int] | None:
+    """The middle (x, y, z) of what is labelled, in the slice that holds most of it; None where nothing is."""
+    places = np.argwhere(label)  # of D, H, W
+    if not len(places):
+        return None
+    fullest = np.bincount(places[:, axis]).argmax()
+    middle = np.median(places[places[:, axis] == fullest], axis=0)
+    return middle.astype(int).tolist()[::-1]
 
 
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:

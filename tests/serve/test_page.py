@@ -1,0 +1,301 @@
+"""The page in a real browser: Debian's chromium, or another that is there."""
+
+import gzip
+import io
+import shutil
+import socket
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from mamba_unet.serve import create_app, viewer
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+ARGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+GREY, WHITE = "#56b4e9", "#e69f00"  # colours of the two classes
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no chromium here")
+    if not viewer.installed():
+        pytest.skip("the viewer is not here: mamba-unet serve --install-viewer")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=[*ARGS, "--ignore-gpu-blocklist"])
+        yield browser
+        browser.close()
+
+
+class Gate:
+    """The predictor behind a door, so that a test sees what comes before the result."""
+
+    def __init__(self, predictor):
+        self.predictor, self.metadata, self.open = predictor, predictor.metadata, threading.Event()
+        self.open.set()
+
+    def __call__(self, scan, progress, **options):
+        progress(2, 6)
+        while not self.open.wait(0.02):
+            progress(2, 6)
+        return self.predictor(scan, progress=progress, **options)
+
+
+@pytest.fixture(scope="module")
+def gate(predictor):
+    return Gate(predictor)
+
+
+@pytest.fixture(scope="module")
+def url(gate):
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = create_app({"heart": gate}, max_upload_bytes=2**16)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def page(browser, url):
+    yield from opened(browser, url, viewport={"width": 1280, "height": 800})
+
+
+@pytest.fixture
+def phone(browser, url):
+    yield from opened(browser, url, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+
+
+def opened(browser, url, **options):
+    """A page of its own, in which nothing may go wrong unseen."""
+    context = browser.new_context(accept_downloads=True, **options)
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.goto(url)
+    page.wait_for_selector("#model option", state="attached")
+    yield page
+    context.close()
+    assert not [text for text in wrong if "status of 4" not in text], wrong  # refusals, which the page shows in words
+
+
+def drop(page, *files):
+    """Drop files on the page as a person does."""
+    content = [{"name": name, "bytes": list(data)} for name, data in files]
+    page.evaluate(
+        """files => {
+            const data = new DataTransfer();
+            for (const { name, bytes } of files) data.items.add(new File([new Uint8Array(bytes)], name));
+            for (const type of ["dragenter", "dragover", "drop"])
+                document.body.dispatchEvent(
+                    new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+
+
+def segmented(page, path):
+    drop(page, (path.name, path.read_bytes()))
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+
+
+def picture(page) -> np.ndarray:
+    """(H, W, 3) of the viewer as it is on the screen."""
+    page.wait_for_timeout(100)
+    return np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+
+
+def pixels(page, color: str) -> int:
+    """How many pixels of the viewer are of a colour's hue, however strongly it is laid over grey."""
+    shown = picture(page)
+    tint = shown - shown.min(axis=-1, keepdims=True)
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    wanted = wanted - wanted.min()
+    strength = tint.max(axis=-1)
+    scaled = tint * wanted.max() / np.maximum(strength, 1)[..., None]
+    return int(((strength > 25) & (abs(scaled - wanted).max(axis=-1) < 30)).sum())
+
+
+def test_a_dropped_scan_shows_its_segmentation_whose_classes_switch_off(page, scan_file):
+    assert page.locator("#welcome").is_visible() and not page.locator("#view").is_visible()
+    segmented(page, scan_file)
+    both = pixels(page, GREY), pixels(page, WHITE)
+    assert min(both) > 2000
+    assert page.locator("#readout").inner_text().endswith(("left ventricle", "myocardium"))
+
+    page.get_by_label("show left ventricle").click()
+    assert pixels(page, WHITE) == 0 and pixels(page, GREY) == pytest.approx(both[0], rel=0.1)
+    page.keyboard.press("1")
+    assert pixels(page, GREY) == 0 and not page.get_by_label("show myocardium").is_checked()
+    page.keyboard.press("2")
+    assert pixels(page, WHITE) == pytest.approx(both[1], rel=0.1)
+    page.keyboard.press("o")
+    assert pixels(page, WHITE) == 0 and not page.locator("#overlay").is_checked()
+
+
+def test_opacity_colour_and_name_are_the_viewers_own_and_stay(page, scan_file):
+    segmented(page, scan_file)
+    before = picture(page)
+    page.locator("#opacity").fill("90")
+    assert abs(picture(page) - before).max() > 30
+    page.get_by_label("colour of left ventricle").fill("#ff0000")
+    assert pixels(page, WHITE) == 0 and pixels(page, "#ff0000") > 2000
+    page.get_by_label("name of left ventricle").fill("chamber")
+    page.keyboard.press("Tab")
+    page.reload()
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+    assert page.get_by_label("name of chamber").input_value() == "chamber" and pixels(page, "#ff0000") > 2000
+    page.get_by_text("Reset them").click()
+    assert page.get_by_label("name of left ventricle").is_visible() and pixels(page, WHITE) > 2000
+
+
+def test_keys_and_slider_move_through_slices_and_planes(page, scan_file):
+    segmented(page, scan_file)
+    text = page.locator("#slice-text")
+    assert text.inner_text() == "Slice 2 / 6"
+    page.keyboard.press("ArrowDown")
+    assert text.inner_text() == "Slice 3 / 6" and page.locator("#slice").input_value() == "3"
+    page.keyboard.press("Home")
+    assert text.inner_text() == "Slice 1 / 6" and pixels(page, WHITE) == 0  # its outermost slices are empty
+    page.keyboard.press("ArrowUp")
+    assert text.inner_text() == "Slice 1 / 6"
+    page.keyboard.press("PageDown")
+    assert text.inner_text() == "Slice 6 / 6"
+    page.locator("#slice").fill("4")
+    assert text.inner_text() == "Slice 4 / 6" and pixels(page, WHITE) > 2000
+    page.get_by_role("button", name="Sagittal").click()
+    assert text.inner_text().endswith("/ 32")
+    page.keyboard.press("m")
+    assert page.get_by_role("button", name="All").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+
+
+def test_left_and_right_are_said_and_turned(page, scan_file):
+    """The disc lies at low x of an axis that runs to the patient's left: on his right."""
+    segmented(page, scan_file)
+    for words, left in (("Radiological", True), ("Neurological", False)):
+        assert page.locator("#convention").inner_text() == words
+        colored = np.ptp(picture(page), axis=-1) > 40
+        assert (np.flatnonzero(colored.any(axis=0)).mean() < colored.shape[1] / 2) == left
+        page.keyboard.press("r")
+
+
+def test_a_picture_is_shown_upright(page):
+    grey = np.zeros((60, 90), np.uint8)
+    grey[5:20, 10:30] = 255
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    drop(page, ("photo.png", stream.getvalue()))
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+    rows, columns = np.nonzero(np.ptp(picture(page), axis=-1) > 40)
+    height, width = picture(page).shape[:2]
+    assert rows.mean() < height / 2 and columns.mean() < width / 2
+    assert page.locator("#convention").is_disabled() and page.locator("#size-unit").inner_text() == "pixels"
+
+
+def test_progress_is_shown_and_cancelled_and_the_scan_can_be_taken_up_again(page, gate, scan_file):
+    gate.open.clear()
+    try:
+        drop(page, (scan_file.name, scan_file.read_bytes()))
+        page.get_by_text("Slice 2 of 6").wait_for()
+        assert page.locator("progress").evaluate("bar => bar.value") == pytest.approx(2 / 6)
+        page.wait_for_selector("#cover", state="hidden")  # the scan can be looked at already
+        assert picture(page).max() > 200
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled").wait_for()
+    finally:
+        gate.open.set()
+    page.get_by_role("button", name="Segment again").click()
+    page.wait_for_selector("body.done")
+
+
+def test_measurements_and_downloads(page, scan_file):
+    segmented(page, scan_file)
+    label = np.digitize(np.asarray(nib.load(scan_file).dataobj), [40, 80])
+    cells = page.locator("#structures tbody tr").nth(1).locator("td").all_inner_texts()
+    assert cells == [f"{(label == 2).sum() * 18 / 1000:.1f}", "100", "2–5"]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Segmentation NIfTI").click()
+    assert download.value.suggested_filename == "patient007_frame01_segmentation.nii.gz"
+    saved = nib.Nifti1Image.from_bytes(gzip.decompress(download.value.path().read_bytes()))
+    assert np.array_equal(saved.dataobj, label)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Measurements CSV").click()
+    assert "left ventricle" in download.value.path().read_text()
+
+
+def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):
+    segmented(page, cine_file)
+    assert page.locator("#frame-text").inner_text() == "Frame 1 / 4"
+    volume = page.locator("#structures tbody tr").nth(1).locator("td").first
+    sizes = []
+    for button in ("ED: frame 2", "ES: frame 4"):
+        page.get_by_role("button", name=button).click()
+        sizes.append((pixels(page, WHITE), float(volume.inner_text())))
+    assert page.locator("#frame-text").inner_text() == "Frame 4 / 4"
+    assert sizes[0][0] > 2 * sizes[1][0] and sizes[0][1] > 2 * sizes[1][1]
+    assert "Left ejection fraction" in page.locator("#heart").inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#frame-text").inner_text() == "Frame 3 / 4"
+    page.locator("#canvas").focus()
+    page.keyboard.press(" ")
+    page.get_by_text("Frame 1 / 4").wait_for()
+
+
+def test_what_is_no_scan_is_said_beside_the_others(page, scan_file):
+    segmented(page, scan_file)
+    drop(page, ("report.pdf", b"%PDF-1.4"))
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert alert.inner_text().startswith("report.pdf: not a kind of file that is taken")
+    assert page.locator("#cover").inner_text() == "Nothing to show"  # not the scan before, under this one's name
+    page.get_by_role("button", name="patient007_frame01", exact=True).click()
+    page.wait_for_selector("#cover", state="hidden")
+    assert pixels(page, WHITE) > 2000
+    drop(page, ("large.nii", bytes(2**16 + 1)))
+    page.get_by_text("more than the server takes").wait_for()
+
+
+def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
+    page.set_input_files("#folder", dicom_study)
+    page.get_by_role("button", name="study_4_again").click()
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+    assert pixels(page, WHITE) > 2000
+    assert page.get_by_role("link", name="Segmentation DICOM SEG").is_visible()
+    page.get_by_role("button", name="Another scan of it").click()
+    page.get_by_role("button", name="study_3_short-axis").click()
+    page.locator("#jobs .name", has_text="study_3_short-axis").wait_for()
+    page.wait_for_selector("body.done")
+
+
+def test_several_files_ask_which_and_are_removed(page, scan_file, cine_file):
+    drop(page, *((path.name, path.read_bytes()) for path in (scan_file, cine_file)))
+    page.get_by_role("button", name="patient007_4d").click()
+    page.wait_for_selector("body.done")
+    assert page.locator("#jobs li").first.locator(".name").inner_text() == "patient007_4d"
+    page.get_by_role("button", name="Remove patient007_frame01.nii.gz").click()
+    assert page.locator("#welcome").is_visible()
+
+
+def test_on_a_phone_everything_is_within_its_width(phone, scan_file):
+    segmented(phone, scan_file)
+    assert pixels(phone, WHITE) > 500
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in phone.locator("button:visible, input:visible:not([type=color]), a:visible").all():
+        box = button.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390.5
