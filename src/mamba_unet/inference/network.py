@@ -68,7 +68,7 @@ def segment_slices(
     for score in scores:
         if combined:
             score = score / (len(members) * len(views))
-        labels = score.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        labels = score.max(dim=1).indices.to(torch.uint8).cpu().numpy()  # argmax takes 7 times as long
         results += zip(labels, score.cpu().numpy() if probabilities else [None] * len(labels), strict=True)
     return results
 

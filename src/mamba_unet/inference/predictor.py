@@ -187,7 +187,8 @@ class Predictor:
         checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, or a hub id (`owner/name`);
             several make an ensemble, whose probabilities are averaged.
         device: `auto` (a GPU where there is one), or as torch names it.
-        batch_size: slices at a time.
+        batch_size: slices at a time; None takes 16, on a CPU 4, which is as exact and a fifth faster: more leave its
+            caches.
         tta: average over the eight mirrors and quarter turns of every slice; takes eight times as long.
 
     Attributes:
@@ -204,13 +205,14 @@ class Predictor:
         self,
         checkpoint: str | Path | Sequence[str | Path],
         device: str = "auto",
-        batch_size: int = 16,
+        batch_size: int | None = None,
         tta: bool = False,
     ) -> None:
         given = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
-        if not given or batch_size < 1:
+        self.device, self.tta = choose_device(device), tta
+        self.batch_size = (4 if self.device.type == "cpu" else 16) if batch_size is None else batch_size
+        if not given or self.batch_size < 1:
             raise ValueError(f"{len(given)} checkpoints, batch_size={batch_size}; expected at least one of each")
-        self.device, self.batch_size, self.tta = choose_device(device), batch_size, tta
         self.checkpoints = [find_checkpoint(one) for one in given]
         loaded = [load_checkpoint(path) for path in self.checkpoints]
         self.metadata = loaded[0][1]
