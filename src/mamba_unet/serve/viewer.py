@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "static" / "niivue"
 REGISTRY = "https://registry.npmjs.org"
-TIMEOUT_S = 60
+TIMEOUT_S = 30
 
 
 class Package(NamedTuple):

@@ -14,6 +14,13 @@ const DOWNLOADS = {
   "cardiac.csv": ["Heart", "CSV"],
 };
 
+const HEART = [
+  ["ejection fraction", "%", "ef_percent"],
+  ["end-diastolic volume", "ml", "edv_ml"],
+  ["end-systolic volume", "ml", "esv_ml"],
+  ["stroke volume", "ml", "sv_ml"],
+];
+
 const viewer = new Viewer(describe);
 const entries = []; // the scans of this tab, newest first; see newEntry
 let about;
@@ -44,6 +51,7 @@ function newEntry(name) {
   entry.row = element("li");
   entry.title = element("button", { className: "name", onclick: () => choose(entry) });
   entry.status = element("p", { className: "status" });
+  entry.count = element("p", { className: "status" });
   entry.bar = element("progress", { max: 1 });
   entry.choices = element("ul", { className: "choices" });
   entry.cancel = button("Cancel", () => cancel(entry));
@@ -53,7 +61,8 @@ function newEntry(name) {
   entry.remove.setAttribute("aria-label", `Remove ${name}`);
   const head = element("div", { className: "row" }, entry.title, entry.remove);
   const buttons = element("div", { className: "buttons" }, entry.cancel, entry.again, entry.other);
-  entry.row.append(head, entry.status, entry.bar, entry.choices, buttons);
+  entry.bar.setAttribute("aria-label", `progress of ${name}`);
+  entry.row.append(head, element("div", { className: "row" }, entry.status, entry.count), entry.bar, entry.choices, buttons);
   entries.unshift(entry);
   $("jobs").prepend(entry.row);
   document.body.classList.remove("empty");
@@ -158,8 +167,9 @@ function drawEntry(entry) {
   entry.row.classList.toggle("problem", Boolean(problem));
   entry.status.role = problem ? "alert" : "status";
   setText(entry.status, problem || words(entry));
-  entry.bar.hidden = !moving && !uploading;
   const [done, all] = job?.slices ?? [0, 0];
+  setText(entry.count, uploading ? `${Math.floor(100 * entry.sent)} %` : state === "running" && all ? `${done} / ${all} slices` : "");
+  entry.bar.hidden = !moving && !uploading;
   const share = uploading ? entry.sent : done / all;
   if (uploading ? share < 1 : state === "running" && all) entry.bar.value = share;
   else entry.bar.removeAttribute("value"); // it goes on, one cannot say how far
@@ -176,15 +186,13 @@ function drawEntry(entry) {
 }
 
 function words({ job, sent, choosing }) {
-  if (!job || job.state === "uploading") {
-    return sent < 1 ? `Uploading, ${Math.floor(100 * sent)} %` : "Reading";
-  }
+  if (!job || job.state === "uploading") return sent < 1 ? "Uploading" : "Reading";
   const [done, all] = job.slices;
   if (choosing) return `It holds ${job.scans.length} scans. Which one?`;
   return {
     reading: "Reading",
     queued: job.ahead ? `Waiting; ${job.ahead} before it` : "Waiting",
-    running: done < all || !all ? `Slice ${done} of ${all || "…"}` : "Measuring",
+    running: done < all || !all ? "Segmenting" : "Measuring",
     done: about.models.length > 1 ? `Done with ${job.model}` : "Done",
     cancelled: "Cancelled",
   }[job.state];
@@ -282,9 +290,11 @@ function drawControls({ plane, oriented, frames, shape }) {
   if (!oriented) viewer.setRadiological(true); // as pictures are written for
   $("cine").hidden = frames < 2;
   $("frame").max = frames;
-  $("window-low").step = $("window-high").step = viewer.window[1] - viewer.window[0] > 20 ? 1 : "any";
+  $("window-low").step = $("window-high").step = isCoarse() ? 1 : "any";
   describe();
 }
+
+const isCoarse = () => viewer.window[1] - viewer.window[0] > 20; // then whole numbers are fine enough
 
 /** Everything that follows the crosshair, the frame and the window. */
 function describe() {
@@ -295,7 +305,7 @@ function describe() {
   $("convention").textContent = !chosen.job?.image?.oriented
     ? "No directions"
     : viewer.radiological ? "Radiological" : "Neurological";
-  const [low, high] = viewer.window.map((value) => Number(value.toPrecision(4)));
+  const [low, high] = viewer.window.map((value) => (isCoarse() ? Math.round(value) : Number(value.toPrecision(3))));
   if (document.activeElement !== $("window-low")) $("window-low").value = low;
   if (document.activeElement !== $("window-high")) $("window-high").value = high;
   $("slice").max = viewer.slices;
@@ -307,8 +317,11 @@ function describe() {
   const { values, mm } = viewer.location;
   const said = [`voxel ${viewer.voxel.map((index) => index + 1).join(", ")}`];
   if (chosen.job?.image?.oriented) {
-    const names = ["LR", "PA", "IS"];
-    said.push([0, 1, 2].map((axis) => `${names[axis][Number(mm[axis] >= 0)]} ${Math.abs(mm[axis]).toFixed(1)}`).join(" ") + " mm");
+    const where = ["LR", "PA", "IS"].map((names, axis) => {
+      const distance = Number(mm[axis].toFixed(1));
+      return `${names[Number(distance >= 0)]} ${Math.abs(distance).toFixed(1)}`;
+    });
+    said.push(`${where.join(" ")} mm`);
   }
   said.push(`value ${Number(values[0].value.toPrecision(5))}`);
   if (values[1]) said.push(values[1].value ? styleOf(values[1].value).name : "background");
@@ -395,19 +408,14 @@ function drawNumbers() {
 function drawHeart(cardiac) {
   $("heart").hidden = !cardiac;
   if (!cardiac) return;
-  const facts = [];
-  const value = (number, decimals = 0) => (number === null ? "–" : number.toFixed(decimals));
-  for (const [side, key] of [["Left", "lv"], ["Right", "rv"]]) {
-    if (cardiac[`${key}_edv_ml`] === null) continue;
-    facts.push([`${side} ejection fraction`, value(cardiac[`${key}_ef_percent`]), "%"]);
-    facts.push([`${side} end-diastolic volume`, value(cardiac[`${key}_edv_ml`]), "ml"]);
-    facts.push([`${side} end-systolic volume`, value(cardiac[`${key}_esv_ml`]), "ml"]);
-    facts.push([`${side} stroke volume`, value(cardiac[`${key}_sv_ml`]), "ml"]);
-  }
-  if (cardiac.myocardial_mass_g !== null) facts.push(["Myocardial mass", value(cardiac.myocardial_mass_g), "g"]);
-  $("heart").querySelector("dl").replaceChildren(...facts.map(([what, number, unit]) =>
-    element("div", {}, element("dt", { textContent: what }),
-      element("dd", {}, number, element("small", { textContent: ` ${unit}` })))));
+  const cell = (value) => element("td", { textContent: value === null ? "–" : value.toFixed(0) });
+  const rows = HEART.map(([what, unit, key]) => {
+    const numbers = ["lv", "rv"].map((side) => cell(cardiac[`${side}_${key}`]));
+    return element("tr", {}, element("th", { scope: "row", textContent: `${what}, ${unit}` }), ...numbers);
+  });
+  const mass = element("th", { scope: "row", textContent: "myocardial mass, g" });
+  rows.push(element("tr", {}, mass, cell(cardiac.myocardial_mass_g), element("td")));
+  $("heart").querySelector("tbody").replaceChildren(...rows);
   $("phases").replaceChildren(...["ed", "es"].map((phase) => {
     const frame = Number(cardiac[phase].split(" ")[1]);
     return element("button", {

@@ -31,7 +31,7 @@ export class Viewer {
       crosshairWidth: 1.5,
       crosshairWidthUnit: "percent",
       crosshairGap: 10,
-      fontColor: [0.85, 0.88, 0.93, 1],
+      fontColor: [1, 0.8, 0.25, 1],
       fontMinPx: 14,
       backColor: [0, 0, 0, 1],
       loadingText: "",

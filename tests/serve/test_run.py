@@ -1,0 +1,86 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models import build_model
+from mamba_unet.serve import viewer
+from mamba_unet.serve.run import named_checkpoints, serve
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder with runs/heart in it."""
+    config = {"in_channels": 1, "num_classes": 2, "size": "nano"}
+    metadata = CheckpointMetadata("mamba_unet", config, ["background", "heart"], {"method": "minmax"}, (32, 32))
+    save_checkpoint(tmp_path / "runs" / "heart" / "best.safetensors", build_model("mamba_unet", **config), metadata)
+    return tmp_path
+
+
+def started(folder, *words):
+    """The command, the address that it prints, and all that it says until it serves."""
+    command = [sys.executable, "-m", "mamba_unet", "serve", "--port", "0", "--device", "cpu", *words]
+    environment = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    said = ""
+    while "Ctrl-C" not in said:
+        said += server.stdout.readline()
+    return server, re.search(r"http\S+", said)[0], said
+
+
+def stopped(server):
+    server.send_signal(signal.SIGINT)
+    said, _ = server.communicate(timeout=20)
+    assert server.returncode == 0
+    return said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.skipif(not viewer.installed(), reason="the viewer is not here: mamba-unet serve --install-viewer")
+def test_it_says_where_it_is_and_who_may_come_and_stops_cleanly(runs):
+    server, url, said = started(runs)
+    assert re.match(r"Serving heart at http://127\.0\.0\.1:\d+/\nOnly this machine", said)
+    assert b"Mamba-UNet" in urllib.request.urlopen(url, timeout=10).read()
+    urllib.request.urlopen(urllib.request.Request(f"{url}api/jobs", method="POST"), timeout=10)
+    assert list(runs.glob("mamba-unet-serve-*/*"))
+    assert "deleted" in stopped(server)
+    assert not list(runs.glob("mamba-unet-serve-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.skipif(not viewer.installed(), reason="the viewer is not here: mamba-unet serve --install-viewer")
+def test_on_another_address_it_demands_the_token_that_it_prints(runs):
+    server, url, said = started(runs, "--host", "0.0.0.0", "--checkpoint", "mine=runs/heart")
+    port, token = re.search(r":(\d+)/\?token=(\S+)", url).groups()
+    here = f"http://127.0.0.1:{port}/"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(here, timeout=10)
+    assert urllib.request.urlopen(f"{here}?token={token}", timeout=10).status == 200
+    stopped(server)
+    assert "Other machines can reach it" in said and "not encrypted" in said
+
+
+def test_networks_are_called_after_their_run_file_or_as_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["runs/acdc", "runs/b/best.safetensors", "liver.safetensors", "lab/heart-mamba", "x=runs/acdc"]
+    assert list(named_checkpoints(words)) == ["acdc", "b", "liver", "heart-mamba", "x"]
+    with pytest.raises(ValueError, match=r"two networks are called 'acdc'.*NAME=other/acdc"):
+        named_checkpoints(["runs/acdc", "other/acdc"])
+    with pytest.raises(ValueError, match="give --checkpoint"):
+        named_checkpoints([])
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "best.safetensors").touch()
+    assert named_checkpoints([]) == {"a": "runs/a", "b": "runs/b"}
+
+
+def test_without_its_viewer_it_says_how_to_get_it(monkeypatch, predictor):
+    monkeypatch.setattr("mamba_unet.serve.viewer.installed", lambda: False)
+    with pytest.raises(FileNotFoundError, match="--install-viewer"):
+        serve({"heart": predictor})
