@@ -168,6 +168,8 @@ def predict(args: argparse.Namespace) -> int:
         return 130
     before = f" ({len(done.skipped)} were finished before)" if done.skipped else ""
     print(f"{len(done.written)} segmentations in {args.out}{before}")
+    if args.cardiac and (args.out / "cardiac.md").is_file():
+        print((args.out / "cardiac.md").read_text(encoding="utf-8"))
     for path, error in done.failures.items():
         print(f"failed: {path}: {error}", file=sys.stderr)
     return 1 if done.failures else 0

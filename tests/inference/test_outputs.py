@@ -8,6 +8,7 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from mamba_unet.cli import main
 from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.outputs import sha256
 
@@ -68,7 +69,7 @@ def test_a_preview_is_a_picture_of_the_slices(heart_run, save_scan, tmp_path):
         assert picture.format == "PNG" and min(picture.size) > 100
 
 
-def test_hearts_are_measured_over_pairs_of_frames_and_over_cines(heart_run, save_scan, tmp_path):
+def test_hearts_are_measured_over_pairs_of_frames_and_over_cines(heart_run, save_scan, tmp_path, capsys):
     def heart(width):
         array = np.zeros((20, 16, 5), np.float32)
         array[4 : 4 + width, 4:8, 1:4] = 1
@@ -91,6 +92,9 @@ def test_hearts_are_measured_over_pairs_of_frames_and_over_cines(heart_run, save
     assert float(rows["cine"]["lv_ef_percent"]) == pytest.approx(75) and rows["cine"]["es"] == "frame 1"
     assert "| patient001" in (tmp_path / "out" / "cardiac.md").read_text()
     assert list(done.failures) == ["cardiac measures of alone"] and len(done.written) == 4
+    words = [*map(str, [heart_run, *inputs[:2], "--out", tmp_path / "again", "--cardiac"])]
+    assert main(["predict", *words]) == 0
+    assert "| patient001" in capsys.readouterr().out
 
 
 def test_hearts_of_a_network_that_knows_none_are_refused_before_anything_is_predicted(checkpoint, save_scan, tmp_path):

@@ -274,10 +274,48 @@ def test_progress_counts_slices_and_may_stop_the_work(checkpoint, corner):
     assert len(predictor.members[0].model.sizes) == 1
 
 
+def test_a_batch_that_does_not_fit_into_memory_says_which_would(checkpoint, corner, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor = Predictor(checkpoint, batch_size=5)
+    monkeypatch.setattr(predictor.members[0].model, "forward", full)
+    with pytest.raises(ValueError, match=r"5 slices at a time .*batch_size=1, --batch-size"):
+        predictor(corner.T)
+
+
+def test_the_trainings_own_data_are_sliced_as_training_was_whatever_their_spacing(checkpoint, corner):
+    sagittal = Scan.from_nibabel(nib.Nifti1Image(corner, np.diag([-6.0, -1.0, 1.0, 1.0])))
+    predictor = Predictor(checkpoint)
+    assert predictor(sagittal).slice_axis == 2
+    assert predictor(predictor.as_trained(sagittal)).slice_axis == 0
+    flat = Scan.from_array(corner.T, (1.0, 1.0, 6.0))
+    assert predictor(flat).slice_axis == 2 and predictor(predictor.as_trained(flat)).slice_axis == 0
+
+
 def test_what_is_no_finite_image_is_refused_by_name(checkpoint, tmp_path):
     nib.save(nib.Nifti1Image(np.full((4, 4, 4), np.nan, np.float32), np.eye(4)), tmp_path / "hollow.nii.gz")
     with pytest.raises(UnreadableError, match=r"hollow\.nii\.gz: .*NaN"):
         Predictor(checkpoint)(tmp_path / "hollow.nii.gz")
+
+
+def test_a_real_ct_is_segmented_in_its_place(save_threshold, ct_dir, tmp_path):
+    stored = nib.load(ct_dir / "ct.nii.gz")
+    hounsfield = np.asarray(stored.dataobj)
+    run = save_threshold(intensity=window(-125, 275), image_size=hounsfield.shape[1::-1], orientation="SPR")
+    Predictor(run)(ct_dir / "ct.nii.gz").save(tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a.nii.gz")
+    assert np.array_equal(result.affine, stored.affine)
+    assert np.array_equal(np.asarray(result.dataobj), hounsfield > 75)
+
+
+def test_a_real_heart_in_hdf5_is_segmented_whole(save_threshold, acdc_dir):
+    path = next(acdc_dir.rglob("patient001_frame01.h5"))
+    with h5py.File(path) as file:
+        image = file["image"][()]
+    segmentation = Predictor(save_threshold(image_size=image.shape[1:]))(path, spacing_mm=(10, 1.56, 1.56))
+    assert np.array_equal(segmentation.label, segmentation.image[0] > 0.5)
+    assert np.allclose(segmentation.image[0], image, atol=1e-6) and len(segmentation.statistics) == 1
 
 
 def test_a_hub_id_is_taken_as_a_checkpoint(checkpoint, corner, monkeypatch, tmp_path):

@@ -316,7 +316,13 @@ class Predictor:
         start = time.perf_counter()
         wanted = any(prepared.wants_probabilities for prepared, _ in batch)
         slices = [prepared.slices[number] for prepared, number in batch]
-        answers = segment_slices(self.members, slices, self.tta, wanted)
+        try:
+            answers = segment_slices(self.members, slices, self.tta, wanted)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{len(batch)} slices at a time do not fit into the memory of {self.device}; take fewer "
+                f"(batch_size={max(1, len(batch) // 4)}, --batch-size)"
+            ) from error
         seconds = (time.perf_counter() - start) / len(batch)
         for (prepared, number), answer in zip(batch, answers, strict=True):
             prepared.fill(number, *answer)
