@@ -115,7 +115,7 @@ def predict_files(
     failures_file.unlink(missing_ok=True)
     if failures:
         write_json(failures_file, failures)
-    skipped = [job.name for job in share if job not in todo]
+    skipped = [job.name for job in share if job.name not in pipeline.jobs]
     if report is not None:
         networks = zip(predictor.checkpoints, checkpoints, strict=True)
         write_json(
