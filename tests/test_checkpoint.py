@@ -115,3 +115,11 @@ def test_what_is_neither_here_nor_on_the_hub_is_said_once_and_clearly(tmp_path, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/acdc: .* \(no connection\)$"):
         load_checkpoint("runs/acdc")
+
+
+def test_a_misspelt_run_in_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "acdc").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at runs/adcd: expected"):
+        load_checkpoint("runs/adcd")

@@ -92,14 +92,14 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
 def find_checkpoint(path: str | Path) -> Path:
     """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, or by a hub id.
 
-    What is no path here but looks like `owner/name` is fetched from the Hugging Face Hub into its cache; only
-    `model.safetensors`, which cannot hold code.
+    What is no path here, nor in a folder that is here, but looks like `owner/name` is fetched from the Hugging Face
+    Hub into its cache; only `model.safetensors`, which cannot hold code.
 
     Raises:
         FileNotFoundError: there is none.
     """
     path = Path(path)
-    if not path.exists() and re.fullmatch(HUB_ID, path.as_posix()):
+    if not (path.exists() or path.parent.is_dir()) and re.fullmatch(HUB_ID, path.as_posix()):
         return _fetch(path.as_posix())
     if path.is_dir():
         for name in FILE_NAMES:
