@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.data.formats import UnreadableError, stem
-from mamba_unet.scans.scan import Scan
+from mamba_unet.scans.scan import LPS_TO_RAS, Scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAX_UNZIPPED_BYTES = 4 << 30  # of all the files in a zip together
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
 _SAME_COSINE = 1e-3  # of orientations written with few decimals
 _OFF_GRID = 0.25  # of a slice step: rounded positions deviate less from even steps, a missing slice by 0.5 or more
@@ -142,7 +141,7 @@ def read_series(series: Series) -> Scan:
     return Scan(
         name=stem(series.path) if series.path.is_file() else series.path.resolve().name,
         array=array,
-        affine=_LPS_TO_RAS @ lps,
+        affine=LPS_TO_RAS @ lps,
         spacing_mm=_spacing_mm(lps),
         slices_along=0,
         source=series.path,
