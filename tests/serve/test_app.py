@@ -88,6 +88,7 @@ def test_a_scan_becomes_a_segmentation_in_its_own_geometry_with_measurements(cli
     assert job["image"] | {"spacing_mm": None} == {
         "frames": 1,
         "shape": [32, 24, 6],
+        "step": [1, 1, 1],
         "spacing_mm": None,
         "plane": "axial",
         "slice_axis": "z",
@@ -139,6 +140,18 @@ def test_pictures_and_hdf5_are_shown_as_they_lie(client, tmp_path):
         assert nib.aff2axcodes(label.affine) == ("L", "P", "S")
         assert np.array_equal(np.asarray(label.dataobj)[..., 0].T == 2, pixels > 0)
         assert job["result"]["structures"][0]["volume_ml"] is None
+
+
+def test_a_scan_too_large_for_graphics_is_shown_thinned_and_segmented_whole(client, scan_file, monkeypatch):
+    monkeypatch.setattr("mamba_unet.serve.result.LARGEST", 16)
+    job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])
+    assert job["image"]["step"] == [2, 2, 1] and job["image"]["shape"] == [32, 24, 6]
+    whole, shown = (loaded(client, job, file) for file in ("segmentation.nii.gz", "label.nii.gz"))
+    assert whole.shape == (32, 24, 6) and shown.shape == (16, 12, 6)
+    for voxel in ([0, 0, 0], [6, 5, 2], [15, 11, 5]):
+        at = nib.affines.apply_affine(np.linalg.inv(whole.affine) @ shown.affine, voxel).round().astype(int)
+        assert shown.dataobj[tuple(voxel)] == whole.dataobj[tuple(at)]
+        assert np.array_equal(at, np.multiply(voxel, job["image"]["step"]))
 
 
 def test_dicom_comes_as_a_zip_or_as_files_and_leaves_as_a_segmentation_object(client, dicom_study, tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import shutil
 import socket
 import threading
@@ -89,23 +90,17 @@ def opened(browser, url, **options):
     assert not [text for text in wrong if "status of 4" not in text], wrong  # refusals, which the page shows in words
 
 
-def drop(page, *files):
-    """Drop files on the page as a person does."""
-    content = [{"name": name, "bytes": list(data)} for name, data in files]
-    page.evaluate(
-        """files => {
-            const data = new DataTransfer();
-            for (const { name, bytes } of files) data.items.add(new File([new Uint8Array(bytes)], name));
-            for (const type of ["dragenter", "dragover", "drop"])
-                document.body.dispatchEvent(
-                    new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
-        }""",
-        content,
-    )
+def drop(page, *paths):
+    """Drop files or folders on the page as the desktop does."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    session.detach()
 
 
 def segmented(page, path):
-    drop(page, (path.name, path.read_bytes()))
+    drop(page, path)
     page.wait_for_selector("body.done")
     page.wait_for_selector("#cover", state="hidden")
 
@@ -129,7 +124,7 @@ def pixels(page, color: str) -> int:
 
 
 def test_a_dropped_scan_shows_its_segmentation_whose_classes_switch_off(page, scan_file):
-    assert page.locator("#welcome").is_visible() and not page.locator("#view").is_visible()
+    assert page.locator("#welcome").is_visible() and not page.locator("#stage").is_visible()
     segmented(page, scan_file)
     both = pixels(page, GREY), pixels(page, WHITE)
     assert min(both) > 2000
@@ -184,6 +179,33 @@ def test_keys_and_slider_move_through_slices_and_planes(page, scan_file):
     assert page.locator("#help").is_visible()
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "PIR", "SAL"])
+def test_voxels_and_slices_are_those_of_the_file_however_it_is_stored(page, tmp_path, orientation):
+    """The values tell which voxel is looked at: x + 10 y + 100 z."""
+    x, y, z = np.meshgrid(range(9), range(7), range(5), indexing="ij")
+    stored = nib.Nifti1Image((x + 10 * y + 100 * z).astype(np.int16), np.eye(4))
+    affine = np.zeros((4, 4))
+    for axis, (along, sign) in enumerate(nib.orientations.axcodes2ornt(orientation).astype(int)):
+        affine[along, axis] = 2 * sign
+    affine[3, 3] = 1
+    assert "".join(nib.aff2axcodes(affine)) == orientation
+    nib.save(nib.Nifti1Image(stored.dataobj, affine), tmp_path / "a.nii.gz")
+    segmented(page, tmp_path / "a.nii.gz")
+    for plane, pair in (("Axial", "SI"), ("Coronal", "AP"), ("Sagittal", "LR")):
+        page.get_by_role("button", name=plane).click()
+        (axis,) = (axis for axis, code in enumerate(orientation) if code in pair)
+        for key in ("Home", "ArrowDown", "End"):
+            page.keyboard.press(key)
+            voxel = [
+                int(word) for word in re.search(r"voxel (\d+), (\d+), (\d+)", page.inner_text("#readout")).groups()
+            ]
+            value = int(re.search(r"value (\d+)", page.inner_text("#readout"))[1])
+            assert value == sum((index - 1) * 10**power for power, index in enumerate(voxel))
+            number = {"Home": 1, "ArrowDown": 2, "End": stored.shape[axis]}[key]
+            assert voxel[axis] == number
+            assert page.inner_text("#slice-text") == f"Slice {number} / {stored.shape[axis]}"
+
+
 def test_left_and_right_are_said_and_turned(page, scan_file):
     """The disc lies at low x of an axis that runs to the patient's left: on his right."""
     segmented(page, scan_file)
@@ -194,12 +216,11 @@ def test_left_and_right_are_said_and_turned(page, scan_file):
         page.keyboard.press("r")
 
 
-def test_a_picture_is_shown_upright(page):
+def test_a_picture_is_shown_upright(page, tmp_path):
     grey = np.zeros((60, 90), np.uint8)
     grey[5:20, 10:30] = 255
-    stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "PNG")
-    drop(page, ("photo.png", stream.getvalue()))
+    Image.fromarray(grey).save(tmp_path / "photo.png")
+    drop(page, tmp_path / "photo.png")
     page.wait_for_selector("body.done")
     page.wait_for_selector("#cover", state="hidden")
     rows, columns = np.nonzero(np.ptp(picture(page), axis=-1) > 40)
@@ -211,7 +232,7 @@ def test_a_picture_is_shown_upright(page):
 def test_progress_is_shown_and_cancelled_and_the_scan_can_be_taken_up_again(page, gate, scan_file):
     gate.open.clear()
     try:
-        drop(page, (scan_file.name, scan_file.read_bytes()))
+        drop(page, scan_file)
         page.get_by_text("2 / 6 slices").wait_for()
         assert page.locator("progress").evaluate("bar => bar.value") == pytest.approx(2 / 6)
         page.wait_for_selector("#cover", state="hidden")  # the scan can be looked at already
@@ -258,9 +279,11 @@ def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):
     page.get_by_text("Frame 1 / 4").wait_for()
 
 
-def test_what_is_no_scan_is_said_beside_the_others(page, scan_file):
+def test_what_is_no_scan_is_said_beside_the_others(page, scan_file, tmp_path):
     segmented(page, scan_file)
-    drop(page, ("report.pdf", b"%PDF-1.4"))
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "large.nii").write_bytes(bytes(2**16 + 1))
+    drop(page, tmp_path / "report.pdf")
     alert = page.get_by_role("alert")
     alert.wait_for()
     assert alert.inner_text().startswith("report.pdf: not a kind of file that is taken")
@@ -268,12 +291,12 @@ def test_what_is_no_scan_is_said_beside_the_others(page, scan_file):
     page.get_by_role("button", name="patient007_frame01", exact=True).click()
     page.wait_for_selector("#cover", state="hidden")
     assert pixels(page, WHITE) > 2000
-    drop(page, ("large.nii", bytes(2**16 + 1)))
+    drop(page, tmp_path / "large.nii")
     page.get_by_text("more than the server takes").wait_for()
 
 
 def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
-    page.set_input_files("#folder", dicom_study)
+    drop(page, dicom_study)
     page.get_by_role("button", name="study_4_again").click()
     page.wait_for_selector("body.done")
     page.wait_for_selector("#cover", state="hidden")
@@ -286,7 +309,7 @@ def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
 
 
 def test_several_files_ask_which_and_are_removed(page, scan_file, cine_file):
-    drop(page, *((path.name, path.read_bytes()) for path in (scan_file, cine_file)))
+    drop(page, scan_file, cine_file)
     page.get_by_role("button", name="patient007_4d").click()
     page.wait_for_selector("body.done")
     assert page.locator("#jobs li").first.locator(".name").inner_text() == "patient007_4d"

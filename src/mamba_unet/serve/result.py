@@ -24,6 +24,8 @@ SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC = (
 )  # to take away
 FILES = (IMAGE, LABEL, SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC)
 
+LARGEST = 2048  # voxels along an axis that browsers' graphics take, save the smallest
+
 AXES = {"x": 2, "y": 1, "z": 0}  # NIfTI's name of an axis -> its place in (D, H, W)
 PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I": "axial", "S": "axial"}
 
@@ -48,6 +50,7 @@ def write_image(folder: Path, scan: Scan, predictor: "Predictor", axis: str | No
     return {
         "frames": scan.array.shape[0],
         "shape": scan.array.shape[:0:-1],  # X Y Z, as the viewer counts
+        "step": _steps(scan.array)[::-1],  # of the stored voxels, along X Y Z, every so manieth is shown
         "spacing_mm": scan.spacing_mm and scan.spacing_mm[::-1],
         "plane": PLANES[code],
         "slice_axis": "zyx"[across],
@@ -129,10 +132,17 @@ def _focus(label: np.ndarray, axis: int) -> list[int] | None:
     return middle.astype(int).tolist()[::-1]
 
 
+def _steps(array: np.ndarray) -> list[int]:
+    return [-(-size // LARGEST) for size in array.shape[1:]]
+
+
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """(T, D, H, W) as X Y Z [T], in a type that viewers know."""
+    """(T, D, H, W) as X Y Z [T], in a type and a size that viewers know."""
     import nibabel as nib
 
+    steps = _steps(array)
+    array = array[(slice(None), *(slice(None, None, step) for step in steps))]
     if array.dtype not in (np.uint8, np.int16, np.uint16, np.float32):
         array = array.astype(np.uint8 if array.dtype == bool else np.float32)
-    nib.save(nib.Nifti1Image(array.T if len(array) > 1 else array[0].T, affine), path)
+    shown = nib.Nifti1Image(array.T if len(array) > 1 else array[0].T, affine @ np.diag([*steps[::-1], 1]))
+    nib.save(shown, path)

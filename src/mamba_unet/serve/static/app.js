@@ -51,7 +51,7 @@ function newEntry(name) {
   entry.row = element("li");
   entry.title = element("button", { className: "name", onclick: () => choose(entry) });
   entry.status = element("p", { className: "status" });
-  entry.count = element("p", { className: "status" });
+  entry.count = element("p", { className: "status count" });
   entry.bar = element("progress", { max: 1 });
   entry.choices = element("ul", { className: "choices" });
   entry.cancel = button("Cancel", () => cancel(entry));
@@ -238,13 +238,13 @@ async function show() {
   const image = job?.image;
   const done = Boolean(job?.result);
   document.body.classList.toggle("imaged", Boolean(image));
-  document.body.classList.toggle("done", done);
   stop();
   const key = image && `${job.id} ${job.scan} ${version}`;
   if (viewer.key !== key) { // never a scan under another one's name
     viewer.clear();
     viewer.key = viewer.labelOf = null;
   }
+  document.body.classList.toggle("done", done && Boolean(viewer.labelOf));
   if (!image) return cover(idleWords());
   const from = `/api/jobs/${job.id}`;
   try {
@@ -263,7 +263,9 @@ async function show() {
       viewer.showLabel(volume, colorTable());
       viewer.labelOf = key;
       drawResult();
-      if (job.result.focus) viewer.lookAt(job.result.focus);
+      const { focus } = job.result;
+      if (focus) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
+      document.body.classList.add("done");
     }
     cover("");
   } catch (error) {
@@ -298,13 +300,12 @@ const isCoarse = () => viewer.window[1] - viewer.window[0] > 20; // then whole n
 
 /** Everything that follows the crosshair, the frame and the window. */
 function describe() {
-  if (!viewer.image || !viewer.key) return;
+  if (!viewer.image || !viewer.key || !chosen.job?.image) return;
   for (const button of document.querySelectorAll("[data-plane]")) {
     button.setAttribute("aria-pressed", button.dataset.plane === viewer.plane);
   }
-  $("convention").textContent = !chosen.job?.image?.oriented
-    ? "No directions"
-    : viewer.radiological ? "Radiological" : "Neurological";
+  const convention = viewer.radiological ? "Radiological" : "Neurological";
+  $("convention").textContent = chosen.job.image.oriented ? convention : "No directions";
   const [low, high] = viewer.window.map((value) => (isCoarse() ? Math.round(value) : Number(value.toPrecision(3))));
   if (document.activeElement !== $("window-low")) $("window-low").value = low;
   if (document.activeElement !== $("window-high")) $("window-high").value = high;
@@ -315,8 +316,9 @@ function describe() {
   $("frame").value = viewer.frame + 1;
   $("frame-text").textContent = `Frame ${viewer.frame + 1} / ${viewer.frames}`;
   const { values, mm } = viewer.location;
-  const said = [`voxel ${viewer.voxel.map((index) => index + 1).join(", ")}`];
-  if (chosen.job?.image?.oriented) {
+  const { step, oriented } = chosen.job.image;
+  const said = [`voxel ${viewer.voxel.map((index, axis) => index * step[axis] + 1).join(", ")}`];
+  if (oriented) {
     const where = ["LR", "PA", "IS"].map((names, axis) => {
       const distance = Number(mm[axis].toFixed(1));
       return `${names[Number(distance >= 0)]} ${Math.abs(distance).toFixed(1)}`;
@@ -526,14 +528,23 @@ function listen() {
   }
   let inside = 0; // enter and leave come for every element on the way
   const dropping = (count) => document.body.classList.toggle("dropping", (inside = count) > 0);
-  document.addEventListener("dragenter", () => dropping(inside + 1));
-  document.addEventListener("dragleave", () => dropping(inside - 1));
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    dropping(0);
-    open(await droppedFiles(event.dataTransfer));
-  });
+  const DRAG = {
+    dragenter: () => dropping(inside + 1),
+    dragleave: () => dropping(inside - 1),
+    dragover: () => {},
+    drop: async (event) => {
+      dropping(0);
+      open(await droppedFiles(event.dataTransfer));
+    },
+  };
+  for (const [type, act] of Object.entries(DRAG)) {
+    const handler = (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      act(event);
+    };
+    document.addEventListener(type, handler, { capture: true }); // before the viewer, which would keep it to itself
+  }
 }
 
 async function begin() {

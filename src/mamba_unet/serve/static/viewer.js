@@ -1,4 +1,5 @@
-// NiiVue behind the few words that the page needs. Slices and frames count from 0 in the order of the file.
+// NiiVue behind the few words that the page needs. Voxels, slices and frames count from 0 in the order of the file that
+// is shown, which holds every `step`th voxel of a scan that is too large for graphics.
 
 const { Niivue, NVImage, SLICE_TYPE, DRAG_MODE, SHOW_RENDER } = globalThis.niivue;
 
@@ -59,6 +60,10 @@ export class Viewer {
 
   showImage(image, { plane, oriented, window }) {
     this.clear();
+    const { max3D } = this.nv.uiData;
+    if (Math.max(...image.hdr.dims.slice(1, 4)) > max3D) { // NiiVue would show it mirrored and without overlay
+      throw new Error(`the graphics of this device take ${max3D} voxels along an axis, and it has more`);
+    }
     if (window && (image.cal_max > window[1] || image.cal_min < window[0])) {
       [image.robust_min, image.robust_max] = [image.cal_min, image.cal_max] = window; // as the network sees it
     }
@@ -117,9 +122,9 @@ export class Viewer {
     return this.nv.getRadiologicalConvention();
   }
 
-  /** Size of the stored array along X Y Z. */
+  /** Size of the array along X Y Z. */
   get shape() {
-    return this.image.dims.slice(1, 4);
+    return this.image.hdr.dims.slice(1, 4); // as stored; `image.dims` may be turned
   }
 
   get frames() {
@@ -158,7 +163,7 @@ export class Viewer {
     this.lookAt(voxel);
   }
 
-  /** Stored voxel (x, y, z) under the crosshair. */
+  /** Voxel (x, y, z) under the crosshair. */
   get voxel() {
     const here = this.nv.frac2vox(this.nv.scene.crosshairPos);
     const voxel = [];
