@@ -308,6 +308,21 @@ def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
     page.wait_for_selector("body.done")
 
 
+def test_a_scan_that_the_graphics_cannot_hold_has_its_numbers_and_files(page, scan_file):
+    page.add_init_script("""
+        const real = WebGL2RenderingContext.prototype.getParameter;
+        WebGL2RenderingContext.prototype.getParameter =
+            function (name) { return name === this.MAX_3D_TEXTURE_SIZE ? 16 : real.call(this, name); };
+    """)
+    page.reload()
+    page.wait_for_selector("#model option", state="attached")
+    drop(page, scan_file)
+    page.get_by_text("graphics of this device take 16 voxels").wait_for()
+    page.wait_for_selector("body.done")
+    assert page.get_by_role("link", name="Segmentation NIfTI").is_visible()
+    assert not page.locator("#slice").is_visible()
+
+
 def test_several_files_ask_which_and_are_removed(page, scan_file, cine_file):
     drop(page, scan_file, cine_file)
     page.get_by_role("button", name="patient007_4d").click()

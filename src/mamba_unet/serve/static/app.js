@@ -168,7 +168,8 @@ function drawEntry(entry) {
   entry.status.role = problem ? "alert" : "status";
   setText(entry.status, problem || words(entry));
   const [done, all] = job?.slices ?? [0, 0];
-  setText(entry.count, uploading ? `${Math.floor(100 * entry.sent)} %` : state === "running" && all ? `${done} / ${all} slices` : "");
+  const count = state === "running" && all ? `${done} / ${all} slices` : "";
+  setText(entry.count, uploading ? `${Math.floor(100 * entry.sent)} %` : count);
   entry.bar.hidden = !moving && !uploading;
   const share = uploading ? entry.sent : done / all;
   if (uploading ? share < 1 : state === "running" && all) entry.bar.value = share;
@@ -237,13 +238,13 @@ async function show() {
   const { job, version } = chosen ?? {};
   const image = job?.image;
   const done = Boolean(job?.result);
-  document.body.classList.toggle("imaged", Boolean(image));
   stop();
   const key = image && `${job.id} ${job.scan} ${version}`;
   if (viewer.key !== key) { // never a scan under another one's name
     viewer.clear();
     viewer.key = viewer.labelOf = null;
   }
+  document.body.classList.toggle("imaged", Boolean(viewer.key));
   document.body.classList.toggle("done", done && Boolean(viewer.labelOf));
   if (!image) return cover(idleWords());
   const from = `/api/jobs/${job.id}`;
@@ -254,6 +255,7 @@ async function show() {
       if (turn !== shown) return;
       viewer.showImage(volume, image);
       viewer.key = key;
+      document.body.classList.add("imaged");
       drawControls(image);
     }
     if (done && !viewer.labelOf) {
@@ -265,11 +267,11 @@ async function show() {
       drawResult();
       const { focus } = job.result;
       if (focus) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
-      document.body.classList.add("done");
     }
     cover("");
   } catch (error) {
     cover(`The scan cannot be shown: ${error.message ?? error}`);
+    if (done) drawResult(); // its numbers and files are there all the same
   }
 }
 
@@ -305,7 +307,7 @@ function describe() {
     button.setAttribute("aria-pressed", button.dataset.plane === viewer.plane);
   }
   const convention = viewer.radiological ? "Radiological" : "Neurological";
-  $("convention").textContent = chosen.job.image.oriented ? convention : "No directions";
+  $("convention").textContent = chosen.job.image.oriented ? convention : "As stored";
   const [low, high] = viewer.window.map((value) => (isCoarse() ? Math.round(value) : Number(value.toPrecision(3))));
   if (document.activeElement !== $("window-low")) $("window-low").value = low;
   if (document.activeElement !== $("window-high")) $("window-high").value = high;
@@ -370,11 +372,13 @@ function drawResult() {
   $("notes").replaceChildren(...result.notes.map((note) => element("li", { textContent: note })));
   drawHeart(result.cardiac);
   drawNumbers();
+  document.body.classList.add("done");
 }
 
 function structureRow(index) {
   const { name, color } = styleOf(index);
-  const shown = element("input", { type: "checkbox", checked: !hiddenClasses.has(index), title: index < 10 ? `Key ${index}` : "" });
+  const shown = element("input", { type: "checkbox", checked: !hiddenClasses.has(index) });
+  if (index < 10) shown.title = `Key ${index}`;
   shown.setAttribute("aria-label", `show ${name}`);
   shown.onchange = () => toggleClass(index);
   const colour = element("input", { type: "color", value: color });
