@@ -15,7 +15,7 @@ from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.inference import Predictor, Segmentation, predict_files
-from mamba_unet.inference.outputs import OUTPUTS
+from mamba_unet.inference.outputs import OUTPUTS, stamp
 from mamba_unet.models.registry import resolve_config
 from mamba_unet.scans.scan import Scan
 
@@ -134,6 +134,29 @@ def test_a_case_without_all_that_is_wanted_now_is_not_finished(predictor, save_s
     assert list(predict_files(predictor, [tmp_path / "images"], out, **both).written) == ["a"]
     assert labels(out / "a_probabilities.nii.gz").shape == (20, 16, 5, 2)
     assert predict_files(predictor, [tmp_path / "images"], out, **both).skipped == ["a"]
+
+
+def test_what_an_earlier_image_left_is_never_taken_for_this_ones(predictor, save_scan, corner, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    both = {"outputs": ("nifti", "statistics")}
+    save_scan("a.nii.gz")
+    predict_files(predictor, [images], out, **both)
+    predict_files(predictor, [images], out, overwrite=True)  # the same image: its statistics still hold
+    assert predict_files(predictor, [images], out, **both).skipped == ["a"]
+    save_scan("a.nii.gz", array=2 - corner)
+    predict_files(predictor, [images], out)
+    assert not (out / "a_statistics.json").exists()  # the first image's
+    assert list(predict_files(predictor, [images], out, **both).written) == ["a"]
+
+
+def test_a_folder_in_which_a_file_changed_is_another_input(tmp_path):
+    (tmp_path / "series" / "below").mkdir(parents=True)
+    slice_ = tmp_path / "series" / "below" / "1.dcm"
+    slice_.write_bytes(b"one")
+    before = stamp(tmp_path / "series")
+    assert stamp(tmp_path / "series") == before
+    slice_.write_bytes(b"other")
+    assert stamp(tmp_path / "series") != before
 
 
 def test_results_of_another_network_or_other_settings_are_never_taken_for_finished(

@@ -1,7 +1,7 @@
 """The folder that results are written to: what is made of a case, what is finished, and by which network.
 
 predict.json            networks and settings that made the results; others are refused
-cases/<case>.json       written last of a case: from what input it was made, and its measures
+cases/<case>.json       written last of a case: what was made, from what input, and its measures
 <case>.nii.gz, ...      see OUTPUTS
 statistics.csv          of all finished cases
 cardiac.csv, .md        of all hearts among them
@@ -82,7 +82,10 @@ class OutputFolder:
 
     def files(self, case: str) -> list[Path]:
         """What is written of a case, beside its record."""
-        return [self.folder / f"{case}{OUTPUTS[word][0]}" for word in self.outputs]
+        return [self._file(case, word) for word in self.outputs]
+
+    def _file(self, case: str, word: str) -> Path:
+        return self.folder / f"{case}{OUTPUTS[word][0]}"
 
     def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
         """Make sure that these cases can be written here, before anything is.
@@ -106,7 +109,7 @@ class OutputFolder:
         described = self.folder / "predict.json"
         if not overwrite:
             if described.is_file():
-                self._refuse_other(json.loads(described.read_text(encoding="utf-8")))
+                self._refuse_other(_read(described))
             elif there := [file for file in writers if file.exists()]:
                 raise ValueError(
                     f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
@@ -124,28 +127,35 @@ class OutputFolder:
 
     def finished(self, case: str, source: Path) -> bool:
         """Whether all that is wanted of a case was made by these networks from this very input."""
-        record = self._record(case)
-        if record is None or not all(file.is_file() for file in self.files(case)):
-            return False
         try:
-            return record["input"] == stamp(source)
+            made = self._made(case, source)
         except OSError:  # the input is gone: reading it will say so
             return False
+        return made.issuperset(self.outputs) and all(file.is_file() for file in self.files(case))
+
+    def _made(self, case: str, source: Path) -> set[str]:
+        """What these networks wrote of a case from this very input, words of `OUTPUTS`."""
+        record = self._record(case)
+        return set(record["outputs"]) if record is not None and record["input"] == stamp(source) else set()
 
     def write(self, segmentation: Segmentation, source: Path) -> list[Path]:
-        """Write all of a case, its record last; returns the files.
+        """Write all of a case, its record last; returns the files. What another input or network left is removed.
 
         Args:
             segmentation: its scan is named as the case.
             source: the input it was read from.
         """
-        record = self._record_path(segmentation.scan.name)
+        case = segmentation.scan.name
+        record = self._record_path(case)
+        made = {*self._made(case, source), *self.outputs}
+        for word in set(_read(record)["outputs"]) - made if record.is_file() else ():
+            self._file(case, word).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
-        files = self.files(segmentation.scan.name)
+        files = self.files(case)
         for word, file in zip(self.outputs, files, strict=True):
             OUTPUTS[word][1](segmentation, file)
         structures = [asdict(one) for one in segmentation.statistics]
-        origin = {"source": str(source), "input": stamp(source)}
+        origin = {"source": str(source), "input": stamp(source), "outputs": sorted(made)}
         write_json(record, {"made_by": self.made_by, **origin, "structures": structures})
         return files
 
@@ -179,23 +189,35 @@ class OutputFolder:
     def _record(self, case: str) -> dict[str, Any] | None:
         """The record of a case that these networks and settings made."""
         try:
-            record = json.loads(self._record_path(case).read_text(encoding="utf-8"))
+            record = _read(self._record_path(case))
         except FileNotFoundError:
             return None
         return record if record["made_by"] == self.made_by else None
 
 
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _files(path: Path) -> list[Path]:
+    """A file alone, or all files below a folder."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
 def stamp(path: Path) -> dict[str, int]:
-    """What tells that an input is still the one it was, without reading it."""
-    found = path.stat()
-    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+    """What tells that an input is still the one it was, without reading it; of a folder, that its files are."""
+    found = [file.stat() for file in _files(path)]
+    return {
+        "files": len(found),
+        "bytes": sum(file.st_size for file in found),
+        "modified_ns": max((file.st_mtime_ns for file in found), default=0),
+    }
 
 
 def sha256(path: Path) -> str:
     """Of a file; of a folder, over the names and contents of all files below it."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
+    for file in _files(path):
         if file != path:
             digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
         with open(file, "rb") as stream:
