@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from mamba_unet.files import atomic_path, write_json
@@ -17,6 +20,19 @@ def test_the_temporary_name_keeps_the_suffixes(tmp_path):
         assert temporary.name.endswith(".nii.gz") and temporary.parent == tmp_path / "new"
         temporary.touch()
     assert (tmp_path / "new" / "a.nii.gz").exists()
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    """Machines that share a folder may give their processes the same number."""
+    with atomic_path(tmp_path / "a.txt") as first, atomic_path(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "first" and list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path):
+    with pytest.raises(OSError, match="No space left on device.*a.txt"), atomic_path(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_json_has_no_nan(tmp_path):

@@ -97,6 +97,24 @@ def test_hearts_are_measured_over_pairs_of_frames_and_over_cines(heart_run, save
     assert "| patient001" in capsys.readouterr().out
 
 
+def test_tables_that_are_there_say_what_the_labels_say_now(heart_run, save_scan, tmp_path):
+    box = np.zeros((20, 16, 5), np.float32)
+    box[4:14, 4:8, 1:4] = 1
+    cine, out = np.stack([box, np.roll(box, 1, axis=0) * box], axis=-1), tmp_path / "out"
+    save_scan("a.nii.gz", array=cine)
+    wanted = {"outputs": ("nifti", "statistics"), "cardiac": True}
+    predict_files(Predictor(heart_run), [tmp_path / "images"], out, **wanted)
+    assert [row["voxels"] for row in table(out / "statistics.csv")] == ["120", "108"]
+    assert [row["ed"] for row in table(out / "cardiac.csv")] == ["frame 0"]
+    save_scan("a.nii.gz", array=cine[..., ::-1] * cine[..., :1])  # other frames, and no tables asked for
+    predict_files(Predictor(heart_run), [tmp_path / "images"], out)
+    assert [row["voxels"] for row in table(out / "statistics.csv")] == ["108", "120"]
+    assert [row["ed"] for row in table(out / "cardiac.csv")] == ["frame 1"]
+    save_scan("a.nii.gz", array=box)  # no cine any more
+    done = predict_files(Predictor(heart_run), [tmp_path / "images"], out, cardiac=True)
+    assert list(done.failures) == ["cardiac measures of a"] and not list(out.glob("cardiac.*"))
+
+
 def test_hearts_of_a_network_that_knows_none_are_refused_before_anything_is_predicted(checkpoint, save_scan, tmp_path):
     save_scan("a.nii.gz")
     with pytest.raises(ValueError, match="no class is the left ventricle"):

@@ -162,6 +162,8 @@ class OutputFolder:
     def merge(self) -> dict[str, str]:
         """Write the tables of all cases that these networks finished here, by whichever machine.
 
+        Those that are there already are written again too, lest they tell of labels that were replaced.
+
         Returns:
             For each heart that could not be measured the reason.
         """
@@ -174,14 +176,18 @@ class OutputFolder:
                     for one in record["structures"]
                 ]
                 cases.append(CaseStatistics(path.stem, structures, Path(record["source"])))
-        if cases and "statistics" in self.outputs:
-            write_statistics(self.folder / "statistics.csv", cases)
-        if not (cases and self.cardiac):
+        table, *cardiac = (self.folder / name for name in ("statistics.csv", "cardiac.csv", "cardiac.md"))
+        if cases and ("statistics" in self.outputs or table.is_file()):
+            write_statistics(table, cases)
+        if not (self.cardiac or cardiac[0].is_file()):
             return {}
         hearts, failures = cardiac_cases(cases)
         if hearts:
             write_cardiac(self.folder, hearts)
-        return failures
+        else:
+            for file in cardiac:
+                file.unlink(missing_ok=True)
+        return failures if self.cardiac else {}
 
     def _record_path(self, case: str) -> Path:
         return self.folder / "cases" / f"{case}.json"
