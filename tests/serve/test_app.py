@@ -183,6 +183,7 @@ def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
         ("data.h5", b"nothing"),
         ("volume.nrrd", b"NRRD0004\nnothing"),
         ("volume.mha", HEADER_OF_ANOTHER_FILE),
+        ("header.mhd", HEADER_OF_ANOTHER_FILE.replace(b"/etc/hostname", b"header.raw")),
     ):
         answer = upload(client, (name, content))
         assert answer.status_code == 422, name

@@ -21,15 +21,13 @@ from mamba_unet.data.formats import UnreadableError
 from mamba_unet.data.intensity import normalise_intensity
 from mamba_unet.inference.network import Member, segment_slices
 from mamba_unet.measures.statistics import StructureStatistics, structure_statistics
-from mamba_unet.scans.scan import LPS_TO_RAS, PLANES, Scan, Turn, as_scan, turn_to_network
+from mamba_unet.scans.scan import LPS_TO_RAS, PLANES, SLICE_AXES, Scan, Turn, as_scan, turn_to_network
 
 if TYPE_CHECKING:
     import nibabel
     import SimpleITK
 
 log = logging.getLogger(__name__)
-
-SLICE_AXES = {"x": 2, "y": 1, "z": 0}  # NIfTI's name of an axis -> its place in (D, H, W)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +278,7 @@ class Predictor:
         if slice_axis is not None:
             if slice_axis not in SLICE_AXES:
                 raise ValueError(f"slice_axis={slice_axis!r}; expected one of {', '.join(sorted(SLICE_AXES))}")
-            scan = replace(scan, slices_along=SLICE_AXES[slice_axis])
+            scan = replace(scan, slices_along=SLICE_AXES.index(slice_axis))
         turn = turn_to_network(scan, self.metadata.orientation)
         image = scan.array if scaled else self._scale(scan)
         return PreparedScan(scan, image, turn, len(self.metadata.class_names) if probabilities else None)

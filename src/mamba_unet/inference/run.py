@@ -21,9 +21,9 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
 from mamba_unet.inference.outputs import OutputFolder, sha256
-from mamba_unet.inference.predictor import SLICE_AXES, Predictor, PreparedScan, Segmentation
+from mamba_unet.inference.predictor import Predictor, PreparedScan, Segmentation
 from mamba_unet.scans.find import find_scans
-from mamba_unet.scans.scan import Scan, as_scan
+from mamba_unet.scans.scan import SLICE_AXES, Scan, as_scan
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Pipeline:
             "sha256": sha256(job.source) if self.hash_inputs else None,
             "shape": list(scan.scan.array.shape),
             "spacing_mm": scan.scan.spacing_mm,
-            "slice_axis": next(name for name, axis in SLICE_AXES.items() if axis == scan.turn.axes[0]),
+            "slice_axis": SLICE_AXES[scan.turn.axes[0]],
             "slices": len(scan.slices),
             "seconds": {"reading": time.perf_counter() - start},
         }

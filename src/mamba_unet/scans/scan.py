@@ -15,6 +15,7 @@ from mamba_unet.data.formats import axis_codes, read_nifti, through_plane, voxel
 
 log = logging.getLogger(__name__)
 
+SLICE_AXES = ("z", "y", "x")  # D, H, W by NIfTI's names
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK and DICOM count left and posterior, NIfTI right and anterior
 # what slices are called that lie across an axis of this direction
 PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I": "axial", "S": "axial"}

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mamba_unet.data.formats import PICTURES, ending, stem
+from mamba_unet.data.formats import ending, stem
+from mamba_unet.scans.read import FILES as SCAN_FILES
+from mamba_unet.scans.read import ZIP
 from mamba_unet.serve.result import write_image, write_result
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A reader is chosen by the ending. What has none of these is taken for DICOM, whose files often have no ending.
-ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", *PICTURES, ".npy.h5", ".h5", ".hdf5", ".npz", ".zip")
+ENDINGS = (*SCAN_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.scans.scan import Scan, slice_axis
+from mamba_unet.data.formats import axis_codes
+from mamba_unet.scans.scan import PLANES, SLICE_AXES, Scan, slice_axis
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor, Segmentation
@@ -26,9 +27,6 @@ FILES = (IMAGE, LABEL, SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC)
 
 LARGEST = 2048  # voxels along an axis that browsers' graphics take, save the smallest
 
-AXES = {"x": 2, "y": 1, "z": 0}  # NIfTI's name of an axis -> its place in (D, H, W)
-PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I": "axial", "S": "axial"}
-
 
 def write_image(folder: Path, scan: Scan, predictor: "Predictor", axis: str | None) -> dict[str, Any]:
     """Write the scan for the viewer, and say how it is to be shown.
@@ -39,11 +37,8 @@ def write_image(folder: Path, scan: Scan, predictor: "Predictor", axis: str | No
         predictor: whose training data say along which axis slices are cut, where the scan does not.
         axis: x, y or z, where somebody chose it.
     """
-    import nibabel as nib
-
-    across = slice_axis(scan, predictor.metadata.orientation) if axis is None else AXES[axis]
+    across = slice_axis(scan, predictor.metadata.orientation) if axis is None else SLICE_AXES.index(axis)
     affine = viewer_affine(scan)
-    code = nib.aff2axcodes(affine)[2 - across]
     _save(folder / IMAGE, scan.array, affine)
     rule = predictor.metadata.intensity
     window = [rule["low"], rule["high"]] if rule["method"] == "window" else None
@@ -52,8 +47,8 @@ def write_image(folder: Path, scan: Scan, predictor: "Predictor", axis: str | No
         "shape": scan.array.shape[:0:-1],  # X Y Z, as the viewer counts
         "step": _steps(scan.array)[::-1],  # of the stored voxels, along X Y Z, every so manieth is shown
         "spacing_mm": scan.spacing_mm and scan.spacing_mm[::-1],
-        "plane": PLANES[code],
-        "slice_axis": "zyx"[across],
+        "plane": PLANES[axis_codes(affine)[across]],
+        "slice_axis": SLICE_AXES[across],
         "oriented": scan.affine is not None,
         "dicom": scan.dicom is not None,
         "window": window,
