@@ -47,6 +47,14 @@ def test_every_kind_of_file_in_a_folder_is_found(tmp_path):
     assert names(tmp_path) == [f"{number:02}" for number in range(len(kinds))]
 
 
+def test_truths_beside_their_images_are_no_scans(tmp_path):
+    """ACDC's patient folders; a label map alone may still be given."""
+    folder = tmp_path / "patient001"
+    write_nifti(*(folder / f"patient001_{part}.nii.gz" for part in ("4d", "frame01", "frame01_gt", "frame12_gt")))
+    assert names(folder) == ["patient001_4d", "patient001_frame01", "patient001_frame12_gt"]
+    assert names(folder / "patient001_frame01_gt.nii.gz") == ["patient001_frame01_gt"]
+
+
 def test_globs_and_the_home_folder_are_expanded(images, monkeypatch):
     assert names(images / "*.nii*") == ["a", "b", "patient001_4d"]
     assert names(str(images / "?.*")) == ["a", "c"]

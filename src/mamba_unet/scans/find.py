@@ -40,8 +40,8 @@ def find_scans(inputs: Sequence[str | Path]) -> list[ScanFile]:
 
     An input is a file that `read_scan` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders) that
     the shell has not expanded. A folder stands for the files in it, not below it; or, where it holds DICOM or no such
-    files, for every DICOM series in and below it. Hidden files are passed over. Whether a file named here can be read
-    is seen only when it is.
+    files, for every DICOM series in and below it. Hidden files are passed over, and ACDC's truths (`..._gt` beside an
+    image of that name). Whether a file named here can be read is seen only when it is.
 
     Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
     one of several `<folder>_<series number>_<description>`.
@@ -112,6 +112,9 @@ def _unread(path: Path) -> ScanFile:
 def _in_folder(folder: Path) -> list[ScanFile]:
     entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [path for path in entries if ending(path, FILES)]
+    names = {scan_name(path) for path in files}
+    truths = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
+    files = [path for path in files if scan_name(path) not in truths]
     series = []
     if not files or any(is_dicom(path) for path in entries if path not in files):
         series = _series(folder)
