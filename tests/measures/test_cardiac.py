@@ -1,3 +1,4 @@
+import codecs
 import csv
 import re
 
@@ -216,7 +217,9 @@ def test_a_bad_info_cfg_fails_its_patient_alone(tmp_path, text, reason):
 
 
 def test_info_cfg_is_read_as_numbers_and_text(tmp_path):
-    (tmp_path / "Info.cfg").write_bytes(b"ED: 1\r\nES: 12\r\nGroup: DCM\r\nHeight: 184.0\r\nWeight: 95.0\r\n")
+    (tmp_path / "Info.cfg").write_bytes(
+        codecs.BOM_UTF8 + b"ED: 1\r\nES: 12\r\nGroup: DCM\r\nHeight: 184.0\r\nWeight: 95.0\r\n"
+    )
     info = read_info_cfg(tmp_path / "Info.cfg")
     assert info == {"ED": 1, "ES": 12, "Group": "DCM", "Height": 184.0, "Weight": 95.0}
 

@@ -128,7 +128,7 @@ def read_info_cfg(path: str | Path) -> dict[str, int | float | str]:
         ValueError: ED or ES is missing or no frame number.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     info: dict[str, Any] = dict(re.findall(r"^\s*(\w+)\s*:[ \t]*(.*?)\s*$", text, re.MULTILINE))
     for phase in ("ED", "ES"):
         value = info.get(phase, "")
