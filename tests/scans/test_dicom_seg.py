@@ -120,13 +120,14 @@ def test_names_are_kept_in_any_script_and_odd_headers_are_no_obstacle(write_seri
     assert seg.get_segment_description(3).segment_label == "骨"
 
 
-def test_an_empty_segmentation_still_names_its_segments(write_series, tmp_path, volume):
+def test_an_empty_segmentation_still_names_its_segments(write_series, tmp_path, volume, caplog):
     import highdicom as hd
 
     write_series(tmp_path / "in", volume)
     save_dicom_seg(tmp_path / "out.dcm", read_only(tmp_path / "in"), np.zeros(volume.shape, np.uint8), NAMES, COLORS)
     seg = hd.seg.segread(tmp_path / "out.dcm")
     assert seg.number_of_segments == 3 and not seg.pixel_array.any()
+    assert not caplog.records  # highdicom's remark, which users would be shown
 
 
 def test_a_single_slice_and_a_tilted_gantry(write_series, tmp_path, volume):

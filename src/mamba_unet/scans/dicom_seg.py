@@ -12,7 +12,7 @@ import numpy as np
 
 import mamba_unet
 from mamba_unet.files import atomic_path
-from mamba_unet.scans.scan import Scan
+from mamba_unet.scans.scan import LPS_TO_RAS, Scan
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
@@ -53,7 +53,7 @@ def save_dicom_seg(
 ) -> None:
     """Write `label` as a binary DICOM segmentation, one segment per foreground class, also of those that are absent.
 
-    Segment n is class n, under its name. Frames without a voxel are left out, as is usual.
+    Segment n is class n, under its name. Frames without a voxel are left out, as is usual, unless all are.
 
     Args:
         path: the file to write, `case.dcm`.
@@ -136,6 +136,7 @@ def _segmentation(
         pixel_array=label if file_by_file else _volume(scan, sources, label),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
+        omit_empty_frames=bool(label.any()),  # a segmentation without any frame is not valid
         series_instance_uid=hd.UID(),
         series_number=1000 + int(images[0].get("SeriesNumber") or 0),
         sop_instance_uid=hd.UID(),
@@ -179,7 +180,7 @@ def _volume(scan: Scan, sources: Sequence[Any], label: np.ndarray) -> Any:
     """The label with its place in the patient, where slices are not the sources' files one by one."""
     import highdicom as hd
 
-    lps = np.diag([-1, -1, 1, 1]) @ scan.affine
+    lps = LPS_TO_RAS @ scan.affine  # its own inverse
     return hd.Volume(
         label, lps[:, [2, 1, 0, 3]], coordinate_system="PATIENT", frame_of_reference_uid=sources[0].FrameOfReferenceUID
     )
