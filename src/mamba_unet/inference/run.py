@@ -237,8 +237,11 @@ class Pipeline:
 
     def _fail(self, job: Job, error: Exception, bar: tqdm) -> None:
         name = str(job.source) if self._inputs[job.source] == 1 else f"{job.source} ({job.name})"
-        known = isinstance(error, (OSError, ValueError))
-        self.failures[name] = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, UnreadableError) and error.file == job.source:
+            self.failures[name] = error.reason
+        else:
+            known = isinstance(error, (OSError, ValueError))
+            self.failures[name] = str(error) if known else f"{type(error).__name__}: {error}"
         self.cases.pop(job.name, None)
         bar.update()
 
