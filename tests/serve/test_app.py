@@ -1,18 +1,22 @@
+import asyncio
 import gzip
 import io
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from mamba_unet.serve import create_app
+from mamba_unet.serve.result import write_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
 
@@ -341,9 +345,17 @@ def test_a_page_of_somebody_else_gets_nothing(client):
     assert client.get("/api/about", headers={"host": "[::1]:8765"}).status_code == 200
     rebound = client.get("/api/about", headers={"host": "evil.example:8765"})
     assert rebound.status_code == 403 and "127.0.0.1" in rebound.text
-    for origin, status in (("http://127.0.0.1:8765", 201), ("http://evil.example", 403), ("null", 403)):
-        assert client.post("/api/jobs", headers={"origin": origin}).status_code == status
-    assert client.post("/api/jobs", headers={"origin": "http://127.0.0.1:9999"}).status_code == 403
+    for host in ("evil.example", "localhost.evil.example", "localhost@evil.example", "[", "localhost:x", ""):
+        assert client.get("/api/about", headers={"host": host}).status_code == 403, host
+    assert client.post("/api/jobs", headers={"origin": "http://127.0.0.1:8765"}).status_code == 201
+    for origin in (
+        "http://evil.example",
+        "http://127.0.0.1:9999",
+        "http://evil.example/127.0.0.1:8765",
+        "http://[",
+        "null",
+    ):
+        assert client.post("/api/jobs", headers={"origin": origin}).status_code == 403, origin
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it(client):
@@ -368,3 +380,179 @@ def test_elsewhere_than_on_loopback_a_token_is_demanded(predictor):
         assert client.get("/api/about").status_code == 200
         assert client.post("/api/jobs").status_code == 201
         assert client.post("/api/jobs", headers={"origin": "http://evil.example"}).status_code == 403
+
+
+def sent(client, job, receive):
+    """The status that an upload gets whose parts are given out by `receive`, one by one as a slow line does."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "PUT",
+        "scheme": "http",
+        "path": f"/api/jobs/{job.id}/upload",
+        "query_string": b"name=slow.nii",
+        "headers": [(b"host", b"127.0.0.1:8765")],
+        "server": ("127.0.0.1", 8765),
+    }
+    answers = []
+
+    async def send(message):
+        answers.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    return answers[0]["status"]
+
+
+def test_a_slow_upload_does_not_grow_old(client):
+    jobs = client.app.state.jobs
+    job = jobs.create()
+    parts = iter([True, True, False])
+
+    async def receive():
+        before, job.touched = job.touched, 0
+        assert before
+        return {"type": "http.request", "body": b"x", "more_body": next(parts)}
+
+    assert sent(client, job, receive) == 204 and job.touched and job.size == 3
+
+
+def test_an_upload_ends_with_its_scan_and_leaves_nothing(predictor):
+    with client_of(predictor, max_upload_bytes=100) as client:
+        jobs = client.app.state.jobs
+        job = jobs.create()
+
+        async def receive():
+            if job.size == 2:
+                jobs.remove(job)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        assert sent(client, job, receive) == 404
+        assert not job.folder.exists()
+
+
+def test_an_upload_cut_off_leaves_nothing(client):
+    job = client.app.state.jobs.create()
+    messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    sent(client, job, receive)
+    assert not job.folder.exists() and client.get(f"/api/jobs/{job.id}").status_code == 404
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_said(client, monkeypatch):
+    monkeypatch.setattr(client.app.state.jobs, "add_file", lambda job, name: Path("/dev/full"))
+    job = client.post("/api/jobs").json()["id"]
+    answer = client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii"}, content=bytes(100_000))
+    assert answer.status_code == 507 and "disk is full" in answer.json()["detail"]
+
+
+def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelled(client, scan_file, monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(*args):
+        reading.set()
+        assert go_on.wait(60)
+        return write_image(*args)
+
+    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
+    jobs = []
+    for _ in range(50):  # more than the server has threads
+        jobs.append(client.post("/api/jobs").json()["id"])
+        client.put(f"/api/jobs/{jobs[-1]}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+    with ThreadPoolExecutor(len(jobs) + 1) as people:
+        starts = [people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"}) for job in jobs]
+        assert reading.wait(10)
+        try:
+            for job in jobs:
+                wait(client, job, "reading")
+            assert people.submit(client.get, "/api/about").result(10).status_code == 200
+            for job in jobs[1:]:
+                assert client.post(f"/api/jobs/{job}/cancel").json()["state"] == "cancelled"
+        finally:
+            go_on.set()
+        assert {start.result(30).json()["state"] for start in starts[1:]} == {"cancelled"}
+    assert wait(client, jobs[0])["state"] == "done"
+
+
+def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor, scan_file, monkeypatch):
+    gate, calls = Gate(predictor), []
+    gate.open.set()
+
+    def counted(scan, **options):
+        calls.append(scan.name)
+        return gate(scan, **options)
+
+    counted.metadata = predictor.metadata
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(*args):
+        reading.set()
+        assert go_on.wait(60)
+        return write_image(*args)
+
+    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
+    with client_of(counted) as client, ThreadPoolExecutor(2) as people:
+        job = client.post("/api/jobs").json()["id"]
+        client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+        starts = [people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"})]
+        assert reading.wait(10)
+        client.post(f"/api/jobs/{job}/cancel")
+        starts.append(people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"}))
+        wait(client, job, "reading")
+        go_on.set()
+        assert [start.result(30).status_code for start in starts] == [200, 200]
+        assert wait(client, job)["state"] == "done"
+    assert calls == ["a"]
+
+
+def test_a_scan_removed_while_it_is_read_leaves_nothing(client, scan_file, monkeypatch):
+    def removed(folder, *args):
+        client.delete(f"/api/jobs/{job}")
+        return write_image(folder, *args)  # as when the removal comes in the middle of the writing
+
+    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", removed)
+    job = client.post("/api/jobs").json()["id"]
+    client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+    folder = client.app.state.jobs.get(job).folder
+    client.post(f"/api/jobs/{job}/start", json={"model": "heart"})
+    assert not folder.exists() and client.get(f"/api/jobs/{job}").status_code == 404
+
+
+def test_what_a_killed_server_left_is_deleted_by_the_next_and_nothing_of_the_living(predictor, tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "mamba-unet-serve-killed"
+    (left / "0123" / "input").mkdir(parents=True)
+    other = tmp_path / "another-program"
+    other.mkdir()
+    with client_of(predictor) as living:
+        job = living.app.state.jobs.create()
+        with client_of(predictor):
+            assert job.upload.exists() and other.exists() and not left.exists()
+
+
+def test_a_scan_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
+    monkeypatch.setattr("mamba_unet.scans.read.read_scan", None)  # not called
+    monkeypatch.setattr("mamba_unet.serve.jobs.VOXELS", 999)
+    zeros = np.zeros((10, 10, 10), np.int16)
+    nib.save(nib.Nifti1Image(zeros, np.eye(4)), tmp_path / "a.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(zeros), tmp_path / "a.nrrd", useCompression=True)
+    np.savez_compressed(tmp_path / "a.npz", image=zeros)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=zeros, compression="gzip")
+    Image.fromarray(zeros[0]).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(zeros[0])] * 9)
+    for name in ("a.nii.gz", "a.nrrd", "a.npz", "a.h5", "a.tif"):
+        answer = upload(client, (name, (tmp_path / name).read_bytes()))
+        assert answer.status_code == 422 and "1,000 voxels" in answer.json()["detail"], (name, answer.text)
+
+
+def test_only_an_upload_may_be_large(client):
+    job = client.post("/api/jobs").json()["id"]
+    body = b'{"model": "' + bytes(100_000) + b'"}'
+    for content in (body, iter([body])):
+        answer = client.post(f"/api/jobs/{job}/start", content=content)
+        assert answer.status_code == 413

@@ -5,20 +5,23 @@ of anybody else: requests must name this machine as their host (DNS rebinding) a
 On any other address a token is demanded as well.
 """
 
+import asyncio
+import errno
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 
 from mamba_unet.report.figures import class_color
-from mamba_unet.serve.jobs import Job, Jobs, Refused
+from mamba_unet.serve.jobs import FULL, Job, Jobs, Refused
 from mamba_unet.serve.result import FILES
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-COOKIE = "mamba_unet_token"
+BODY_BYTES = 10_000  # of a request that is not an upload
 HEADERS = {
     # the viewer sets styles and pictures of its own, but loads no code
     "Content-Security-Policy": (
@@ -57,7 +60,8 @@ def create_app(
         max_upload_bytes: of one scan.
         keep_s: a scan and its result go when nobody has asked for them for so long.
     """
-    jobs = Jobs(predictors, max_upload_bytes, keep_s)
+    jobs = Jobs(predictors, keep_s)
+    reading = asyncio.Lock()  # who waits for it holds none of the threads that answer everybody
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +79,7 @@ def create_app(
     async def guard(request: Request, call_next) -> Response:
         response = _stop(request, token, hosts) or await call_next(request)
         if token is not None and _equal(request.query_params.get("token"), token):
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            response.set_cookie(_cookie(request), token, httponly=True, samesite="strict")
         response.headers.update(HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -96,24 +100,34 @@ def create_app(
     async def upload(identifier: str, request: Request, name: Annotated[str, Query(max_length=1000)]) -> None:
         job = jobs.get(identifier)
         too_large = Refused(413, f"Larger than {max_upload_bytes / 2**20:,.0f} MiB, which is the limit here.")
-        if job.size + int(request.headers.get("content-length", 0)) > max_upload_bytes:
+        if job.size + _length(request) > max_upload_bytes:
             raise too_large
-        with open(jobs.add_file(job, name), "wb") as file:
-            async for chunk in request.stream():
-                job.size += len(chunk)
-                if job.size > max_upload_bytes:
-                    raise too_large
-                file.write(chunk)
+        try:
+            with jobs.using(job), open(jobs.add_file(job, name), "wb") as file:
+                async for chunk in request.stream():
+                    jobs.get(identifier)  # still there, and not forgotten
+                    job.size += len(chunk)
+                    if job.size > max_upload_bytes:
+                        raise too_large
+                    file.write(chunk)
+        except ClientDisconnect:
+            jobs.remove(job)  # nobody comes back to half a file
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise Refused(507, FULL) from error
+            raise
 
     @app.post("/api/jobs/{identifier}/start")
-    def start(
+    async def start(
         identifier: str,
         model: Annotated[str, Body()],
         scan: Annotated[int | None, Body(ge=0)] = None,
         slice_axis: Annotated[Literal["x", "y", "z"] | None, Body()] = None,
     ) -> dict[str, Any]:
         job = jobs.get(identifier)
-        jobs.start(job, model, scan, slice_axis)
+        jobs.start(job, model, slice_axis)
+        async with reading:
+            await run_in_threadpool(jobs.read, job, scan)
         return _state(jobs, job)
 
     @app.post("/api/jobs/{identifier}/cancel")
@@ -153,18 +167,29 @@ class _Page(StaticFiles):
 
 def _stop(request: Request, token: str | None, hosts: Sequence[str]) -> Response | None:
     """The refusal of a request that nobody at our page made; None lets it pass."""
+    if request.method == "POST" and (_length(request) > BODY_BYTES or "transfer-encoding" in request.headers):
+        return PlainTextResponse("Only an upload may be as large as this.", 413)
     host = request.headers.get("host", "")
-    if token is None and urlsplit(f"//{host}").hostname not in hosts:
+    if token is None and re.fullmatch(r"\[?(.*?)\]?(:\d+)?", host.lower())[1] not in hosts:
         return PlainTextResponse(f"This server answers as {' or '.join(hosts)} only.", 403)
     origin = request.headers.get("origin")
-    if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+    if request.method not in ("GET", "HEAD") and origin not in (None, f"http://{host}", f"https://{host}"):
         return PlainTextResponse("Requests of other pages are refused.", 403)
     if token is not None:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = (request.cookies.get(COOKIE), bearer, request.query_params.get("token"))
+        given = (request.cookies.get(_cookie(request)), bearer, request.query_params.get("token"))
         if not any(_equal(word, token) for word in given):
             return PlainTextResponse("Open the address that the server printed: it ends with its token.", 401)
     return None
+
+
+def _cookie(request: Request) -> str:
+    """Browsers send a host's cookies to all its ports, and several people may serve on one machine."""
+    return f"mamba_unet_token_{request.scope['server'][1]}"
+
+
+def _length(request: Request) -> int:
+    return int(request.headers.get("content-length", 0))
 
 
 def _equal(given: str | None, token: str) -> bool:

@@ -6,6 +6,7 @@ ours; the folder goes when its owner says so, when nobody has asked for it for a
 
 import errno
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -13,15 +14,17 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mamba_unet.data.formats import ending, stem
+from mamba_unet.data.formats import UnreadableError, ending, stem
 from mamba_unet.scans.read import FILES as SCAN_FILES
 from mamba_unet.scans.read import ZIP
 from mamba_unet.serve.result import write_image, write_result
+from mamba_unet.serve.size import count_voxels
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -33,6 +36,9 @@ log = logging.getLogger(__name__)
 ENDINGS = (*SCAN_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
+VOXELS = 2**30  # in one scan: 1024 slices of 1024 x 1024; the network takes some 16 bytes for each
+FULL = "The server's disk is full."
+FOLDER = "mamba-unet-serve-"
 
 State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
 MOVING = ("reading", "queued", "running")
@@ -68,6 +74,7 @@ class Job:
         image: how to show the scan, see `result.write_image`; None until it has been read.
         result: see `result.write_result`; None until it is done.
         touched: when somebody last asked for it, on the clock `time.monotonic`.
+        users: how many are at work in its folder.
     """
 
     id: str
@@ -84,6 +91,7 @@ class Job:
     image: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     touched: float = field(default_factory=time.monotonic)
+    users: int = 0
 
     @property
     def upload(self) -> Path:
@@ -111,7 +119,17 @@ class Job:
         return self.titles[self.scan] if self.scans else self.called
 
     def read(self) -> "Scan":
-        return replace(self.scans[self.scan].read(), name=self.name)
+        """The scan that is meant.
+
+        Raises:
+            UnreadableError: it cannot be read, or unpacks to more than `VOXELS`.
+        """
+        scan, voxels = self.scans[self.scan], 0
+        with suppress(Exception):  # a damaged file: the reader says what is wrong with it
+            voxels = count_voxels(scan.path)
+        if voxels > VOXELS:
+            raise UnreadableError(scan.path, f"it holds {voxels:,} voxels, and {VOXELS:,} are the limit here; crop it")
+        return replace(scan.read(), name=self.name)
 
     def words(self, error: BaseException) -> str:
         """An error's text, with the names that the owner gave in place of ours."""
@@ -122,25 +140,22 @@ class Job:
 
 
 class Jobs:
-    """All jobs of a server. Every method may be called from any thread.
+    """All jobs of a server. Every method may be called from any thread; only `read` takes long.
 
     Args:
         predictors: by the name that people choose from; only this object's thread calls them.
-        max_upload_bytes: of one job.
         keep_s: a job goes when nobody has asked for it for so long.
     """
 
-    def __init__(self, predictors: "Mapping[str, Predictor]", max_upload_bytes: int, keep_s: float) -> None:
+    def __init__(self, predictors: "Mapping[str, Predictor]", keep_s: float) -> None:
         self.predictors = predictors
-        self.max_upload_bytes = max_upload_bytes
         self.keep_s = keep_s
-        self._folder = tempfile.TemporaryDirectory(prefix="mamba-unet-serve-")
+        self._folder = _locked_folder()
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
         self._closed = False
-        self._change = threading.Condition()  # guards all of the above and the jobs' states
-        self._reading = threading.Lock()  # one scan in memory at a time, beside the one in the network
+        self._change = threading.Condition()  # guards all of the above and the jobs' states; never held for long
         self._thread = threading.Thread(target=self._work, name="mamba-unet-serve", daemon=True)
         self._thread.start()
 
@@ -149,9 +164,9 @@ class Jobs:
             if len(self._jobs) >= JOBS:
                 raise Refused(503, "The server holds as many scans as it can. Try again later.")
             job = Job(secrets.token_urlsafe(16), Path(self._folder.name) / secrets.token_hex(8))
+            job.upload.mkdir(parents=True)
             self._jobs[job.id] = job
-        job.upload.mkdir(parents=True)
-        return job
+            return job
 
     def get(self, identifier: str) -> Job:
         with self._change:
@@ -160,6 +175,18 @@ class Jobs:
                 raise Refused(404, "This scan is no longer here: results are removed after a while. Drop it again.")
             job.touched = time.monotonic()
             return job
+
+    @contextmanager
+    def using(self, job: Job) -> Iterator[None]:
+        """Keep a job's folder to the end of the block, even if its owner removes the job meanwhile."""
+        with self._change:
+            job.users += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                job.users -= 1
+            self._discard(job)
 
     def add_file(self, job: Job, name: str) -> Path:
         """Where to write an upload's next file; the person's name for it decides nothing but the ending."""
@@ -172,17 +199,16 @@ class Jobs:
             job.names[path] = name
             return path
 
-    def start(self, job: Job, model: str, scan: int | None = None, slice_axis: str | None = None) -> None:
-        """Find out what was uploaded, read it and queue it; or wait for a choice where there are several scans.
+    def start(self, job: Job, model: str, slice_axis: str | None = None) -> None:
+        """Take a job on, to be read next.
 
         Args:
             job: uploaded, or with a result that another one is to replace.
             model: name of a predictor.
-            scan: index in `job.scans`, where it holds several.
             slice_axis: x, y or z, where the automatic choice is wrong.
 
         Raises:
-            Refused: the upload cannot be read, or there is no such model or scan.
+            Refused: there is no such model, or the job is on its way.
         """
         if model not in self.predictors:
             raise Refused(422, f"There is no model {model!r}; there are {', '.join(self.predictors)}.")
@@ -191,24 +217,42 @@ class Jobs:
                 raise Refused(409, "This scan is already on its way.")
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
             job.model, job.slice_axis, job.scan = model, slice_axis, 0
-        try:
-            with self._reading:
+
+    def read(self, job: Job, scan: int | None = None) -> None:
+        """Find out what was uploaded, read it and queue it; or wait for a choice where there are several scans.
+
+        To be called for one job at a time, so that one scan is in memory beside the one in the network.
+
+        Args:
+            job: started, and perhaps cancelled since.
+            scan: index in `job.scans`, where it holds several.
+
+        Raises:
+            Refused: the upload cannot be read, or there is no such scan.
+        """
+        if job.state != "reading":
+            return
+        with self.using(job):
+            try:
                 job.scans = job.scans or self._find(job)
                 choose = scan is None and len(job.scans) > 1
                 if (scan or 0) >= len(job.scans):
                     raise ValueError(f"There is no scan {scan}; the upload holds {len(job.scans)}.")
                 job.scan = scan or 0
                 if not choose:
-                    job.image = write_image(job.folder, job.read(), self.predictors[model], slice_axis)
-        except Exception as error:
-            job.state, job.error = "failed", _said(job, error)
-            raise Refused(422, job.error) from error
+                    job.image = write_image(job.folder, job.read(), self.predictors[job.model], job.slice_axis)
+            except Exception as error:
+                with self._change:
+                    if job.state != "reading":  # cancelled
+                        return
+                    job.state, job.error = "failed", _said(job, error)
+                raise Refused(422, job.error) from error
         with self._change:
             if job.state == "reading":  # not cancelled
                 job.state = "choosing" if choose else "queued"
-            if job.state == "queued":
-                self._queue.append(job)
-                self._change.notify_all()
+                if not choose:
+                    self._queue.append(job)
+                    self._change.notify_all()
 
     def _find(self, job: Job) -> "list[ScanFile]":
         from mamba_unet.scans.find import find_scans
@@ -231,49 +275,55 @@ class Jobs:
                 job.state = "cancelled"
 
     def remove(self, job: Job) -> None:
-        """Cancel a job and delete everything of it."""
+        """Cancel a job and delete everything of it, once nobody is at work in its folder."""
         with self._change:
             self.cancel(job)
             self._jobs.pop(job.id, None)
-            if job is not self._running:  # else its thread does, once it has let go of the files
-                shutil.rmtree(job.folder, ignore_errors=True)
+        self._discard(job)
 
     def close(self) -> None:
         """Stop the thread and delete everything."""
         with self._change:
             self._closed = True
-            for job in list(self._jobs.values()):
-                self.remove(job)
+            jobs = list(self._jobs.values())
             self._change.notify_all()
+        for job in jobs:
+            self.remove(job)
         self._thread.join()
         self._folder.cleanup()
 
+    def _discard(self, job: Job) -> None:
+        with self._change:
+            unused = job.id not in self._jobs and not job.users
+        if unused:
+            shutil.rmtree(job.folder, ignore_errors=True)
+
     def _work(self) -> None:
         while True:
+            self._expire()
             with self._change:
-                while not self._queue and not self._closed:
-                    self._expire()
+                if not self._queue and not self._closed:
                     self._change.wait(timeout=min(self.keep_s, 30))
                 if self._closed:
                     return
+                if not self._queue:
+                    continue
                 job = self._running = self._queue.popleft()
                 job.state = "running"
             outcome: State = "done"
             error, result = "", None
-            try:
-                result = self._segment(job)
-            except _Cancelled:
-                outcome = "cancelled"
-            except Exception as failure:  # whatever it is, it must not end the thread that all others wait for
-                outcome, error = "failed", _said(job, failure)
+            with self.using(job):
+                try:
+                    result = self._segment(job)
+                except _Cancelled:
+                    outcome = "cancelled"
+                except Exception as failure:  # whatever it is, it must not end the thread that all others wait for
+                    outcome, error = "failed", _said(job, failure)
             with self._change:
                 self._running = None
                 job.touched = time.monotonic()
                 if job.state == "running":  # not cancelled, and perhaps started again, meanwhile
                     job.state, job.error, job.result = outcome, error, result
-                if job.id not in self._jobs:
-                    shutil.rmtree(job.folder, ignore_errors=True)
-                self._expire()
 
     def _segment(self, job: Job) -> dict[str, Any]:
         def progress(done: int, total: int) -> None:
@@ -286,9 +336,42 @@ class Jobs:
 
     def _expire(self) -> None:
         deadline = time.monotonic() - self.keep_s
-        for job in list(self._jobs.values()):
-            if job.touched < deadline and job.state not in MOVING:
-                self.remove(job)
+        with self._change:
+            old = [job for job in self._jobs.values() if job.touched < deadline and job.state not in MOVING]
+        for job in old:
+            self.remove(job)
+
+
+def _locked_folder() -> tempfile.TemporaryDirectory:
+    """A folder that is locked as long as this process lives.
+
+    Those whose lock is free are of servers that were killed: they hold patients' scans, and are deleted.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return tempfile.TemporaryDirectory(prefix=FOLDER)
+
+    def locked(folder: Path) -> int | None:
+        """The open folder with its lock, which goes with this process; None where another process has it."""
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another user's, or gone meanwhile
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if (descriptor := locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(descriptor)
+    ours = tempfile.TemporaryDirectory(prefix=FOLDER)
+    locked(Path(ours.name))
+    return ours
 
 
 def _called(name: str) -> str:
@@ -301,7 +384,7 @@ def _said(job: Job, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{job.name}: too large for the memory of this machine."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "The server's disk is full."
+        return FULL
     if isinstance(error, (ValueError, OSError)):
         return job.words(error)
     log.error("%s: %s", job.name, error, exc_info=error)

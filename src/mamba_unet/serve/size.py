@@ -1,0 +1,48 @@
+"""How large a scan is that somebody sent, before it takes memory: a few kilobytes can unpack to terabytes."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mamba_unet.data.formats import NIFTI, PICTURES, ending
+from mamba_unet.scans.read import ITK
+
+
+def count_voxels(file: Path) -> int:
+    """How many a file says that it holds, and readers make room for.
+
+    Returns:
+        0 where none of this is said in one place: DICOM, whose zips `scans.dicom` bounds.
+
+    Raises:
+        Exception: a damaged file, whatever its library says of it; `scans.read` has the words.
+    """
+    if ending(file, NIFTI):
+        import nibabel as nib
+
+        return math.prod(nib.load(file).shape)
+    if ending(file, ITK):
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
+        return math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if ending(file, PICTURES):
+        from PIL import Image
+
+        with Image.open(file) as picture:
+            return math.prod(picture.size) * getattr(picture, "n_frames", 1)
+    if ending(file, (".npz",)):
+        form = np.lib.format
+        with zipfile.ZipFile(file) as archive, archive.open("image.npy") as stream:
+            header = form.read_array_header_1_0 if form.read_magic(stream) == (1, 0) else form.read_array_header_2_0
+            return math.prod(header(stream)[0])
+    if ending(file, (".h5", ".hdf5")):
+        import h5py
+
+        with h5py.File(file, "r") as arrays:
+            return arrays["image"].size
+    return 0
