@@ -31,7 +31,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path):
-    with pytest.raises(OSError, match="No space left on device.*a.txt"), atomic_path(tmp_path / "a.txt"):
+    with pytest.raises(OSError, match=r"No space left on device.*a\.txt"), atomic_path(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

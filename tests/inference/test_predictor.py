@@ -328,3 +328,12 @@ def test_a_device_that_is_not_there_is_said():
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="mamba-unet info"):
         choose_device("cuda:77")
+
+
+def test_a_slice_that_lies_across_itks_plane_becomes_an_image_there_all_the_same(checkpoint, corner):
+    """A coronal slice: of its two directions, one is none in ITK's plane of x and y."""
+    coronal = np.array([[1.5, 0, 0, 5], [0, 0, 1, 6], [0, 2, 0, 7], [0, 0, 0, 1.0]])
+    segmentation = Predictor(checkpoint)(nib.Nifti1Image(corner[..., 1].copy(), coronal))
+    image = segmentation.to_sitk()
+    assert image.GetSize() == (20, 16) and image.GetSpacing() == (1.5, 2)
+    assert np.array_equal(sitk.GetArrayFromImage(image), corner[..., 1].T > 3.5)

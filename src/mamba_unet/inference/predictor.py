@@ -113,7 +113,10 @@ class Segmentation:
         return to_nibabel(self.scan, self.labels, class_names=self.class_names)
 
     def to_sitk(self) -> "SimpleITK.Image":
-        """The labels as an image of SimpleITK, of as many axes as `label`, in the place of the scan."""
+        """The labels as an image of SimpleITK, of as many axes as `label`, in the place of the scan.
+
+        A single slice in another plane than x y keeps its pixels' size alone: ITK has no place for it.
+        """
         import SimpleITK as sitk
 
         image = sitk.GetImageFromArray(self.label, isVector=False)
@@ -123,8 +126,10 @@ class Segmentation:
             spacing[:axes] = self.spacing_mm[::-1][:axes]
         if self.scan.affine is not None:
             affine = LPS_TO_RAS @ self.scan.affine
-            direction[:axes, :axes] = affine[:axes, :axes] / spacing[:axes]
-            image.SetOrigin([*affine[:axes, 3], *[0.0] * (size - axes)])
+            cosines = affine[:axes, :axes] / spacing[:axes]
+            if axes == 3 or abs(np.linalg.det(cosines)) > 0.999:  # a slice of another plane has no place in ITK's x y
+                direction[:axes, :axes] = cosines
+                image.SetOrigin([*affine[:axes, 3], *[0.0] * (size - axes)])
         image.SetSpacing(spacing.tolist())
         image.SetDirection(direction.ravel().tolist())
         return image
