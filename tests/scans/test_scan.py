@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel as nib
@@ -67,10 +68,8 @@ def test_undo_is_the_inverse_of_apply_over_the_last_three_axes(axes, flipped, sh
 
 def test_slices_of_another_direction_are_put_first_only_and_warned_of(caplog):
     coronal = scan_in("PSL")  # spacing says axial still; a caller insists on coronal
-    scan = as_scan(coronal, slices_along=0)
-    assert turn_to_network(scan, "SPL") == Turn((0, 1, 2))
-    scan = as_scan(coronal, slices_along=2)
-    assert turn_to_network(scan, "SPL") == Turn((2, 0, 1))
+    assert turn_to_network(replace(coronal, slices_along=0), "SPL") == Turn((0, 1, 2))
+    assert turn_to_network(replace(coronal, slices_along=2), "SPL") == Turn((2, 0, 1))
     assert "body: its slices are coronal, the network was trained on axial ones" in caplog.text
     assert "sagittal" in caplog.text and len(caplog.records) == 2
 
@@ -228,10 +227,9 @@ def test_whatever_holds_the_image_gives_the_same_scan(tmp_path):
     nifti = nib.Nifti1Image(sitk.GetArrayFromImage(image).T, Scan.from_sitk(image).affine)
     nib.save(nifti, tmp_path / "a.nii.gz")
     for thing in (image, nifti, tmp_path / "a.mha", str(tmp_path / "a.nii.gz"), Scan.from_sitk(image)):
-        scan = as_scan(thing, slices_along=1, name="called")
+        scan = as_scan(thing)
         assert np.array_equal(scan.array[0], sitk.GetArrayFromImage(image))
         assert scan.affine == pytest.approx(nifti.affine, abs=1e-5)
-        assert scan.name == "called" and scan.slices_along == 1
     assert as_scan(tmp_path / "a.mha").name == "a" and as_scan(np.zeros((4, 3))).name == "image"
 
 

@@ -85,6 +85,12 @@ def list_series(series: Sequence[Series]) -> str:
     return "\n".join(f"  {one}" for one in series)
 
 
+def is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM by its content, whatever its name."""
+    with open(file, "rb") as stream:
+        return _starts_dicom(stream)
+
+
 def find_series(path: str | Path) -> list[Series]:
     """The image series in a folder (and all below it), a zip, or a single file, by number.
 
@@ -558,15 +564,22 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str, bool], Any]]
             yield sorted(member.filename for member in members), lambda name, full: _dataset(archive.open(name), full)
 
 
+def _starts_dicom(stream: Any) -> bool:
+    """The mark after the preamble; without one, an element of group 8: its type, or a length that fits two bytes.
+
+    Source: DICOM PS3.10, section 7.1; PS3.5, section 7.1.
+    """
+    head = stream.read(132)
+    bare = head[:2] == b"\x08\x00" and head[3:4] == b"\0" and (head[4:6].isupper() or head[6:8] == b"\0\0")
+    return head[128:] == b"DICM" or bare
+
+
 def _dataset(stream: Any, full: bool) -> "Dataset | None":
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with stream:
-        head = stream.read(132)
-        # without a preamble, a data set opens with an element of group 8: its type, or a length that fits two bytes
-        bare = head[:2] == b"\x08\x00" and head[3:4] == b"\0" and (head[4:6].isupper() or head[6:8] == b"\0\0")
-        if head[128:] != b"DICM" and not bare:
+        if not _starts_dicom(stream):
             return None
         stream.seek(0)
         source = BytesIO(stream.read()) if isinstance(stream, zipfile.ZipExtFile) else stream

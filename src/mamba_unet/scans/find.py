@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mamba_unet.data.formats import PICTURES, UnreadableError, ending
-from mamba_unet.scans.read import FILES, TAKEN, ZIP, is_dicom, read_scan, scan_name
+from mamba_unet.scans.dicom import Series, find_series, is_dicom, read_series
+from mamba_unet.scans.read import FILES, TAKEN, ZIP, read_scan, scan_name
 from mamba_unet.scans.scan import Scan
-
-if TYPE_CHECKING:
-    from mamba_unet.scans.dicom import Series
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class ScanFile:
     name: str
     path: Path
     read: Callable[[], Scan] = field(repr=False, compare=False)
-    series: "Series | None" = field(default=None, repr=False)
+    series: Series | None = field(default=None, repr=False)
 
 
 def find_scans(inputs: Sequence[str | Path]) -> list[ScanFile]:
@@ -124,8 +121,6 @@ def _in_folder(folder: Path) -> list[ScanFile]:
 
 
 def _series(path: Path) -> list[ScanFile]:
-    from mamba_unet.scans.dicom import find_series
-
     try:
         found = find_series(path)
     except UnreadableError:
@@ -134,7 +129,7 @@ def _series(path: Path) -> list[ScanFile]:
     return [ScanFile(name, path, partial(_read_series, one, name), one) for name, one in zip(names, found, strict=True)]
 
 
-def _series_names(folder: str, found: Sequence["Series"]) -> list[str]:
+def _series_names(folder: str, found: Sequence[Series]) -> list[str]:
     """`<folder>_<number>_<description>`; where several are alike, also the folder below; where that too is, counted."""
     names = ["_".join((folder, *_words(one.number, one.description))) for one in found]
     below = [_words(os.path.dirname(one.files[0])) for one in found]
@@ -151,7 +146,5 @@ def _words(*parts: object) -> list[str]:
     return [word for word in words if word]
 
 
-def _read_series(series: "Series", name: str) -> Scan:
-    from mamba_unet.scans.dicom import read_series
-
+def _read_series(series: Series, name: str) -> Scan:
     return replace(read_series(series), name=name)

@@ -6,6 +6,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path, PureWindowsPath
 
 from mamba_unet.data.formats import NIFTI, PICTURES, UnreadableError, ending, read_picture, read_volume, reading, stem
+from mamba_unet.scans.dicom import find_series, is_dicom, list_series, read_series
 from mamba_unet.scans.scan import Scan
 
 NRRD = (".nrrd", ".nhdr")
@@ -25,24 +26,13 @@ def scan_name(path: Path) -> str:
     return name.removesuffix("_0000") or name
 
 
-def is_dicom(file: Path) -> bool:
-    """Whether a file is DICOM by its content: the mark after the preamble, or group 8 where a preamble is lacking.
-
-    Source: DICOM PS3.10, section 7.1.
-    """
-    with open(file, "rb") as stream:
-        head = stream.read(132)
-    return head[128:] == b"DICM" or head[:2] == b"\x08\x00"
-
-
-def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
+def read_scan(path: str | Path) -> Scan:
     """Read a scan with its geometry.
 
     Args:
         path: NIfTI of two, three or four axes (time last); MHA, MHD or NRRD; PNG, JPEG, BMP or TIFF, whose pages are
             slices; HDF5 or npz with an array `image` of (H, W) or (D, H, W); a DICOM file, or a folder or zip of one
             DICOM series.
-        slices_along: array axis (0 D, 1 H, 2 W) to cut slices across, instead of finding it (see `slice_axis`).
 
     Raises:
         UnreadableError: absent, damaged, of no kind that is taken, not one scan, colours or complex numbers.
@@ -67,7 +57,7 @@ def read_scan(path: str | Path, slices_along: int | None = None) -> Scan:
             scan = _read_dicom(path)
         else:
             raise UnreadableError(path, f"not a kind of file that is taken; expected {TAKEN}")
-    return replace(scan, source=path, slices_along=scan.slices_along if slices_along is None else slices_along)
+    return replace(scan, source=path)
 
 
 def _read_itk(path: Path) -> Scan:
@@ -106,8 +96,6 @@ def _data_files(path: Path) -> list[str]:
 
 
 def _read_dicom(path: Path) -> Scan:
-    from mamba_unet.scans.dicom import find_series, list_series, read_series
-
     series = find_series(path)
     if not series:
         raise UnreadableError(path, f"no DICOM image in it; expected {TAKEN}")

@@ -141,22 +141,17 @@ def _native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def as_scan(
-    image: Any, spacing_mm: Sequence[float] | None = None, slices_along: int | None = None, name: str | None = None
-) -> Scan:
+def as_scan(image: Any, spacing_mm: Sequence[float] | None = None) -> Scan:
     """A scan of whatever a caller has.
 
     Args:
         image: path of any kind that `read_scan` takes, array, nibabel or SimpleITK image, or a `Scan`.
         spacing_mm: voxel size of D, H, W, for an image that does not tell (an array, a picture, HDF5).
-        slices_along: array axis (0 D, 1 H, 2 W) to cut slices across, instead of finding it.
-        name: what outputs are called, instead of the file's name.
 
     Raises:
         ValueError: none of these, or a spacing for an image that has its own.
         UnreadableError: see `read_scan`.
     """
-    called = {} if name is None else {"name": name}
     if isinstance(image, Scan):
         scan = image
     elif isinstance(image, (str, Path)):
@@ -164,22 +159,20 @@ def as_scan(
 
         scan = read_scan(image)
     elif isinstance(image, np.ndarray):
-        scan = Scan.from_array(image, **called)
+        scan = Scan.from_array(image)
     elif hasattr(image, "dataobj"):
-        scan = Scan.from_nibabel(image, **called)
+        scan = Scan.from_nibabel(image)
     elif hasattr(image, "GetPixelIDTypeAsString"):
-        scan = Scan.from_sitk(image, **called)
+        scan = Scan.from_sitk(image)
     else:
         raise ValueError(
             f"an image of type {type(image).__name__}; expected a path, a numpy array, a nibabel or a SimpleITK image"
         )
-    if spacing_mm is not None:
-        if scan.spacing_mm is not None:
-            raise ValueError(f"{scan.name}: spacing_mm={spacing_mm}, but the image says {scan.spacing_mm} itself")
-        called["spacing_mm"] = Scan.from_array(scan.array, spacing_mm, scan.name).spacing_mm
-    if slices_along is not None:
-        called["slices_along"] = slices_along
-    return replace(scan, **called)
+    if spacing_mm is None:
+        return scan
+    if scan.spacing_mm is not None:
+        raise ValueError(f"{scan.name}: spacing_mm={spacing_mm}, but the image says {scan.spacing_mm} itself")
+    return replace(scan, spacing_mm=Scan.from_array(scan.array, spacing_mm, scan.name).spacing_mm)
 
 
 def slice_axis(scan: Scan, orientation: str | None = None) -> int:
