@@ -147,6 +147,20 @@ def test_a_dicom_series_gives_a_dicom_segmentation_and_anything_else_says_why_no
     assert np.allclose(sorted(ours.round(3).tolist()), sorted(theirs.round(3).tolist()), atol=0.01)
 
 
+def test_a_series_is_finished_until_one_of_its_files_changes(save_threshold, write_series, tmp_path):
+    series = write_series(tmp_path / "patient" / "study")
+    predictor, out = Predictor(save_threshold(image_size=(128, 128))), tmp_path / "patient" / "results"
+    report = {"report": tmp_path / "run.json"}
+    assert list(predict_files(predictor, [tmp_path / "patient"], out, **report).written) == ["patient"]
+    (case,) = json.loads(report["report"].read_text())["cases"]
+    assert case["sha256"] == sha256(sorted(series.iterdir()))  # of its own files, whatever lies beside them
+    assert predict_files(predictor, [tmp_path / "patient"], out).skipped == ["patient"]
+    slice_ = pydicom.dcmread(series / "1.dcm")
+    slice_.PatientComments = "corrected"
+    slice_.save_as(series / "1.dcm")
+    assert list(predict_files(predictor, [tmp_path / "patient"], out).written) == ["patient"]
+
+
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):
     save_scan("a.nii.gz")
     for outputs, message in ((("nifty",), "unknown output nifty; expected some of nifti"), ((), "nothing to write")):
@@ -162,10 +176,10 @@ def test_the_report_tells_everything_that_a_result_hangs_on(checkpoint, save_sca
     said = json.loads(report.read_text())
     assert said["environment"]["torch"] and said["device"] == "cpu" and said["seconds"] > 0
     weights = checkpoint / "best.safetensors"
-    assert said["checkpoints"] == [{"path": str(weights), "sha256": sha256(weights)}]
+    assert said["checkpoints"] == [{"path": str(weights), "sha256": sha256([weights])}]
     assert said["settings"]["tta"] is False and said["settings"]["outputs"] == ["nifti"]
     (case,) = said["cases"]
-    assert case["input"] == str(path) and case["sha256"] == sha256(path) and case["outputs"] == ["a.nii.gz"]
+    assert case["input"] == str(path) and case["sha256"] == sha256([path]) and case["outputs"] == ["a.nii.gz"]
     assert case["shape"] == [1, 5, 16, 20] and case["slices"] == 5 and case["slice_axis"] == "z"
     assert case["spacing_mm"] == [8, 1.5, 1.5]
     assert set(case["seconds"]) == {"reading", "network", "writing"} and min(case["seconds"].values()) > 0
@@ -174,9 +188,10 @@ def test_the_report_tells_everything_that_a_result_hangs_on(checkpoint, save_sca
     assert json.loads(report.read_text())["skipped"] == ["a"]
 
 
-def test_the_hash_of_a_folder_is_of_its_names_and_contents(tmp_path):
+def test_the_hash_of_several_files_is_of_their_names_and_contents(tmp_path):
     for folder, name, text in (("a", "1", "x"), ("b", "1", "x"), ("c", "2", "x"), ("d", "1", "y")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_text(text)
-    a, b, c, d = (sha256(tmp_path / folder) for folder in "abcd")
+        (tmp_path / folder / "last").touch()
+    a, b, c, d = (sha256(sorted((tmp_path / folder).iterdir())) for folder in "abcd")
     assert a == b and len({a, c, d}) == 3

@@ -15,7 +15,7 @@ from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.inference import Predictor, Segmentation, predict_files
-from mamba_unet.inference.outputs import OUTPUTS, stamp
+from mamba_unet.inference.outputs import OUTPUTS
 from mamba_unet.models.registry import resolve_config
 from mamba_unet.scans.scan import Scan
 
@@ -147,16 +147,6 @@ def test_what_an_earlier_image_left_is_never_taken_for_this_ones(predictor, save
     predict_files(predictor, [images], out)
     assert not (out / "a_statistics.json").exists()  # the first image's
     assert list(predict_files(predictor, [images], out, **both).written) == ["a"]
-
-
-def test_a_folder_in_which_a_file_changed_is_another_input(tmp_path):
-    (tmp_path / "series" / "below").mkdir(parents=True)
-    slice_ = tmp_path / "series" / "below" / "1.dcm"
-    slice_.write_bytes(b"one")
-    before = stamp(tmp_path / "series")
-    assert stamp(tmp_path / "series") == before
-    slice_.write_bytes(b"other")
-    assert stamp(tmp_path / "series") != before
 
 
 def test_results_of_another_network_or_other_settings_are_never_taken_for_finished(

@@ -125,29 +125,30 @@ class OutputFolder:
                     f"{self.made_by.get(what)}; choose another folder (--out), or replace them with --overwrite"
                 )
 
-    def finished(self, case: str, source: Path) -> bool:
-        """Whether all that is wanted of a case was made by these networks from this very input."""
+    def finished(self, case: str, inputs: Sequence[Path]) -> bool:
+        """Whether all that is wanted of a case was made by these networks from these very files."""
         try:
-            made = self._made(case, source)
+            made = self._made(case, inputs)
         except OSError:  # the input is gone: reading it will say so
             return False
         return made.issuperset(self.outputs) and all(file.is_file() for file in self.files(case))
 
-    def _made(self, case: str, source: Path) -> set[str]:
-        """What these networks wrote of a case from this very input, words of `OUTPUTS`."""
+    def _made(self, case: str, inputs: Sequence[Path]) -> set[str]:
+        """What these networks wrote of a case from these very files, words of `OUTPUTS`."""
         record = self._record(case)
-        return set(record["outputs"]) if record is not None and record["input"] == stamp(source) else set()
+        return set(record["outputs"]) if record is not None and record["input"] == stamp(inputs) else set()
 
-    def write(self, segmentation: Segmentation, source: Path) -> list[Path]:
+    def write(self, segmentation: Segmentation, source: Path, inputs: Sequence[Path]) -> list[Path]:
         """Write all of a case, its record last; returns the files. What another input or network left is removed.
 
         Args:
             segmentation: its scan is named as the case.
-            source: the input it was read from.
+            source: the file, folder or zip it was read from,
+            inputs: which is these files.
         """
         case = segmentation.scan.name
         record = self._record_path(case)
-        made = {*self._made(case, source), *self.outputs}
+        made = {*self._made(case, inputs), *self.outputs}
         for word in set(_read(record)["outputs"]) - made if record.is_file() else ():
             self._file(case, word).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
@@ -155,7 +156,7 @@ class OutputFolder:
         for word, file in zip(self.outputs, files, strict=True):
             OUTPUTS[word][1](segmentation, file)
         structures = [asdict(one) for one in segmentation.statistics]
-        origin = {"source": str(source), "input": stamp(source), "outputs": sorted(made)}
+        origin = {"source": str(source), "input": stamp(inputs), "outputs": sorted(made)}
         write_json(record, {"made_by": self.made_by, **origin, "structures": structures})
         return files
 
@@ -205,27 +206,22 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _files(path: Path) -> list[Path]:
-    """A file alone, or all files below a folder."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
-def stamp(path: Path) -> dict[str, int]:
-    """What tells that an input is still the one it was, without reading it; of a folder, that its files are."""
-    found = [file.stat() for file in _files(path)]
+def stamp(files: Sequence[Path]) -> dict[str, int]:
+    """What tells that an input is still the one it was, without reading it."""
+    found = [file.stat() for file in files]
     return {
         "files": len(found),
         "bytes": sum(file.st_size for file in found),
-        "modified_ns": max((file.st_mtime_ns for file in found), default=0),
+        "modified_ns": max(file.st_mtime_ns for file in found),
     }
 
 
-def sha256(path: Path) -> str:
-    """Of a file; of a folder, over the names and contents of all files below it."""
+def sha256(files: Sequence[Path]) -> str:
+    """Of a file; of several, over their names and contents."""
     digest = hashlib.sha256()
-    for file in _files(path):
-        if file != path:
-            digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
+    for file in files:
+        if len(files) > 1:
+            digest.update(f"{file.name}\n".encode())
         with open(file, "rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -43,10 +43,11 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Job:
-    """A case to segment: the name of its outputs, what it is read from, and how."""
+    """A case to segment: the name of its outputs, the file, folder or zip it is read from, its files in it, and how."""
 
     name: str
     source: Path
+    inputs: Sequence[Path]
     read: Callable[[], PreparedScan]
 
 
@@ -96,14 +97,14 @@ def predict_files(
     if not 1 <= k <= n:
         raise ValueError(f"part {k}/{n}: expected k/n with k from 1 to n")
     jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs)
-    checkpoints = [sha256(path) for path in predictor.checkpoints]
+    checkpoints = [sha256([path]) for path in predictor.checkpoints]
     settings = {"tta": predictor.tta, "slice_axis": slice_axis}
     names = predictor.metadata.class_names
     folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
     folder.claim({job.name: job.source for job in jobs}, overwrite)
 
     share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
-    todo = [job for job in share if overwrite or not folder.finished(job.name, job.source)]
+    todo = [job for job in share if overwrite or not folder.finished(job.name, job.inputs)]
     pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
     pipeline.run(progress)
     failures = pipeline.failures
@@ -207,7 +208,7 @@ class Pipeline:
         self.cases[job.name] = {
             "case": job.name,
             "input": str(job.source),
-            "sha256": sha256(job.source) if self.hash_inputs else None,
+            "sha256": sha256(job.inputs) if self.hash_inputs else None,
             "shape": list(scan.scan.array.shape),
             "spacing_mm": scan.scan.spacing_mm,
             "slice_axis": SLICE_AXES[scan.turn.axes[0]],
@@ -218,7 +219,7 @@ class Pipeline:
 
     def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
         start = time.perf_counter()
-        files = self.folder.write(segmentation, job.source)
+        files = self.folder.write(segmentation, job.source, job.inputs)
         self.cases[job.name]["outputs"] = [file.name for file in files]
         seconds = {"network": segmentation.network_seconds, "writing": time.perf_counter() - start}
         self.cases[job.name]["seconds"] |= seconds
@@ -277,8 +278,10 @@ def _jobs(
         return predictor.prepare(scan, slice_axis, probabilities, scaled=case.affine is None)
 
     files = find_scans(inputs) if inputs or not identifiers else []
-    jobs = [Job(scan.name, scan.path, partial(read_file, scan.read, scan.name)) for scan in files]
-    jobs += [Job(name, prepared.case(name).source, partial(read_case, name)) for name in identifiers]
+    jobs = [Job(scan.name, scan.path, scan.files, partial(read_file, scan.read, scan.name)) for scan in files]
+    for name in identifiers:
+        source = prepared.case(name).source
+        jobs.append(Job(name, source, [source], partial(read_case, name)))
     first: dict[str, Job] = {}
     for job in jobs:
         if (other := first.setdefault(job.name, job)) is not job:

@@ -31,6 +31,13 @@ class ScanFile:
     read: Callable[[], Scan] = field(repr=False, compare=False)
     series: Series | None = field(default=None, repr=False)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is read from, those of its own series alone; a zip as it is."""
+        if self.series is None or self.path.is_file():
+            return [self.path]
+        return [self.path / name for name in self.series.files]
+
 
 def find_scans(inputs: Sequence[str | Path]) -> list[ScanFile]:
     """The scans that inputs stand for, in their order, each once.
