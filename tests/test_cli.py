@@ -123,3 +123,12 @@ def test_the_package_works_where_an_optional_library_is_missing(missing):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 4, 16, 16)"
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, tmp_path, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mamba_unet.data.write_phantom", interrupted)
+    assert main(["phantom", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "mamba-unet: interrupted\n"

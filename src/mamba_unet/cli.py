@@ -412,7 +412,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input."""
+    """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input, 130 for Ctrl-C."""
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(words)
@@ -429,3 +429,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"mamba-unet: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mamba-unet: interrupted", file=sys.stderr)
+        return 130
