@@ -412,7 +412,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for bad data, 2 for a wrong command line or input, 130 for Ctrl-C."""
+    """Run a command and return its exit code: 0, 1 for bad data, 2 for wrong words or input, 130 at Ctrl-C."""
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(words)
