@@ -30,13 +30,15 @@ def started(folder, *words):
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     said = ""
     while "Ctrl-C" not in said:
-        said += server.stdout.readline()
+        line = server.stdout.readline()
+        assert line, f"it ended: {said}"
+        said += line
     return server, re.search(r"http\S+", said)[0], said
 
 
 def stopped(server):
     server.send_signal(signal.SIGINT)
-    said, _ = server.communicate(timeout=20)
+    said, _ = server.communicate(timeout=60)
     assert server.returncode == 0
     return said
 
@@ -46,8 +48,8 @@ def stopped(server):
 def test_it_says_where_it_is_and_who_may_come_and_stops_cleanly(runs):
     server, url, said = started(runs)
     assert re.match(r"Serving heart at http://127\.0\.0\.1:\d+/\nOnly this machine", said)
-    assert b"Mamba-UNet" in urllib.request.urlopen(url, timeout=10).read()
-    urllib.request.urlopen(urllib.request.Request(f"{url}api/jobs", method="POST"), timeout=10)
+    assert b"Mamba-UNet" in urllib.request.urlopen(url, timeout=60).read()
+    urllib.request.urlopen(urllib.request.Request(f"{url}api/jobs", method="POST"), timeout=60)
     assert list(runs.glob("mamba-unet-serve-*/*"))
     assert "deleted" in stopped(server)
     assert not list(runs.glob("mamba-unet-serve-*"))
@@ -60,8 +62,8 @@ def test_on_another_address_it_demands_the_token_that_it_prints(runs):
     port, token = re.search(r":(\d+)/\?token=(\S+)", url).groups()
     here = f"http://127.0.0.1:{port}/"
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(here, timeout=10)
-    assert urllib.request.urlopen(f"{here}?token={token}", timeout=10).status == 200
+        urllib.request.urlopen(here, timeout=60)
+    assert urllib.request.urlopen(f"{here}?token={token}", timeout=60).status == 200
     stopped(server)
     assert "Other machines can reach it" in said and "not encrypted" in said
 
