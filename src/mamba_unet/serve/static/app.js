@@ -37,7 +37,9 @@ function element(tag, properties = {}, ...children) {
 
 async function api(method, path, body) {
   const options = body ? { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : {};
-  const answer = await fetch(`/api/${path}`, { method, ...options });
+  const answer = await fetch(`/api/${path}`, { method, ...options }).catch(() => {
+    throw new Error("The server cannot be reached.");
+  });
   if (!answer.ok) throw Object.assign(new Error(detail(await answer.text())), { status: answer.status });
   return answer.status === 204 ? null : answer.json();
 }
@@ -58,11 +60,9 @@ function newEntry(name) {
   entry.again = button("Segment again", () => start(entry, entry.job.scan));
   entry.other = button("Another scan of it", () => offerScans(entry));
   entry.remove = element("button", { className: "link", textContent: "✕", title: "Remove", onclick: () => remove(entry) });
-  entry.remove.setAttribute("aria-label", `Remove ${name}`);
   const head = element("div", { className: "row" }, entry.title, entry.remove);
   const buttons = element("div", { className: "buttons" }, entry.cancel, entry.again, entry.other);
-  entry.bar.setAttribute("aria-label", `progress of ${name}`);
-  entry.row.append(head, element("div", { className: "row" }, entry.status, entry.count), entry.bar, entry.choices, buttons);
+  entry.row.append(head, element("div", { className: "row wrap" }, entry.status, entry.count), entry.bar, entry.choices, buttons);
   entries.unshift(entry);
   $("jobs").prepend(entry.row);
   document.body.classList.remove("empty");
@@ -71,8 +71,8 @@ function newEntry(name) {
 
 async function open(files) {
   if (!files.length) return;
-  const folder = files[0].name.split("/")[0];
-  const entry = newEntry(files.length > 1 ? folder : files[0].name);
+  const [first, ...below] = files[0].name.split("/");
+  const entry = newEntry(below.length || files.length === 1 ? first : `${files.length} files`);
   choose(entry);
   try {
     const size = files.reduce((sum, { file }) => sum + file.size, 0);
@@ -85,13 +85,16 @@ async function open(files) {
     await sendFiles(`/api/jobs/${entry.job.id}/upload`, files, progress, entry.abort.signal);
     entry.sent = 1;
     remember();
-    await start(entry);
   } catch (error) {
-    fail(entry, error.name === "AbortError" ? new Error("Cancelled.") : error);
+    forget(entry);
+    return fail(entry, error.name === "AbortError" ? new Error("Cancelled.") : error);
   }
+  await start(entry);
 }
 
 async function start(entry, scan = null) {
+  const before = entry.job;
+  entry.job = { ...before, state: "reading" }; // until the server answers, which it does when it has read it
   entry.error = "";
   entry.choosing = false;
   drawEntry(entry);
@@ -102,10 +105,11 @@ async function start(entry, scan = null) {
     entry.choosing = entry.job.state === "choosing";
     drawEntry(entry);
     if (entry === chosen) show();
-    await follow(entry);
   } catch (error) {
-    fail(entry, error);
+    entry.job = before;
+    return fail(entry, error);
   }
+  follow(entry).catch((error) => fail(entry, error));
 }
 
 async function follow(entry) {
@@ -135,12 +139,18 @@ async function cancel(entry) {
 
 function remove(entry) {
   entry.abort.abort();
-  if (entry.job) api("DELETE", `jobs/${entry.job.id}`).catch(() => {}); // it may be gone already
+  forget(entry);
   entries.splice(entries.indexOf(entry), 1);
   entry.row.remove();
   remember();
   document.body.classList.toggle("empty", !entries.length);
   if (entry === chosen) choose(entries[0] ?? null);
+}
+
+/** Have the server delete what it has of a scan. */
+function forget(entry) {
+  if (entry.job) api("DELETE", `jobs/${entry.job.id}`).catch(() => {}); // it may be gone already
+  entry.job = null;
 }
 
 function fail(entry, error) {
@@ -160,7 +170,12 @@ function drawEntry(entry) {
   const state = job?.state ?? "failed";
   const moving = MOVING.includes(state);
   const uploading = !entry.error && (state === "uploading" || (!job && !entry.error));
-  entry.title.textContent = entry.title.title = job?.scans.length ? job.name : entry.name;
+  const name = job?.scans.length && !entry.choosing ? job.name : entry.name;
+  if (entry.title.textContent !== name) { // long names break where their parts do
+    entry.title.replaceChildren(...name.split(/(?<=[_.-])/).flatMap((part) => [part, element("wbr")]));
+  }
+  entry.remove.setAttribute("aria-label", `Remove ${name}`);
+  entry.bar.setAttribute("aria-label", `progress of ${name}`);
   entry.row.classList.toggle("chosen", entry === chosen);
   entry.title.setAttribute("aria-current", entry === chosen);
   const problem = entry.error || (state === "failed" ? job?.error : "");
@@ -168,7 +183,7 @@ function drawEntry(entry) {
   entry.status.role = problem ? "alert" : "status";
   setText(entry.status, problem || words(entry));
   const [done, all] = job?.slices ?? [0, 0];
-  const count = state === "running" && all ? `${done} / ${all} slices` : "";
+  const count = state === "running" && all && !problem ? `${done} / ${all} slices` : "";
   setText(entry.count, uploading ? `${Math.floor(100 * entry.sent)} %` : count);
   entry.bar.hidden = !moving && !uploading;
   const share = uploading ? entry.sent : done / all;
@@ -325,7 +340,7 @@ function describe() {
       const distance = Number(mm[axis].toFixed(1));
       return `${names[Number(distance >= 0)]} ${Math.abs(distance).toFixed(1)}`;
     });
-    said.push(`${where.join(" ")} mm`);
+    said.push(`${where.join(" ")} mm`.replaceAll(" ", "\u00a0"));
   }
   said.push(`value ${Number(values[0].value.toPrecision(5))}`);
   if (values[1]) said.push(values[1].value ? styleOf(values[1].value).name : "background");
@@ -379,14 +394,22 @@ function structureRow(index) {
   const { name, color } = styleOf(index);
   const shown = element("input", { type: "checkbox", checked: !hiddenClasses.has(index) });
   if (index < 10) shown.title = `Key ${index}`;
-  shown.setAttribute("aria-label", `show ${name}`);
   shown.onchange = () => toggleClass(index);
   const colour = element("input", { type: "color", value: color });
-  colour.setAttribute("aria-label", `colour of ${name}`);
   colour.oninput = () => setStyle(index, { color: colour.value });
   const text = element("input", { type: "text", value: name, spellcheck: false, size: Math.max(name.length, 6) });
-  text.setAttribute("aria-label", `name of ${name}`);
-  text.onchange = () => (setStyle(index, { name: text.value || classes()[index - 1].name }), describe());
+  const call = (name) => {
+    text.value = text.title = name; // it may be longer than its column
+    for (const [input, what] of [[shown, "show"], [colour, "colour of"], [text, "name of"]]) {
+      input.setAttribute("aria-label", `${what} ${name}`);
+    }
+  };
+  call(name);
+  text.onchange = () => {
+    setStyle(index, { name: text.value.trim() || classes()[index - 1].name });
+    call(styleOf(index).name);
+    describe();
+  };
   const head = element("th", { scope: "row" }, element("div", { className: "structure" }, shown, colour, text));
   const row = element("tr", {}, head, element("td"), element("td"), element("td"));
   row.dataset.index = index;
@@ -494,7 +517,8 @@ function onKey(event) {
   const target = event.target;
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   if (event.key === "?") return $("help").showModal();
-  if (target.matches("input:not([type=checkbox]), select, summary") || !viewer.key) return;
+  if (target.matches("input:is([type=text], [type=number]), select") || !viewer.key) return;
+  if (target.matches("[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key)) return; // a slider's own
   if (event.key === " " && target.matches("button, input, a")) return;
   const act = KEYS[event.key] ?? (event.key >= "1" && event.key <= "9" && (() => toggleClass(Number(event.key))));
   if (!act) return;

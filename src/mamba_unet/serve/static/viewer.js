@@ -24,6 +24,8 @@ export class Viewer {
     this.frame = 0;
     this.nv = new Niivue({
       isRadiologicalConvention: true,
+      sagittalNoseLeft: true,
+      showAllOrientationMarkers: true,
       dragAndDropEnabled: false,
       dragMode: DRAG_MODE.windowing,
       multiplanarShowRender: SHOW_RENDER.NEVER,
@@ -38,6 +40,8 @@ export class Viewer {
       loadingText: "",
       logLevel: "error",
     });
+    const above = this.nv.drawTextAbove.bind(this.nv);
+    this.nv.drawTextAbove = ([x, y], ...rest) => above([x, y - this.nv.fontPx / 2], ...rest); // else the edge cuts it
     this.nv.keyDownListener = this.nv.keyUpListener = () => {}; // the page has its own keys
     this.nv.onLocationChange = (location) => {
       this.location = location;
@@ -115,6 +119,7 @@ export class Viewer {
   }
 
   setRadiological(radiological) {
+    this.nv.opts.sagittalNoseLeft = radiological; // which radiologists see from the patient's left
     this.nv.setRadiologicalConvention(radiological);
   }
 
