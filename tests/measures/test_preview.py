@@ -64,7 +64,7 @@ def test_a_structure_appears_in_its_corner_and_orientation_is_the_radiologists(t
     image = np.random.default_rng(0).random((1, 1, 40, 50))
     labels = np.zeros(image.shape, np.uint8)
     labels[..., 4:10, 4:10] = 2
-    save_preview(tmp_path / "a.png", image, labels, NAMES, (8, 1.5, 1.5), orientation=orientation)
+    save_preview(tmp_path / "a.png", preview_figure(image, labels, NAMES, (8, 1.5, 1.5), orientation=orientation))
     rows, columns = tile_pixels(tmp_path / "a.png", class_color(2))
     with Image.open(tmp_path / "a.png") as picture:
         width, height = picture.size
@@ -84,7 +84,7 @@ def test_a_picture_is_bounded_and_says_what_it_shows(tmp_path):
     image = np.random.default_rng(0).random((3, 60, 64, 64)).astype(np.float32)
     labels = np.zeros(image.shape, np.uint8)
     labels[1, 20:40, 10:30, 10:30] = 3
-    save_preview(tmp_path / "a.png", image, labels, NAMES, (5, 1, 1), name="patient001_4d")
+    save_preview(tmp_path / "a.png", preview_figure(image, labels, NAMES, (5, 1, 1), name="patient001_4d"))
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width <= 1600 and picture.height <= 1400
     figure = preview_figure(image, labels, NAMES, (5, 1, 1), name="patient001_4d")
@@ -106,7 +106,7 @@ def test_an_image_without_contrast_is_still_drawn(tmp_path, fill):
     image = np.full((1, 2, 16, 16), fill, np.float32)
     if np.isnan(fill):
         image[0, 0, 0, 0] = 1
-    save_preview(tmp_path / "a.png", image, np.zeros(image.shape, np.uint8), NAMES)
+    save_preview(tmp_path / "a.png", preview_figure(image, np.zeros(image.shape, np.uint8), NAMES))
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
@@ -119,7 +119,7 @@ def test_a_real_ct_is_drawn_in_seconds(ct_dir, tmp_path):
     nib = pytest.importorskip("nibabel")
     image, labels = (np.asarray(nib.load(ct_dir / f"{name}.nii.gz").dataobj).T[None] for name in ("ct", "organs"))
     names = ("background", "aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "x")
-    save_preview(tmp_path / "ct.png", image, labels, names, (3, 3, 3), orientation="SAR", name="ct")
+    save_preview(tmp_path / "ct.png", preview_figure(image, labels, names, (3, 3, 3), orientation="SAR", name="ct"))
     liver, spleen = (tile_pixels(tmp_path / "ct.png", class_color(index))[1] for index in (5, 7))
     with Image.open(tmp_path / "ct.png") as picture:
         assert 1200 < picture.width <= 1600

@@ -453,7 +453,9 @@ def test_a_full_disk_is_said(client, monkeypatch):
     assert answer.status_code == 507 and "disk is full" in answer.json()["detail"]
 
 
-def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelled(client, scan_file, monkeypatch):
+@pytest.fixture
+def slow_reading(monkeypatch):
+    """Two events: a scan has begun to be read, and it may go on."""
     reading, go_on = threading.Event(), threading.Event()
 
     def slow(*args):
@@ -462,6 +464,11 @@ def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelle
         return write_image(*args)
 
     monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
+    return reading, go_on
+
+
+def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelled(client, scan_file, slow_reading):
+    reading, go_on = slow_reading
     jobs = []
     for _ in range(50):  # more than the server has threads
         jobs.append(client.post("/api/jobs").json()["id"])
@@ -481,8 +488,8 @@ def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelle
     assert wait(client, jobs[0])["state"] == "done"
 
 
-def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor, scan_file, monkeypatch):
-    gate, calls = Gate(predictor), []
+def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor, scan_file, slow_reading):
+    (reading, go_on), gate, calls = slow_reading, Gate(predictor), []
     gate.open.set()
 
     def counted(scan, **options):
@@ -490,14 +497,6 @@ def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor
         return gate(scan, **options)
 
     counted.metadata = predictor.metadata
-    reading, go_on = threading.Event(), threading.Event()
-
-    def slow(*args):
-        reading.set()
-        assert go_on.wait(2 * PATIENCE_S)
-        return write_image(*args)
-
-    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
     with client_of(counted) as client, ThreadPoolExecutor(2) as people:
         job = client.post("/api/jobs").json()["id"]
         client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())

@@ -21,10 +21,9 @@ from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, 
 
 
 def _save_preview(segmentation: Segmentation, path: Path) -> None:
-    from mamba_unet.measures.preview import save_preview
+    from mamba_unet.measures.preview import preview_figure, save_preview
 
-    save_preview(
-        path,
+    figure = preview_figure(
         segmentation.image,
         segmentation.labels,
         segmentation.class_names,
@@ -33,6 +32,7 @@ def _save_preview(segmentation: Segmentation, path: Path) -> None:
         segmentation.scan.orientation,
         segmentation.scan.name,
     )
+    save_preview(path, figure)
 
 
 def _save_statistics(segmentation: Segmentation, path: Path) -> None:

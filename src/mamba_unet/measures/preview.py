@@ -24,37 +24,8 @@ MARGIN, GAP, TITLE, LEGEND_LINE = 20, 3, 48, 24
 GREY_PERCENTILES = (2, 98)
 
 
-def save_preview(
-    path: str | Path,
-    image: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    spacing_mm: Sequence[float] | None = None,
-    slice_axis: int = 0,
-    orientation: str | None = None,
-    name: str = "",
-) -> None:
-    """Write a mosaic of at most 24 slices as a PNG file, atomically; about 1600 pixels wide.
-
-    Of a cine the end-diastolic frame is shown where it can be told (see `cardiac.find_phases`), else the first. Of
-    more than 24 slices, the first, the last, and evenly between them those in which something is segmented. Slices
-    and frames count from 0.
-
-    Args:
-        path: `.png`.
-        image: (T, D, H, W), in any unit: shown from its 2nd to its 98th percentile.
-        labels: (T, D, H, W), class indices.
-        class_names: [0] is the background.
-        spacing_mm: of D, H, W, for the proportions of a pixel; square without.
-        slice_axis: array axis (0 D, 1 H, 2 W) across which slices lie.
-        orientation: nibabel's codes of D, H, W, "SPL": slices then stand as radiologists look at them (head or front
-            on top, the patient's right on the left), with letters at the first. Without, as they are stored.
-        name: of the case, for the title.
-
-    Raises:
-        ValueError: the shapes of image and labels differ.
-    """
-    figure = preview_figure(image, labels, class_names, spacing_mm, slice_axis, orientation, name)
+def save_preview(path: str | Path, figure: "Figure") -> None:
+    """Write what `preview_figure` made to `path` (.png), atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_png(figure, DARK, dpi=DPI))
 
@@ -68,7 +39,25 @@ def preview_figure(
     orientation: str | None = None,
     name: str = "",
 ) -> "Figure":
-    """The mosaic that `save_preview` writes, as a matplotlib figure of 100 pixels per inch."""
+    """A mosaic of at most 24 slices, as a matplotlib figure of 100 pixels per inch, about 1600 pixels wide.
+
+    Of a cine the end-diastolic frame is shown where it can be told (see `cardiac.find_phases`), else the first. Of
+    more than 24 slices, the first, the last, and evenly between them those in which something is segmented. Slices
+    and frames count from 0.
+
+    Args:
+        image: (T, D, H, W), in any unit: shown from its 2nd to its 98th percentile.
+        labels: (T, D, H, W), class indices.
+        class_names: [0] is the background.
+        spacing_mm: of D, H, W, for the proportions of a pixel; square without.
+        slice_axis: array axis (0 D, 1 H, 2 W) across which slices lie.
+        orientation: nibabel's codes of D, H, W, "SPL": slices then stand as radiologists look at them (head or front
+            on top, the patient's right on the left), with letters at the first. Without, as they are stored.
+        name: of the case, for the title.
+
+    Raises:
+        ValueError: the shapes of image and labels differ.
+    """
     if image.shape != labels.shape or image.ndim != 4:
         raise ValueError(f"image of shape {image.shape}, labels of {labels.shape}: expected the same (T, D, H, W)")
     frame = shown_frame(labels, class_names)

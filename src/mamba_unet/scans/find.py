@@ -120,7 +120,7 @@ def _in_folder(folder: Path) -> list[ScanFile]:
     truths = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
     files = [path for path in files if scan_name(path) not in truths]
     series = []
-    if not files or any(is_dicom(path) for path in entries if path not in files):
+    if not files or any(is_dicom(path) for path in set(entries).difference(files)):
         series = _series(folder)
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM

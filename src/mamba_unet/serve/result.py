@@ -63,7 +63,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
         frame and class; `cardiac`: the heart's measures of a cine, or None; `notes`: what could not be done, and why.
     """
     from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
-    from mamba_unet.measures.statistics import CaseStatistics, structure_statistics, write_statistics
+    from mamba_unet.measures.statistics import CaseStatistics, write_statistics
 
     scan, labels = segmentation.scan, segmentation.labels
     for name in (DICOM_SEG, CARDIAC):
@@ -77,7 +77,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
         except ValueError as error:
             notes.append(f"No DICOM segmentation: {error}")
     names, axis = segmentation.class_names, segmentation.slice_axis
-    case = CaseStatistics(scan.name, structure_statistics(labels, names, scan.spacing_mm, scan.array, axis))
+    case = CaseStatistics(scan.name, segmentation.statistics)
     write_statistics(folder / STATISTICS, [case])
     structures = [row | {"class_index": one.class_index} for row, one in zip(case.rows, case.structures, strict=True)]
     cardiac = None
