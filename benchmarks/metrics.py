@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.data.splits import shipped_split
-from mamba_unet.metrics import segmentation_metrics
+from mamba_unet.evaluation.metrics import segmentation_metrics
 from measuring import write_result
 
 SPACING_MM = (10.0, 1.5625, 1.5625)  # not in the files; that of many ACDC volumes

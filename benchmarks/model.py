@@ -19,8 +19,8 @@ import sys
 import torch
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.losses import segmentation_loss
 from mamba_unet.ops import backend_status, use_backend
+from mamba_unet.training.objectives.losses import segmentation_loss
 from measuring import median_ms, table, write_result
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest value

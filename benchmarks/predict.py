@@ -24,10 +24,10 @@ import torch
 from scipy import ndimage
 
 from mamba_unet import build_model
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
-from mamba_unet.data.intensity import MINMAX, window
 from mamba_unet.inference import Predictor, predict_files
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import resolve_config
+from mamba_unet.views.intensity import MINMAX, window
 from measuring import table, write_result
 
 PARTS = ("reading", "network", "writing")

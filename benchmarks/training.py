@@ -12,10 +12,10 @@ import json
 import shlex
 from pathlib import Path
 
-from mamba_unet.checkpoint import load_checkpoint
 from mamba_unet.data import PreparedDataset
-from mamba_unet.evaluation import Evaluation
-from mamba_unet.training.recipes import load_recipe
+from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.training.recipe import load_recipe
 from measuring import run, write_result
 
 # What the paper reports for Mamba-UNet on the 20 test patients, trained from VMamba-Tiny's ImageNet weights.

@@ -10,7 +10,7 @@ import pytest
 
 from mamba_unet.cli import main
 from mamba_unet.data import PreparedDataset
-from mamba_unet.metrics import segmentation_metrics
+from mamba_unet.evaluation.metrics import segmentation_metrics
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "synapse_mamba_unet.yaml"
 NUMBERS = (*range(1, 11), *range(21, 41))  # as the download counts

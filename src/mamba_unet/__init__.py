@@ -11,7 +11,11 @@ _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet
     "build_model": "mamba_unet.models",
     "list_models": "mamba_unet.models",
 }
-_SUBMODULES = ("metrics", "models", "ops")  # `mamba_unet.ops.use_backend(...)` without an import of its own
+_SUBMODULES = {
+    "metrics": "mamba_unet.evaluation.metrics",
+    "models": "mamba_unet.models",
+    "ops": "mamba_unet.ops",  # `mamba_unet.ops.use_backend(...)` without an import of its own
+}
 __all__ = ["MambaUNet", "Predictor", "__version__", "build_model", "list_models", "metrics", "models", "ops"]
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ def __getattr__(name: str):
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _SUBMODULES:
-        return importlib.import_module(f"mamba_unet.{name}")
+        return importlib.import_module(_SUBMODULES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

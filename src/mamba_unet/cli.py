@@ -58,17 +58,17 @@ def export(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    from mamba_unet.training.recipes import load_recipe
+    from mamba_unet.training.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    from mamba_unet.training.run import train as train_recipe
+    from mamba_unet.training.train import train as train_recipe
 
     train_recipe(recipe, resume=args.resume)
     return 0
 
 
 def compare(args: argparse.Namespace) -> int:
-    from mamba_unet.training.recipes import load_recipe
+    from mamba_unet.training.recipe import load_recipe
 
     for word in args.overrides:
         if word.split("=")[0] in ("--seed", "--fold"):
@@ -121,7 +121,7 @@ def _seeds(word: str) -> list[int]:
 
 def evaluate(args: argparse.Namespace) -> int:
     from mamba_unet.data import PreparedDataset
-    from mamba_unet.scoring import evaluate_checkpoint, evaluate_predictions, evaluation_folder
+    from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluate_predictions, evaluation_folder
 
     prepared = PreparedDataset(args.data)
     how = {"hd95": args.hd95, "asd": args.asd, "progress": sys.stderr.isatty()}
@@ -212,7 +212,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    from mamba_unet.evaluation import Evaluation
+    from mamba_unet.evaluation.cases import Evaluation
     from mamba_unet.report import write_report
 
     page = write_report(args.run)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mamba_unet.comparison.result import Comparison, Entry
-from mamba_unet.evaluation import Evaluation
-from mamba_unet.metrics import DEFAULT_ASD, DEFAULT_HD95, OVERLAP_METRICS
-from mamba_unet.training.recipes import ModelRecipe, OptimizerRecipe, Recipe
+from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.evaluation.metrics import DEFAULT_ASD, DEFAULT_HD95, OVERLAP_METRICS
+from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe
 
 INF, NAN = float("inf"), float("nan")
 PREPARED = SimpleNamespace(name="hearts", description="", fingerprint="f", class_names=["background", "a", "b"])

@@ -13,9 +13,9 @@ from mamba_unet.cli import main
 from mamba_unet.comparison import run as run_module
 from mamba_unet.comparison.run import compare
 from mamba_unet.data.splits import shipped_split
-from mamba_unet.evaluation import Evaluation
-from mamba_unet.training.recipes import RecipeError, load_recipe
-from mamba_unet.training.run import SegmentationModule
+from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.training.recipe import RecipeError, load_recipe
+from mamba_unet.training.train import SegmentationModule
 
 WRITTEN = [
     "comparison.html",

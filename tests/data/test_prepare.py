@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mamba_unet.data import BadDataError, PreparedDataset, prepare
-from mamba_unet.data.intensity import window
+from mamba_unet.views.intensity import window
 
 
 def stamps(out):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 
 
 class Threshold(torch.nn.Module):
@@ -29,7 +29,7 @@ def threshold() -> Threshold:
 @pytest.fixture
 def save_threshold(tmp_path, monkeypatch):
     """Writes a run folder that loads as the threshold network, with metadata as given."""
-    monkeypatch.setattr("mamba_unet.models.registry.build_model", lambda *args, **kwargs: Threshold())
+    monkeypatch.setattr("mamba_unet.models.loading.build_model", lambda *args, **kwargs: Threshold())
 
     def save(name="run", weight=1.0, **changes):
         metadata = {

@@ -8,10 +8,10 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from mamba_unet.data.formats import UnreadableError
-from mamba_unet.data.intensity import window
 from mamba_unet.inference import Predictor, choose_device
-from mamba_unet.scans.scan import Scan
+from mamba_unet.views.intensity import window
+from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.volume import Volume
 
 ORIENTATIONS = [
     "".join(code[0] if flip else code[1] for code, flip in zip(axes, flips, strict=True))
@@ -157,7 +157,7 @@ def test_an_image_may_come_in_any_form_and_gives_the_same_labels(checkpoint, cor
     elif kind == "nibabel":
         image = nib.Nifti1Image(corner, np.diag([-1.5, -1.4, 8, 1]))
     elif kind == "scan":
-        image = Scan.from_array(corner.T, spacing)
+        image = Volume.from_array(corner.T, spacing)
     elif kind == "h5":
         image, arguments = tmp_path / "a.h5", {"spacing_mm": spacing}
         with h5py.File(image, "w") as file:
@@ -246,7 +246,7 @@ def test_slices_of_several_scans_share_batches(checkpoint, corner):
     def scans():
         for number, length in enumerate((5, 2, 1, 5)):
             taken.append(number)
-            yield predictor.prepare(Scan.from_array(corner.T[:length] * number, name=str(number)))
+            yield predictor.prepare(Volume.from_array(corner.T[:length] * number, name=str(number)))
 
     finished = []
     for segmentation in predictor.segment(scans()):
@@ -285,11 +285,11 @@ def test_a_batch_that_does_not_fit_into_memory_says_which_would(checkpoint, corn
 
 
 def test_the_trainings_own_data_are_sliced_as_training_was_whatever_their_spacing(checkpoint, corner):
-    sagittal = Scan.from_nibabel(nib.Nifti1Image(corner, np.diag([-6.0, -1.0, 1.0, 1.0])))
+    sagittal = Volume.from_nibabel(nib.Nifti1Image(corner, np.diag([-6.0, -1.0, 1.0, 1.0])))
     predictor = Predictor(checkpoint)
     assert predictor(sagittal).slice_axis == 2
     assert predictor(predictor.as_trained(sagittal)).slice_axis == 0
-    flat = Scan.from_array(corner.T, (1.0, 1.0, 6.0))
+    flat = Volume.from_array(corner.T, (1.0, 1.0, 6.0))
     assert predictor(flat).slice_axis == 2 and predictor(predictor.as_trained(flat)).slice_axis == 0
 
 

@@ -3,8 +3,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from mamba_unet.drawing.colors import class_color
 from mamba_unet.measures.preview import chosen_slices, preview_figure, save_preview, shown_frame, tiling
-from mamba_unet.report.figures import class_color
 
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
 

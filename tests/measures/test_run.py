@@ -11,8 +11,8 @@ import pytest
 
 from mamba_unet.cli import main
 from mamba_unet.measures.run import measure_files
-from mamba_unet.scans.scan import Scan
-from mamba_unet.scans.write import save_nifti
+from mamba_unet.volumes.volume import Volume
+from mamba_unet.volumes.write import save_nifti
 
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
 
@@ -28,7 +28,7 @@ def heart(lv: int) -> np.ndarray:
 
 def save_labels(path, label: np.ndarray, spacing_mm=(8, 1.5, 1.25), names=NAMES) -> None:
     """As `predict` writes them."""
-    save_nifti(path, Scan.from_array(label, spacing_mm), label if label.ndim == 4 else label[None], class_names=names)
+    save_nifti(path, Volume.from_array(label, spacing_mm), label if label.ndim == 4 else label[None], class_names=names)
 
 
 def rows_of(path) -> list[dict[str, str]]:
@@ -86,7 +86,7 @@ def test_hearts_without_spacing_fail_with_the_way_out(tmp_path, capsys):
 
 def test_a_size_nobody_gave_is_no_millimetre(tmp_path):
     nib.save(nib.Nifti1Image(heart(4).T, np.eye(4)), tmp_path / "a.nii.gz")
-    save_nifti(tmp_path / "b.nii.gz", Scan.from_array(heart(4)), heart(4)[None])
+    save_nifti(tmp_path / "b.nii.gz", Volume.from_array(heart(4)), heart(4)[None])
     stated = nib.Nifti1Image(heart(4).T, np.eye(4))
     stated.header.set_xyzt_units("mm")
     nib.save(stated, tmp_path / "c.nii.gz")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
-from mamba_unet.evaluation import Evaluation, evaluate_cases
+from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
+from mamba_unet.evaluation.metrics import EMPTY_MASK_POLICY
 from mamba_unet.files import write_json, write_text
-from mamba_unet.metrics import EMPTY_MASK_POLICY
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.report import write_report
 from mamba_unet.report.page import pick_cases
 

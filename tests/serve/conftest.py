@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 
 
 class Threshold(torch.nn.Module):
@@ -29,7 +29,7 @@ def predictor(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder / "best.safetensors", Threshold(), metadata)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mamba_unet.models.registry.build_model", lambda *args, **kwargs: Threshold())
+        patch.setattr("mamba_unet.models.loading.build_model", lambda *args, **kwargs: Threshold())
         return Predictor(folder, device="cpu", batch_size=2)
 
 

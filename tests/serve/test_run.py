@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from mamba_unet.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models import build_model
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.serve import viewer
 from mamba_unet.serve.run import named_checkpoints, serve
 

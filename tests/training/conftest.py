@@ -1,7 +1,7 @@
 import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
-from mamba_unet.training.recipes import ModelRecipe, OptimizerRecipe, Recipe, TrainerRecipe
+from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, TrainerRecipe
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,10 @@ from html import escape
 from pathlib import Path
 
 from mamba_unet.comparison.result import SYNTHETIC, Comparison
-from mamba_unet.evaluation import to_csv
-from mamba_unet.files import atomic_path, write_json, write_text
-from mamba_unet.report.figures import dice_histograms, segmentation_figure, to_png
+from mamba_unet.drawing.figures import dice_histograms, segmentation_figure, to_png
+from mamba_unet.drawing.tables import Table, statistics_csv
+from mamba_unet.files import atomic_path, to_csv, write_json, write_text
 from mamba_unet.report.page import PAGE, STYLE, data_uri, html_table, section
-from mamba_unet.report.tables import Table, statistics_csv
 
 EXAMPLES_SEED = 0
 

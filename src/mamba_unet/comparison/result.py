@@ -14,13 +14,13 @@ import numpy as np
 from mamba_unet import __version__
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.evaluation import Evaluation
-from mamba_unet.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
-from mamba_unet.report.figures import Example
+from mamba_unet.drawing.overlay import Example
+from mamba_unet.drawing.tables import Column, Statistic, Table, metric_columns, statistics_table
+from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
+from mamba_unet.evaluation.significance import holm, paired_test
 from mamba_unet.report.page import pick_cases
-from mamba_unet.report.tables import Column, Statistic, Table, metric_columns, statistics_table
-from mamba_unet.significance import holm, paired_test
-from mamba_unet.training.recipes import Recipe
+from mamba_unet.training.recipe import Recipe
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")

@@ -14,23 +14,24 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mamba_unet.checkpoint import find_checkpoint, load_checkpoint
 from mamba_unet.comparison.output import write_comparison
 from mamba_unet.comparison.result import Comparison, Entry
 from mamba_unet.data.case import Case
-from mamba_unet.data.module import split_name
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.evaluation import Evaluation
-from mamba_unet.metrics import DEFAULT_ASD, DEFAULT_HD95
-from mamba_unet.scoring import (
+from mamba_unet.data.splits import split_name
+from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.evaluation.metrics import DEFAULT_ASD, DEFAULT_HD95
+from mamba_unet.inference.evaluate import (
     evaluate_checkpoint,
     evaluate_predictions,
     evaluation_folder,
     find_predictions,
     read_prediction,
 )
-from mamba_unet.training.recipes import Recipe, RecipeError
-from mamba_unet.training.run import check_resumable, train
+from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.training.recipe import Recipe, RecipeError
+from mamba_unet.training.train import check_resumable, train
 
 log = logging.getLogger(__name__)
 

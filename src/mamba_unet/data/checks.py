@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mamba_unet.data.formats import Volume, through_plane
 from mamba_unet.data.splits import Split
+from mamba_unet.volumes.formats import StoredImage, through_plane
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
 
@@ -100,9 +100,9 @@ class BadDataError(ValueError):
 def check_case(
     identifier: str,
     image_file: Path,
-    image: Volume,
+    image: StoredImage,
     label_file: Path,
-    label: Volume,
+    label: StoredImage,
     values: dict[int, int],
     *,
     scaled: bool,
@@ -247,7 +247,7 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
                 )
 
 
-def misplacement(image: Volume, label: Volume) -> float:
+def misplacement(image: StoredImage, label: StoredImage) -> float:
     """How far apart, in voxels of the image, the two affines put the corners of the volume."""
     if image.affine is None or label.affine is None:
         return 0.0

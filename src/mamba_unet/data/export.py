@@ -10,12 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.intensity import normalise_intensity
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.readers.nnunet import NNUNET
 from mamba_unet.data.readers.synapse import TRANSUNET
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
+from mamba_unet.views.intensity import normalise_intensity
 
 SPLITS = ("train", "val", "test")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.transforms import resample_slice, sample_augmentation
+from mamba_unet.views.slices import resample_slice, sample_augmentation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mamba_unet.data.intensity import MINMAX, window
+from mamba_unet.views.intensity import MINMAX, window
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,11 @@ class Split:
         return [(x, y) for x in homes[0] for y in homes[1] if x != y and _fold(x) == _fold(y)]
 
 
+def split_name(name: str, fold: int | None) -> str:
+    """What `PreparedDataset.splits` calls the split `name` ("train", "val", "test") of a fold; None is no fold."""
+    return name if fold is None else f"fold{fold}/{name}"
+
+
 def shuffled(patients: Iterable[str], seed: int = 0) -> list[str]:
     """In the order of sha256("seed:patient"): the same on every machine and with every version of every library."""
     return sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())

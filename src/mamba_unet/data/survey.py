@@ -9,10 +9,10 @@ import numpy as np
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import SKIP, Problem, check_case
-from mamba_unet.data.formats import UnreadableError, read_volume
-from mamba_unet.data.intensity import MINMAX, intensity_rule, normalise_intensity
 from mamba_unet.data.readers import Entry, Listing, detect_layout
 from mamba_unet.data.registry import DATASETS, DatasetInfo
+from mamba_unet.views.intensity import MINMAX, intensity_rule, normalise_intensity
+from mamba_unet.volumes.formats import UnreadableError, read_volume
 
 # More distinct values than this in the masks of a plain folder are no classes but grey levels or JPEG noise.
 MOST_CLASSES = 64

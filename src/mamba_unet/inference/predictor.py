@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mamba_unet.checkpoint import find_checkpoint, load_checkpoint
 from mamba_unet.data.case import Case
-from mamba_unet.data.formats import UnreadableError
-from mamba_unet.data.intensity import normalise_intensity
-from mamba_unet.inference.network import Member, segment_slices
+from mamba_unet.inference.scores import Member, segment_slices
 from mamba_unet.measures.statistics import StructureStatistics, structure_statistics
-from mamba_unet.scans.scan import LPS_TO_RAS, PLANES, SLICE_AXES, Scan, Turn, as_scan, turn_to_network
+from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.views.intensity import normalise_intensity
+from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.read import as_volume
+from mamba_unet.volumes.volume import LPS_TO_RAS, PLANES, SLICE_AXES, Turn, Volume, turn_to_network
 
 if TYPE_CHECKING:
     import nibabel
@@ -44,7 +46,7 @@ class Segmentation:
         network_seconds: what it took in the networks, its share of the batches.
     """
 
-    scan: Scan
+    scan: Volume
     labels: np.ndarray
     image: np.ndarray
     class_names: Sequence[str]
@@ -74,7 +76,7 @@ class Segmentation:
 
         An image without geometry gets the identity, in voxels.
         """
-        from mamba_unet.scans.write import save_nifti
+        from mamba_unet.volumes.write import save_nifti
 
         save_nifti(path, self.scan, self.labels, class_names=self.class_names)
 
@@ -84,7 +86,7 @@ class Segmentation:
         Raises:
             ValueError: they were not asked for.
         """
-        from mamba_unet.scans.write import save_nifti
+        from mamba_unet.volumes.write import save_nifti
 
         if self.probabilities is None:
             raise ValueError(f"{self.scan.name} was segmented without probabilities; ask with probabilities=True")
@@ -100,15 +102,15 @@ class Segmentation:
         Raises:
             ValueError: the scan is no DICOM series, or a cine and no frame is chosen.
         """
-        from mamba_unet.report.figures import class_color
-        from mamba_unet.scans.dicom_seg import save_dicom_seg
+        from mamba_unet.drawing.colors import class_color
+        from mamba_unet.volumes.dicom.seg import save_dicom_seg
 
         colors = [class_color(index) for index in range(1, len(self.class_names))]
         save_dicom_seg(path, self.scan, self.labels[frame or 0], self.class_names, colors, frame)
 
     def to_nibabel(self) -> "nibabel.Nifti1Image":
         """The labels as an image of nibabel, as `save` writes it."""
-        from mamba_unet.scans.write import to_nibabel
+        from mamba_unet.volumes.write import to_nibabel
 
         return to_nibabel(self.scan, self.labels, class_names=self.class_names)
 
@@ -135,7 +137,7 @@ class Segmentation:
         return image
 
 
-class PreparedScan:
+class PreparedVolume:
     """A scan on its way through the networks: its slices as they are to see them, and their answers so far.
 
     S slices, R C their rows and columns, in the order and direction of training.
@@ -147,7 +149,7 @@ class PreparedScan:
         num_classes: K where probabilities are wanted, None where not.
     """
 
-    def __init__(self, scan: Scan, image: np.ndarray, turn: Turn, num_classes: int | None = None) -> None:
+    def __init__(self, scan: Volume, image: np.ndarray, turn: Turn, num_classes: int | None = None) -> None:
         self.scan, self.image, self.turn = scan, image, turn
         turned = turn.apply(image)
         self.slices = turned.reshape(-1, *turned.shape[2:])  # (T * S, R, C)
@@ -231,7 +233,7 @@ class Predictor:
 
     def __call__(
         self,
-        image: "str | Path | np.ndarray | Scan | nibabel.spatialimages.SpatialImage | SimpleITK.Image",
+        image: "str | Path | np.ndarray | Volume | nibabel.spatialimages.SpatialImage | SimpleITK.Image",
         spacing_mm: Sequence[float] | None = None,
         slice_axis: str | None = None,
         probabilities: bool = False,
@@ -240,8 +242,8 @@ class Predictor:
         """Segment one scan.
 
         Args:
-            image: path of any kind that `scans.read_scan` takes; array (H, W), (D, H, W) or (T, D, H, W) in the
-                image's own units; image of nibabel or SimpleITK; or `Scan`.
+            image: path of any kind that `scans.read_image` takes; array (H, W), (D, H, W) or (T, D, H, W) in the
+                image's own units; image of nibabel or SimpleITK; or `Volume`.
             spacing_mm: voxel size of D, H, W of an image that does not tell it.
             slice_axis: "x", "y" or "z", the axis as NIfTI counts them (W, H, D) to cut slices across; None finds the
                 acquisition's through-plane axis.
@@ -252,7 +254,7 @@ class Predictor:
             UnreadableError: the file is damaged or no scan.
             ValueError: wrong arguments.
         """
-        scan = as_scan(image, spacing_mm)
+        scan = as_volume(image, spacing_mm)
         if isinstance(image, np.ndarray) and image.ndim == 2:
             scan = replace(scan, stored_shape=image.shape[::-1])
         prepared = self.prepare(scan, slice_axis, probabilities)
@@ -266,8 +268,8 @@ class Predictor:
         return segmentation
 
     def prepare(
-        self, scan: Scan, slice_axis: str | None = None, probabilities: bool = False, scaled: bool = False
-    ) -> PreparedScan:
+        self, scan: Volume, slice_axis: str | None = None, probabilities: bool = False, scaled: bool = False
+    ) -> PreparedVolume:
         """Scale the intensities as in training and cut the slices; what a reading thread can do ahead.
 
         A cine's frames are scaled one by one, as training saw them.
@@ -286,10 +288,10 @@ class Predictor:
             scan = replace(scan, slices_along=SLICE_AXES.index(slice_axis))
         turn = turn_to_network(scan, self.metadata.orientation)
         image = scan.array if scaled else self._scale(scan)
-        return PreparedScan(scan, image, turn, len(self.metadata.class_names) if probabilities else None)
+        return PreparedVolume(scan, image, turn, len(self.metadata.class_names) if probabilities else None)
 
     def segment(
-        self, scans: Iterable[PreparedScan], progress: Callable[[int], None] | None = None
+        self, scans: Iterable[PreparedVolume], progress: Callable[[int], None] | None = None
     ) -> Iterator[Segmentation]:
         """Segment scan after scan, in their order; a batch may hold the end of one and the beginning of the next.
 
@@ -297,8 +299,8 @@ class Predictor:
             scans: from `prepare`; the next is taken only when the networks need its slices.
             progress: called with the number of slices of each batch that was done.
         """
-        begun: deque[PreparedScan] = deque()
-        batch: list[tuple[PreparedScan, int]] = []
+        begun: deque[PreparedVolume] = deque()
+        batch: list[tuple[PreparedVolume, int]] = []
         for prepared in scans:
             begun.append(prepared)
             for number in range(len(prepared.slices)):
@@ -315,7 +317,7 @@ class Predictor:
         while begun:
             yield begun.popleft().finish(self.metadata.class_names)
 
-    def _run(self, batch: Sequence[tuple[PreparedScan, int]], progress: Callable[[int], None] | None) -> None:
+    def _run(self, batch: Sequence[tuple[PreparedVolume, int]], progress: Callable[[int], None] | None) -> None:
         start = time.perf_counter()
         wanted = any(prepared.wants_probabilities for prepared, _ in batch)
         slices = [prepared.slices[number] for prepared, number in batch]
@@ -335,18 +337,18 @@ class Predictor:
 
     def predict_case(self, case: Case) -> np.ndarray:
         """Segment the prepared image of a case: (D, H, W) uint8."""
-        scan = self.as_trained(Scan(case.identifier, case.image[None], case.affine, case.spacing_mm))
+        scan = self.as_trained(Volume(case.identifier, case.image[None], case.affine, case.spacing_mm))
         (segmentation,) = self.segment([self.prepare(scan, scaled=True)])
         return segmentation.labels[0]
 
-    def as_trained(self, scan: Scan) -> Scan:
+    def as_trained(self, scan: Volume) -> Volume:
         """A scan of the training's own data set, to be sliced as its prepared arrays are, whatever its spacing says."""
         if scan.orientation is None or self.metadata.orientation is None:
             return replace(scan, slices_along=0)
         planes = [PLANES[code] for code in scan.orientation]
         return replace(scan, slices_along=planes.index(PLANES[self.metadata.orientation[0]]))
 
-    def _scale(self, scan: Scan) -> np.ndarray:
+    def _scale(self, scan: Volume) -> np.ndarray:
         """Intensities as in training. What a window would make all but constant was scaled before, as TransUNet's."""
         rule, array = self.metadata.intensity, scan.array
         if rule["method"] == "window" and rule["high"] - rule["low"] > 10 and 0 <= array.min() < array.max() <= 1.0001:
@@ -359,7 +361,7 @@ class Predictor:
         return frames[0][None] if len(frames) == 1 else np.stack(frames)
 
 
-def _where(scan: Scan) -> Path:
+def _where(scan: Volume) -> Path:
     return scan.source or Path(scan.name)
 
 

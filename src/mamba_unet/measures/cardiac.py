@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.evaluation import to_csv
-from mamba_unet.files import write_text
+from mamba_unet.files import to_csv, write_text
 from mamba_unet.measures.statistics import (
     CaseStatistics,
     StructureStatistics,

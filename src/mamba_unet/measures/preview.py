@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mamba_unet.drawing.colors import DARK, class_color
+from mamba_unet.drawing.figures import to_png
+from mamba_unet.drawing.overlay import overlay
 from mamba_unet.files import atomic_path
 from mamba_unet.measures.cardiac import LV, find_phases, heart_structures
-from mamba_unet.report.figures import DARK, class_color, overlay, to_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

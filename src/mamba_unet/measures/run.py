@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mamba_unet.data.formats import UnreadableError, ending, read_volume
 from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
-from mamba_unet.scans.find import ScanFile, find_scans
-from mamba_unet.scans.read import ARRAYS, FILES
-from mamba_unet.scans.scan import Scan, slice_axis
+from mamba_unet.volumes.find import VolumeFile, find_volumes
+from mamba_unet.volumes.formats import UnreadableError, ending, read_volume
+from mamba_unet.volumes.read import ARRAYS, FILES
+from mamba_unet.volumes.volume import Volume, slice_axis
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ def measure_files(
     """
     if class_names is not None and class_names[0].lower() != "background":
         class_names = ("background", *class_names)
-    found = find_scans([path for given in labels for path in _label_files(Path(given))])
+    found = find_volumes([path for given in labels for path in _label_files(Path(given))])
     found = [file for file in found if file.name.endswith("_gt")] or found
-    pictures = {file.name: file for file in find_scans(images)} if images else {}
+    pictures = {file.name: file for file in find_volumes(images)} if images else {}
     measured, failures = [], {}
     for file in tqdm(found, desc="measure", unit="case", disable=not progress):
         name = file.name.removesuffix("_gt")
@@ -74,8 +74,8 @@ def _label_files(given: Path) -> list[Path]:
 
 def _measure_file(
     name: str,
-    file: ScanFile,
-    picture: ScanFile | None,
+    file: VolumeFile,
+    picture: VolumeFile | None,
     class_names: Sequence[str] | None,
     spacing_mm: Sequence[float] | None,
 ) -> CaseStatistics:
@@ -94,7 +94,7 @@ def _measure_file(
     return CaseStatistics(name, structures, source)
 
 
-def read_labels(file: ScanFile) -> Scan:
+def read_labels(file: VolumeFile) -> Volume:
     """A label map with its geometry: class indices (T, D, H, W), uint8.
 
     Voxels of 1 x 1 x 1 without a unit are what a NIfTI file has that nobody gave a size: the spacing is unknown then.
@@ -103,7 +103,7 @@ def read_labels(file: ScanFile) -> Scan:
         UnreadableError: damaged, or an image rather than a label map.
     """
     if ending(file.path, ARRAYS):
-        scan = Scan.from_array(read_volume([file.path], "label").array, name=file.name)
+        scan = Volume.from_array(read_volume([file.path], "label").array, name=file.name)
     else:
         scan = file.read()
     label = scan.array.astype(np.uint8) if 0 <= scan.array.min() <= scan.array.max() <= MOST_CLASSES else None
@@ -118,7 +118,7 @@ def read_labels(file: ScanFile) -> Scan:
     return replace(scan, array=label, spacing_mm=spacing_mm, affine=None if spacing_mm is None else scan.affine)
 
 
-def stored_class_names(scan: Scan) -> list[str] | None:
+def stored_class_names(scan: Volume) -> list[str] | None:
     """The class names that `scans.write.save_nifti` put into the header; None where there are none."""
     for extension in scan.header.extensions if scan.header is not None else ():
         try:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.evaluation import to_csv
-from mamba_unet.files import write_json, write_text
+from mamba_unet.files import to_csv, write_json, write_text
 
 MM3_PER_ML = 1000
 

@@ -7,7 +7,7 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
 
-from mamba_unet.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
+from mamba_unet.models.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
 
 
 class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-segmentation"]):

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.evaluation import METRIC_TITLES, Evaluation, format_interval, format_statistic, notes, summary_rows
-from mamba_unet.files import atomic_path, write_text
-from mamba_unet.metrics import DISTANCE_METRICS
-from mamba_unet.report.figures import (
-    DARK,
-    LIGHT,
+from mamba_unet.drawing.colors import DARK, LIGHT, class_color
+from mamba_unet.drawing.figures import (
     Curves,
-    Example,
     chart,
-    class_color,
     draw_histogram,
     draw_learning_rate,
     draw_loss,
@@ -30,10 +24,21 @@ from mamba_unet.report.figures import (
     segmentation_figure,
     to_png,
 )
+from mamba_unet.drawing.overlay import Example
+from mamba_unet.evaluation.cases import (
+    METRIC_TITLES,
+    Evaluation,
+    format_interval,
+    format_statistic,
+    notes,
+    summary_rows,
+)
+from mamba_unet.evaluation.metrics import DISTANCE_METRICS
+from mamba_unet.files import atomic_path, write_text
 
 if TYPE_CHECKING:
-    from mamba_unet.checkpoint import CheckpointMetadata
     from mamba_unet.data.prepared import PreparedDataset
+    from mamba_unet.models.checkpoint import CheckpointMetadata
 
 EXAMPLES = 4
 EXTREMES = 4  # best and as many worst cases shown
@@ -148,7 +153,7 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
 
     checkpoint = None
     if (folder / "best.safetensors").is_file():
-        from mamba_unet.checkpoint import read_metadata
+        from mamba_unet.models.checkpoint import read_metadata
 
         checkpoint = read_metadata(folder / "best.safetensors")
     prepared, why_no_data = None, ""

@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
 
-from mamba_unet.report.figures import class_color
+from mamba_unet.drawing.colors import class_color
 from mamba_unet.serve.jobs import FULL, Job, Jobs, Refused
 from mamba_unet.serve.result import FILES
 

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mamba_unet.data.formats import UnreadableError, ending, stem
-from mamba_unet.scans.read import FILES as SCAN_FILES
-from mamba_unet.scans.read import ZIP
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.size import count_voxels
+from mamba_unet.volumes.formats import UnreadableError, ending, stem
+from mamba_unet.volumes.read import FILES as SCAN_FILES
+from mamba_unet.volumes.read import ZIP
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
-    from mamba_unet.scans.find import ScanFile
-    from mamba_unet.scans.scan import Scan
+    from mamba_unet.volumes.find import VolumeFile
+    from mamba_unet.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Job:
     folder: Path
     names: dict[Path, str] = field(default_factory=dict)
     size: int = 0
-    scans: "list[ScanFile]" = field(default_factory=list)
+    scans: "list[VolumeFile]" = field(default_factory=list)
     scan: int = 0
     model: str = ""
     slice_axis: str | None = None
@@ -118,7 +118,7 @@ class Job:
         """Of the scan; before it is known, of the upload."""
         return self.titles[self.scan] if self.scans else self.called
 
-    def read(self) -> "Scan":
+    def read(self) -> "Volume":
         """The scan that is meant.
 
         Raises:
@@ -254,12 +254,12 @@ class Jobs:
                     self._queue.append(job)
                     self._change.notify_all()
 
-    def _find(self, job: Job) -> "list[ScanFile]":
-        from mamba_unet.scans.find import find_scans
+    def _find(self, job: Job) -> "list[VolumeFile]":
+        from mamba_unet.volumes.find import find_volumes
 
         if not job.names:
             raise ValueError("No file came with this upload.")
-        return find_scans([next(iter(job.names)) if len(job.names) == 1 else job.upload])
+        return find_volumes([next(iter(job.names)) if len(job.names) == 1 else job.upload])
 
     def ahead(self, job: Job) -> int:
         """How many scans come before this one."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.data.formats import axis_codes
-from mamba_unet.scans.scan import PLANES, SLICE_AXES, Scan, slice_axis
+from mamba_unet.volumes.formats import axis_codes
+from mamba_unet.volumes.volume import PLANES, SLICE_AXES, Volume, slice_axis
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor, Segmentation
@@ -28,7 +28,7 @@ FILES = (IMAGE, LABEL, SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC)
 LARGEST = 2048  # voxels along an axis that browsers' graphics take, save the smallest
 
 
-def write_image(folder: Path, scan: Scan, predictor: "Predictor", axis: str | None) -> dict[str, Any]:
+def write_image(folder: Path, scan: Volume, predictor: "Predictor", axis: str | None) -> dict[str, Any]:
     """Write the scan for the viewer, and say how it is to be shown.
 
     Args:
@@ -97,7 +97,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     }
 
 
-def viewer_affine(scan: Scan) -> np.ndarray:
+def viewer_affine(scan: Volume) -> np.ndarray:
     """(4, 4). A picture has no directions; these show its rows from the top and its columns from the left.
 
     So the page shows them by the radiologists' convention, in which the patient's right is on the left.

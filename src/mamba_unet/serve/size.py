@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mamba_unet.data.formats import NIFTI, PICTURES, ending
-from mamba_unet.scans.read import ITK
+from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
+from mamba_unet.volumes.read import ITK
 
 
 def count_voxels(file: Path) -> int:

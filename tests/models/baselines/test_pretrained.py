@@ -8,7 +8,7 @@ import torch
 from mamba_unet import build_model
 from mamba_unet.models.baselines.swin_unet import SwinUNet
 from mamba_unet.models.baselines.transunet import TransUNet
-from mamba_unet.models.pretrained import PretrainedError, load_pretrained
+from mamba_unet.models.loading import PretrainedError, load_pretrained
 
 
 def swin_like(model: torch.nn.Module, colours: int = 3) -> dict[str, torch.Tensor]:

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from mamba_unet.data.checks import Problem
-from mamba_unet.data.formats import stem
 from mamba_unet.data.readers.base import Layout, Listing, files, pair, stack
+from mamba_unet.volumes.formats import stem
 
 FRAME = re.compile(r"(patient\d+)_frame(\d+)")
 SLICE = re.compile(r"(patient\d+_frame\d+)_slice_?(\d+)")

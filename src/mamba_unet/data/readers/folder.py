@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mamba_unet.data.formats import NIFTI, PICTURES, ending
 from mamba_unet.data.readers.base import Files, Layout, Listing, files, pair
 from mamba_unet.data.readers.nnunet import read_labels
+from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
 
 ENDINGS = (*NIFTI, *PICTURES)
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mamba_unet.data.checks import Problem
-from mamba_unet.data.formats import NIFTI, PICTURES, ending
-from mamba_unet.data.intensity import window
 from mamba_unet.data.readers.base import Files, Layout, Listing, files, pair, patient_of
+from mamba_unet.views.intensity import window
+from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
 
 ENDINGS = (*NIFTI, *PICTURES)
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from mamba_unet.data.formats import stem
 from mamba_unet.data.readers.base import Layout, Listing, files, pair, stack
+from mamba_unet.volumes.formats import stem
 
 # The organs TransUNet keeps and their values in the raw download; it drops 5 oesophagus, 9 inferior vena cava,
 # 10 portal and splenic vein, 12 and 13 adrenal glands.

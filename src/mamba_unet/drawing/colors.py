@@ -1,0 +1,39 @@
+"""The colours of classes, and of charts on light and dark pages."""
+
+from dataclasses import dataclass
+
+# The colours of Okabe and Ito (2008), told apart with any colour vision, in an order that sets neighbouring heart
+# structures well apart; then four of Tol's for data sets with more than seven organs.
+PALETTE = (
+    "#56b4e9",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#f0e442",
+    "#d55e00",
+    "#0072b2",
+    "#aa4499",
+    "#882255",
+    "#999933",
+    "#44aa99",
+)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a chart on a light or a dark page."""
+
+    background: str
+    text: str
+    grid: str
+    line: str
+    accent: str
+
+
+LIGHT = Theme("#ffffff", "#1f2430", "#d9dde5", "#0072b2", "#d55e00")
+DARK = Theme("#171a21", "#e4e7ee", "#343a46", "#56b4e9", "#e69f00")
+
+
+def class_color(index: int) -> str:
+    """The colour of foreground class `index` (from 1), the same in every figure; "#rrggbb"."""
+    return PALETTE[(index - 1) % len(PALETTE)]

@@ -1,0 +1,1 @@
+"""Cases measured: metrics, tables with intervals over patients, paired tests."""

@@ -1,0 +1,290 @@
+"""Many scans to files: reading, the networks and writing at the same time, in bounded memory.
+
+One thread reads a scan ahead, the networks run in the caller's thread, one thread writes. So at any moment there are
+the scan being read, those whose slices are in the networks' batch and the one being written, however many the inputs.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.environment import describe_environment
+from mamba_unet.files import write_json
+from mamba_unet.inference.outputs import OutputFolder, sha256
+from mamba_unet.inference.predictor import Predictor, PreparedVolume, Segmentation
+from mamba_unet.volumes.find import find_volumes
+from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.read import as_volume
+from mamba_unet.volumes.volume import SLICE_AXES, Volume
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict_files` did.
+
+    Attributes:
+        written: case -> its files.
+        skipped: cases that were finished before.
+        failures: input -> why there is no result.
+    """
+
+    written: dict[str, list[Path]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to segment: the name of its outputs, the file, folder or zip it is read from, its files in it, and how."""
+
+    name: str
+    source: Path
+    inputs: Sequence[Path]
+    read: Callable[[], PreparedVolume]
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    prepared: PreparedDataset | None = None,
+    identifiers: Sequence[str] = (),
+    progress: bool = True,
+    *,
+    outputs: Collection[str] = ("nifti",),
+    cardiac: bool = False,
+    slice_axis: str | None = None,
+    part: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    report: str | Path | None = None,
+) -> Predicted:
+    """Segment scans into `out`, each under its own name; a bad one does not stop the others.
+
+    A case that is finished there is skipped. Slices of different scans share batches. What is written, and what makes
+    a case finished: see `inference.outputs`.
+
+    Args:
+        predictor: the networks.
+        inputs: files, folders, zips and globs as `scans.find.find_volumes` takes them.
+        out: folder to write; several machines may share it.
+        prepared: a data set some of whose cases to segment as well,
+        identifiers: namely these.
+        progress: show a bar.
+        outputs: what to write of a case, words of `inference.outputs.OUTPUTS`.
+        cardiac: also write the hearts' function over all finished cases.
+        slice_axis: "x", "y" or "z" to cut slices across, as NIfTI counts axes; None finds the through-plane axis.
+        part: (k, n) takes every n-th case of the list sorted by name, beginning with the k-th.
+        overwrite: redo finished cases, and replace results of other networks or settings.
+        report: file for a machine-readable report of this run; inputs are hashed for it.
+
+    Returns:
+        What was written and what failed. Failures are also in `out/failures.json`, those of a part in
+        `out/failures_<k>_of_<n>.json`.
+
+    Raises:
+        ValueError: there is no input, two inputs have one name, or the folder holds results of other networks.
+    """
+    start = time.perf_counter()
+    k, n = part
+    if not 1 <= k <= n:
+        raise ValueError(f"part {k}/{n}: expected k/n with k from 1 to n")
+    jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs)
+    checkpoints = [sha256([path]) for path in predictor.checkpoints]
+    settings = {"tta": predictor.tta, "slice_axis": slice_axis}
+    names = predictor.metadata.class_names
+    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
+    folder.claim({job.name: job.source for job in jobs}, overwrite)
+
+    share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
+    todo = [job for job in share if overwrite or not folder.finished(job.name, job.inputs)]
+    pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
+    pipeline.run(progress)
+    failures = pipeline.failures
+    hearts = folder.merge()
+    if part == (1, 1):  # the other frame of a heart may be in another part
+        failures |= {f"cardiac measures of {name}": reason for name, reason in hearts.items()}
+
+    failures_file = folder.folder / ("failures.json" if part == (1, 1) else f"failures_{k}_of_{n}.json")
+    failures_file.unlink(missing_ok=True)
+    if failures:
+        write_json(failures_file, failures)
+    skipped = [job.name for job in share if job.name not in pipeline.jobs]
+    if report is not None:
+        networks = zip(predictor.checkpoints, checkpoints, strict=True)
+        write_json(
+            report,
+            {
+                "environment": describe_environment(),
+                "device": str(predictor.device),
+                "checkpoints": [{"path": str(path), "sha256": digest} for path, digest in networks],
+                "class_names": list(names),
+                "settings": {
+                    **settings,
+                    "batch_size": predictor.batch_size,
+                    "outputs": folder.outputs,
+                    "cardiac": cardiac,
+                    "part": list(part),
+                    "overwrite": overwrite,
+                },
+                "out": str(out),
+                "cases": list(pipeline.cases.values()),
+                "skipped": skipped,
+                "failures": failures,
+                "seconds": time.perf_counter() - start,
+            },
+        )
+    return Predicted(pipeline.written, skipped, failures)
+
+
+class Pipeline:
+    """Reads, segments and writes cases, a thread each for reading and writing.
+
+    Attributes:
+        written: case -> its files.
+        failures: input -> why there is no result.
+        cases: what was made of each case that was written, and the seconds it took; ready for JSON.
+    """
+
+    def __init__(self, predictor: Predictor, folder: OutputFolder, jobs: Sequence[Job], hash_inputs: bool) -> None:
+        self.predictor, self.folder, self.hash_inputs = predictor, folder, hash_inputs
+        self.jobs = {job.name: job for job in jobs}
+        self.written: dict[str, list[Path]] = {}
+        self.failures: dict[str, str] = {}
+        self.cases: dict[str, dict[str, Any]] = {}
+        self._inputs = Counter(job.source for job in jobs)  # several series may be in one
+
+    def run(self, progress: bool) -> None:
+        """Work through all cases. An interruption lets the case being written be finished."""
+        bar = tqdm(total=len(self.jobs), desc="predict", unit="case", disable=not progress)
+        slices = 0
+
+        def count(done: int) -> None:
+            nonlocal slices
+            slices += done
+            bar.set_postfix(slices=slices)
+
+        with bar, _thread() as reader, _thread() as writer:
+            writing: deque[tuple[Job, Future[list[Path]]]] = deque()
+            for segmentation in self.predictor.segment(self._read_ahead(reader, bar), count):
+                self._settle(writing, bar)
+                job = self.jobs[segmentation.scan.name]
+                writing.append((job, writer.submit(self._write, job, segmentation)))
+                del segmentation  # the writing thread's alone
+            self._settle(writing, bar)
+
+    def _read_ahead(self, reader: ThreadPoolExecutor, bar: tqdm) -> Iterator[PreparedVolume]:
+        """Scans in order, the next one being read meanwhile."""
+        reading: deque[tuple[Job, Future[PreparedVolume]]] = deque()
+        for job in (*self.jobs.values(), None):
+            if job is not None:
+                reading.append((job, reader.submit(self._read, job)))
+            if reading and (len(reading) > 1 or job is None):
+                before, future = reading.popleft()
+                try:
+                    scan = future.result()
+                except Exception as error:  # whatever a file does to its reader, the others go on
+                    self._fail(before, error, bar)
+                    continue
+                del future
+                yield scan
+                del scan
+
+    def _read(self, job: Job) -> PreparedVolume:
+        start = time.perf_counter()
+        scan = job.read()
+        if "dicom-seg" in self.folder.outputs and (scan.scan.dicom is None or len(scan.image) > 1):
+            what = "not DICOM, which a DICOM segmentation must refer to"
+            if scan.scan.dicom is not None:
+                what = "a cine, and a DICOM segmentation has no axis of time"
+            raise UnreadableError(job.source, f"{what}; leave dicom-seg out of --output-type for it")
+        self.cases[job.name] = {
+            "case": job.name,
+            "input": str(job.source),
+            "sha256": sha256(job.inputs) if self.hash_inputs else None,
+            "shape": list(scan.scan.array.shape),
+            "spacing_mm": scan.scan.spacing_mm,
+            "slice_axis": SLICE_AXES[scan.turn.axes[0]],
+            "slices": len(scan.slices),
+            "seconds": {"reading": time.perf_counter() - start},
+        }
+        return scan
+
+    def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
+        start = time.perf_counter()
+        files = self.folder.write(segmentation, job.source, job.inputs)
+        self.cases[job.name]["outputs"] = [file.name for file in files]
+        seconds = {"network": segmentation.network_seconds, "writing": time.perf_counter() - start}
+        self.cases[job.name]["seconds"] |= seconds
+        return files
+
+    def _settle(self, writing: "deque[tuple[Job, Future[list[Path]]]]", bar: tqdm) -> None:
+        """Wait until everything is written that was handed to the writing thread."""
+        while writing:
+            job, future = writing.popleft()
+            try:
+                self.written[job.name] = future.result()
+            except Exception as error:  # a full disk or a series that a segmentation cannot refer to
+                self._fail(job, error, bar)
+            else:
+                bar.update()
+
+    def _fail(self, job: Job, error: Exception, bar: tqdm) -> None:
+        name = str(job.source) if self._inputs[job.source] == 1 else f"{job.source} ({job.name})"
+        if isinstance(error, UnreadableError) and error.file == job.source:
+            self.failures[name] = error.reason
+        else:
+            known = isinstance(error, (OSError, ValueError))
+            self.failures[name] = str(error) if known else f"{type(error).__name__}: {error}"
+        self.cases.pop(job.name, None)
+        bar.update()
+
+
+@contextmanager
+def _thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread; leaving waits for what it is doing and drops what it has not begun."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _jobs(
+    predictor: Predictor,
+    inputs: Sequence[str | Path],
+    prepared: PreparedDataset | None,
+    identifiers: Sequence[str],
+    slice_axis: str | None,
+    probabilities: bool,
+) -> list[Job]:
+    def read_file(read: Callable[[], Volume], name: str) -> PreparedVolume:
+        return predictor.prepare(replace(read(), name=name), slice_axis, probabilities)
+
+    def read_case(identifier: str) -> PreparedVolume:
+        """Its NIfTI file. A source without geometry may be one slice of many: then the prepared array."""
+        case = prepared.case(identifier)
+        if case.affine is None:
+            scan = Volume(identifier, case.image[None], spacing_mm=case.spacing_mm, slices_along=0, source=case.source)
+        else:
+            scan = predictor.as_trained(replace(as_volume(case.source), name=identifier))
+        return predictor.prepare(scan, slice_axis, probabilities, scaled=case.affine is None)
+
+    files = find_volumes(inputs) if inputs or not identifiers else []
+    jobs = [Job(scan.name, scan.path, scan.files, partial(read_file, scan.read, scan.name)) for scan in files]
+    for name in identifiers:
+        source = prepared.case(name).source
+        jobs.append(Job(name, source, [source], partial(read_case, name)))
+    first: dict[str, Job] = {}
+    for job in jobs:
+        if (other := first.setdefault(job.name, job)) is not job:
+            raise ValueError(f"{other.source} and {job.source} would both be called {job.name!r}; predict them apart")
+    return jobs

@@ -1,0 +1,125 @@
+"""Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mamba_unet import __version__
+from mamba_unet.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+HEADER_KEY = "mamba_unet"
+FILE_NAMES = ("best.safetensors", "model.safetensors")  # as `train` and as `save_pretrained` write them
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)"  # owner/name
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint of ours, or is damaged."""
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What a trained network needs beside its weights, kept in the safetensors header.
+
+    Attributes:
+        model: name in the registry.
+        config: constructor arguments of the network.
+        class_names: name of each class; the first is background.
+        intensity: how intensities are prepared, as `data.normalise_intensity` takes it.
+        image_size: (height, width) that slices are resampled to.
+        orientation: axis codes of the training arrays (slices, rows, columns) or None where unknown.
+        dataset: name of the data set.
+        fingerprint: of the prepared data the network was trained on.
+        version: of this package.
+        validation: metrics on the validation patients that chose this checkpoint, and the step.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    class_names: Sequence[str]
+    intensity: Mapping[str, Any]
+    image_size: tuple[int, int]
+    orientation: str | None = None
+    dataset: str = ""
+    fingerprint: str = ""
+    version: str = ""
+    validation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
+    """Write the model's weights and the metadata as one safetensors file, atomically."""
+    header = {"format": "pt"} | ({} if metadata is None else {HEADER_KEY: json.dumps(asdict(metadata))})
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata=header)
+
+
+def read_metadata(path: str | Path) -> CheckpointMetadata | None:
+    """The metadata in a safetensors file's header; None if a file has weights only.
+
+    Raises:
+        CheckpointError: the file is not safetensors, or is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); "
+            "expected best.safetensors of a training run or model.safetensors of save_pretrained"
+        ) from error
+    if HEADER_KEY not in header:
+        return None
+    fields = json.loads(header[HEADER_KEY])
+    try:
+        return CheckpointMetadata(**{**fields, "image_size": tuple(fields["image_size"])})
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} was written by mamba-unet {fields.get('version', 'unknown')} and cannot be understood by this "
+            f"one, {__version__} ({error}); install that version"
+        ) from error
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, or by a hub id.
+
+    What is no path here, nor in a folder that is here, but looks like `owner/name` is fetched from the Hugging Face
+    Hub into its cache; only `model.safetensors`, which cannot hold code.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if not (path.exists() or path.parent.is_dir()) and re.fullmatch(HUB_ID, path.as_posix()):
+        return _fetch(path.as_posix())
+    if path.is_dir():
+        for name in FILE_NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise FileNotFoundError(f"no checkpoint in {path}: expected {' or '.join(FILE_NAMES)} there")
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one")
+    return path
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    log.info("%s is no path here; asking the Hugging Face Hub for it", hub_id)
+    try:
+        return Path(hf_hub_download(hub_id, FILE_NAMES[1]))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"no checkpoint at {hub_id}: expected a .safetensors file or a folder that holds one; as a model of the "
+            f"Hugging Face Hub it could not be fetched either ({str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,302 @@
+"""Public checkpoints into our networks: which of their names are whose of ours, and a report of what was loaded."""
+
+import math
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mamba_unet.models.baselines.swin_unet import SwinUNet
+from mamba_unet.models.baselines.transunet import TransUNet
+from mamba_unet.models.baselines.unet import UNet
+from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, find_checkpoint, read_metadata
+from mamba_unet.models.mamba_unet import MambaUNet
+from mamba_unet.models.registry import build_model
+from mamba_unet.models.resolution import resize_grid
+
+Weights = dict[str, Tensor]
+
+
+class PretrainedError(ValueError):
+    """A file is not the checkpoint it was taken for."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint filled.
+
+    Attributes:
+        kind: which public checkpoint it is.
+        loaded: parameters of the network that got the checkpoint's values.
+        missing: parameters of the network that kept their own.
+        unexpected: entries of the checkpoint that found no place.
+        mismatched: entries whose shape differs, as (name, checkpoint's shape, network's shape).
+    """
+
+    kind: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    def __str__(self) -> str:
+        def some(names: tuple, most: int = 4) -> str:
+            more = f", and {len(names) - most} more" if len(names) > most else ""
+            return f" ({', '.join(map(str, names[:most]))}{more})" if names else ""
+
+        return (
+            f"{self.kind}: {len(self.loaded)} parameters loaded; {len(self.missing)} missing{some(self.missing)}; "
+            f"{len(self.unexpected)} unexpected{some(self.unexpected)}; "
+            f"{len(self.mismatched)} of another shape{some(self.mismatched)}"
+        )
+
+
+Targets = Callable[[str, int], list[str]]  # (a checkpoint's name, the network's number of stages) -> our names
+Layout = Callable[[Tensor, Tensor], Tensor]  # (a checkpoint's value, our parameter) -> the value in our arrangement
+
+
+def _own_name(name: str, stages: int) -> list[str]:
+    """Weights released for one of the networks, some of them below its name."""
+    return [re.sub(r"^(mamba_unet|swin_unet)\.", "", name)]
+
+
+def _mirror_into_decoder(name: str, stages: int) -> list[str]:
+    """An encoder stage fills its own and the decoder stage of the same resolution. Source: Swin-Unet's loading code."""
+    if name.startswith("head."):  # the classifier
+        return []
+    match = re.match(r"layers\.(\d+)\.(blocks\..+)", name)
+    return [name, f"layers_up.{stages - 1 - int(match[1])}.{match[2]}"] if match else [name]
+
+
+# Parts of the names in Google's R50+ViT-B_16.npz, and ours; replaced in this order.
+VISION_TRANSFORMER_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^conv_root/", "transformer/embeddings/hybrid_model/root/conv/"),
+    (r"^gn_root/", "transformer/embeddings/hybrid_model/root/gn/"),
+    (r"^(block\d+/unit\d+)/", r"transformer/embeddings/hybrid_model/body/\1/"),
+    (r"/conv_proj/", "/downsample/"),
+    (r"^embedding/", "transformer/embeddings/patch_embeddings/"),
+    (r"^Transformer/posembed_input/pos_embedding$", "transformer/embeddings/position_embeddings"),
+    (r"^Transformer/encoder_norm/", "transformer/encoder/encoder_norm/"),
+    (r"^Transformer/encoderblock_(\d+)/", r"transformer/encoder/layer/\1/"),
+    (r"/LayerNorm_0/", "/attention_norm/"),
+    (r"/LayerNorm_2/", "/ffn_norm/"),
+    (r"/MlpBlock_3/Dense_0/", "/ffn/fc1/"),
+    (r"/MlpBlock_3/Dense_1/", "/ffn/fc2/"),
+    (r"/MultiHeadDotProductAttention_1/", "/attn/"),
+    (r"/(kernel|scale)$", "/weight"),
+    (r"/", "."),
+)
+
+
+def _from_vision_transformer(name: str, stages: int) -> list[str]:
+    for theirs, ours in VISION_TRANSFORMER_NAMES:
+        name = re.sub(theirs, ours, name)
+    return [name]
+
+
+def _from_flax(value: Tensor, parameter: Tensor) -> Tensor:
+    """Kernels (H, W, in, out) or (in, out), in attention with the heads as an axis; positions with the class token."""
+    if value.ndim == parameter.ndim == 4:
+        return value.permute(3, 2, 0, 1)
+    if value.ndim == parameter.ndim == 3:
+        return value[:, 1:]  # the class token comes first and has no place on the grid
+    if value.numel() != parameter.numel():
+        return value
+    return value.reshape(parameter.shape[::-1]).T if parameter.ndim == 2 else value.flatten()
+
+
+@dataclass(frozen=True)
+class CheckpointKind:
+    """A family of public checkpoints: how to tell it, which network it is for, and where each of its entries goes."""
+
+    name: str
+    signature: str  # a pattern that some parameter name matches
+    network: type[nn.Module] | None = None  # None: none of ours
+    targets: Targets = _own_name
+    layout: Layout = lambda value, parameter: value
+
+
+# The first kind whose signature matches some name is it.
+KINDS: tuple[CheckpointKind, ...] = (
+    CheckpointKind(
+        "Mamba-UNet",
+        r"^(mamba_unet\.)?layers_up\.\d+\.blocks\.\d+\.self_attention\.A_logs$",
+        MambaUNet,
+    ),
+    CheckpointKind(
+        "VMamba ImageNet (vssm, 2024-01)",
+        r"^layers\.\d+\.blocks\.\d+\.self_attention\.A_logs$",
+        MambaUNet,
+        _mirror_into_decoder,
+    ),
+    CheckpointKind("VMamba ImageNet in its later form (v05 and on)", r"\.op\.(x_proj_weight|A_logs)$"),
+    CheckpointKind("Swin-Unet", r"layers_up\..*relative_position_bias_table$", SwinUNet),
+    CheckpointKind(
+        "Swin Transformer ImageNet",
+        r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table$",
+        SwinUNet,
+        _mirror_into_decoder,
+    ),
+    CheckpointKind("another Swin Transformer", r"relative_position_bias_table$"),
+    CheckpointKind("TransUNet", r"^transformer\.embeddings\.hybrid_model\.root\.conv\.weight$", TransUNet),
+    CheckpointKind(
+        "Vision Transformer on a ResNet (R50+ViT-B_16)",
+        r"^block1/unit1/conv1/kernel$",
+        TransUNet,
+        _from_vision_transformer,
+        _from_flax,
+    ),
+    CheckpointKind("another Vision Transformer", r"(Transformer/encoderblock|transformer\.encoder|cls_token)"),
+    CheckpointKind("U-Net (WSL4MIS, SSL4MIS)", r"^encoder\.in_conv\.conv_conv\.0\.weight$", UNet),
+    CheckpointKind("another convolutional U-Net", r"^(encoder\.in_conv|inc\.|encoder\.conv)"),
+    CheckpointKind("a Mamba language model", r"\.mixer\.(A_log|x_proj)"),
+    CheckpointKind("ResNet", r"^layer1\.0\.conv1\.weight$"),
+)
+
+# Buffers in public checkpoints that follow from the sizes, and that our networks compute.
+COMPUTED = re.compile(r"\.(attn_mask|relative_position_index)$")
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Tensors by name in a `.safetensors` or `.npz` file or a PyTorch checkpoint, without unpickling foreign code.
+
+    In the last, the tensors may lie under `model`, `state_dict` or `model_state_dict`; a `module.` prefix is dropped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PretrainedError: not a checkpoint, or one that needs code to be unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        weights = load_file(path)
+    elif path.suffix == ".npz":
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except (ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
+            raise PretrainedError(f"{path} cannot be read as arrays: {error}. Is the download complete?") from error
+    else:
+        try:
+            # VMamba and Swin save their configuration beside the weights; read as an ordered dict it runs nothing
+            with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise PretrainedError(
+                f"{path} cannot be read as a PyTorch checkpoint of plain tensors: {error}. Is the download complete? "
+                "If it holds other objects and you trust it, save its tensors alone: "
+                "torch.save(torch.load(path, weights_only=False)['model'], 'tensors.pth')"
+            ) from error
+        for key in ("model", "state_dict", "model_state_dict"):
+            if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
+                weights = weights[key]
+                break
+    tensors = isinstance(weights, Mapping) and {k: v for k, v in weights.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise PretrainedError(f"{path} holds no tensors by name; expected a network's state dict")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
+    """Which public checkpoint these weights look like, by their names; None for none that is known."""
+    for kind in KINDS:
+        if any(re.search(kind.signature, name) for name in weights):
+            return kind
+    return None
+
+
+def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """A checkpoint's value for a network of other sizes than the checkpoint's, where one follows from the other.
+
+    Filters of three colours are summed for one channel: the same function as repeating the channel three times.
+    Position embeddings and tables of relative position biases are interpolated.
+    """
+    if name == "patch_embed.proj.weight" and value.shape[1] == 3 and parameter.shape[1] == 1:
+        return value.sum(dim=1, keepdim=True)
+    if name.endswith("position_embeddings") and value.shape[-1] == parameter.shape[-1]:
+        side = math.isqrt(parameter.shape[1])
+        return resize_grid(value, side, side)
+    if name.endswith("relative_position_bias_table") and value.shape[-1] == parameter.shape[-1]:
+        side = math.isqrt(parameter.shape[0])
+        return resize_grid(value[None], side, side)[0]
+    return value
+
+
+@torch.no_grad()
+def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
+    """Fill a network from a public checkpoint: ImageNet weights for its encoder, or weights released for itself.
+
+    | network | checkpoints |
+    |---|---|
+    | `MambaUNet`, also as a control | VMamba-Tiny of January 2024 (`vssmtiny_dp01_ckpt_epoch_292.pth`), Mamba-UNet's |
+    | `SwinUNet` | Swin-T (`swin_tiny_patch4_window7_224.pth`), Swin-Unet's |
+    | `TransUNet` | Google's `R50+ViT-B_16.npz`, TransUNet's |
+    | `UNet` | WSL4MIS' and SSL4MIS' |
+
+    The stages of VMamba and Swin fill the encoder and, mirrored, the decoder; classifiers are left out. A class head of
+    another size keeps its own values, which the report says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PretrainedError: a checkpoint for another network or for none we know, which the message names, or nothing in
+            it fits.
+    """
+    weights = {name: value for name, value in read_weights(path).items() if not COMPUTED.search(name)}
+    kind = identify(weights)
+    if kind is None or kind.network is None or not isinstance(model, kind.network):
+        if kind is None:
+            looks = f"its names are unknown, such as {next(iter(weights), None)!r}"
+        else:
+            looks = f"it looks like {kind.name}" + (f", which is for {kind.network.__name__}" if kind.network else "")
+        usable = [k.name for k in KINDS if k.network and isinstance(model, k.network)]
+        expected = f"expected {' or '.join(usable)}" if usable else "no public checkpoint for it is known"
+        raise PretrainedError(f"{path} is not a checkpoint for {type(model).__name__}: {looks}; {expected}")
+
+    parameters = model.state_dict()
+    stages = len(getattr(model, "layers", ()))
+    loaded, unexpected, mismatched = [], [], []
+    for name, value in weights.items():
+        targets = [target for target in kind.targets(name, stages) if target in parameters]
+        if not targets:
+            unexpected.append(name)
+        for target in targets:
+            parameter = parameters[target]
+            fitted = _resized(target, kind.layout(value, parameter), parameter)
+            if fitted.shape == parameter.shape:
+                parameter.copy_(fitted)
+                loaded.append(target)
+            else:
+                mismatched.append((target, tuple(value.shape), tuple(parameter.shape)))
+    if not loaded:
+        raise PretrainedError(f"{path} looks like {kind.name}, but no parameter has this network's shape: {mismatched}")
+    missing = tuple(name for name in parameters if name not in set(loaded))
+    return LoadReport(kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched))
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
+    """Load a network in eval mode, on the CPU, with its metadata; from a path or hub id, see `find_checkpoint`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: damaged, or weights without our metadata.
+    """
+    path = find_checkpoint(path)
+    metadata = read_metadata(path)
+    if metadata is None:
+        raise CheckpointError(
+            f"{path} holds weights only: nothing says how images are prepared for them. Use a checkpoint that "
+            "`mamba-unet train` wrote, or build the network and call mamba_unet.models.loading.load_pretrained"
+        )
+    model = build_model(metadata.model, **metadata.config)
+    model.load_state_dict(load_file(path))
+    model.metadata = metadata  # so that `save_pretrained` writes it again
+    return model.eval(), metadata

@@ -1,0 +1,1 @@
+"""DICOM: series found, stacked and read; segmentations written."""

@@ -1,0 +1,159 @@
+"""The scans that files, folders, globs and zips stand for, each with the name of its outputs."""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from mamba_unet.volumes.dicom.series import Series, find_series, is_dicom, read_series
+from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
+from mamba_unet.volumes.read import FILES, TAKEN, ZIP, case_name, read_image
+from mamba_unet.volumes.volume import Volume
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A scan that was found and not read yet.
+
+    Attributes:
+        name: what its outputs are called; no other input has it.
+        path: the file, or the folder or zip of a DICOM series.
+        read: reads it; raises UnreadableError.
+        series: of DICOM in a folder or zip: which one of `path`.
+    """
+
+    name: str
+    path: Path
+    read: Callable[[], Volume] = field(repr=False, compare=False)
+    series: Series | None = field(default=None, repr=False)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is read from, those of its own series alone; a zip as it is."""
+        if self.series is None or self.path.is_file():
+            return [self.path]
+        return [self.path / name for name in self.series.files]
+
+
+def find_volumes(inputs: Sequence[str | Path]) -> list[VolumeFile]:
+    """The scans that inputs stand for, in their order, each once.
+
+    An input is a file that `read_image` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders) that
+    the shell has not expanded. A folder stands for the files in it, not below it; or, where it holds DICOM or no such
+    files, for every DICOM series in and below it. Hidden files are passed over, and ACDC's truths (`..._gt` beside an
+    image of that name). Whether a file named here can be read is seen only when it is.
+
+    Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
+    one of several `<folder>_<series number>_<description>`.
+
+    Raises:
+        ValueError: a path that does not exist, an input that stands for nothing, two scans of one name, slices of a
+            DICOM series given one by one.
+    """
+    found: dict[str, VolumeFile] = {}
+    for given in inputs:
+        for scan in _expand(given):
+            other = found.setdefault(scan.name, scan)
+            if _place(other) != _place(scan):
+                raise ValueError(
+                    f"{other.path} and {scan.path} would both be called {scan.name!r}; rename one, or give them apart"
+                )
+    if not found:
+        raise ValueError(f"no scans to read; expected {TAKEN}, or folders or globs of these")
+    _refuse_single_slices(found.values())
+    return list(found.values())
+
+
+def _refuse_single_slices(scans: Iterable[VolumeFile]) -> None:
+    """`series/*.dcm` is meant as one volume; as files it would be as many as there are slices."""
+    first: dict[tuple[Path, str], VolumeFile] = {}
+    for scan in scans:
+        if scan.series is not None and scan.series.images == 1 and scan.path.is_file():
+            other = first.setdefault((scan.path.resolve().parent, scan.series.uid), scan)
+            if other is not scan:
+                raise ValueError(
+                    f"{other.path} and {scan.path.name} are slices of one DICOM series; give the folder they are in"
+                )
+
+
+def _place(scan: VolumeFile) -> tuple[Path, str]:
+    return scan.path.resolve(), scan.series.uid if scan.series else ""
+
+
+def _expand(given: str | Path) -> list[VolumeFile]:
+    path = Path(os.path.expanduser(given))
+    if path.is_dir():
+        scans = _in_folder(path)
+    elif path.exists():
+        scans = _in_file(path)
+    elif glob.has_magic(str(path)):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        folders = [match for match in matches if match.is_dir()]
+        files = [match for match in matches if match.is_file() and (ending(match, (*FILES, *ZIP)) or is_dicom(match))]
+        scans = [scan for file in files for scan in _in_file(file)]
+        scans += [scan for folder in folders for scan in _in_folder(folder)]
+    else:
+        raise ValueError(f"{path}: no such file or folder")
+    if not scans:
+        raise ValueError(f"{path}: no scan there; expected {TAKEN}")
+    return scans
+
+
+def _in_file(file: Path) -> list[VolumeFile]:
+    if ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file)):
+        return _series(file) or [_unread(file)]
+    return [_unread(file)]
+
+
+def _unread(path: Path) -> VolumeFile:
+    return VolumeFile(case_name(path), path, partial(read_image, path))
+
+
+def _in_folder(folder: Path) -> list[VolumeFile]:
+    entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = [path for path in entries if ending(path, FILES)]
+    names = {case_name(path) for path in files}
+    truths = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
+    files = [path for path in files if case_name(path) not in truths]
+    series = []
+    if not files or any(is_dicom(path) for path in set(entries).difference(files)):
+        series = _series(folder)
+    if series:
+        files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
+    return [scan for file in files for scan in _in_file(file)] + series
+
+
+def _series(path: Path) -> list[VolumeFile]:
+    try:
+        found = find_series(path)
+    except UnreadableError:
+        return [_unread(path)]  # it says why when it is read
+    names = [case_name(path)] if len(found) == 1 else _series_names(case_name(path), found)
+    return [
+        VolumeFile(name, path, partial(_read_series, one, name), one) for name, one in zip(names, found, strict=True)
+    ]
+
+
+def _series_names(folder: str, found: Sequence[Series]) -> list[str]:
+    """`<folder>_<number>_<description>`; where several are alike, also the folder below; where that too is, counted."""
+    names = ["_".join((folder, *_words(one.number, one.description))) for one in found]
+    below = [_words(os.path.dirname(one.files[0])) for one in found]
+    counted = [[str(number)] for number in range(1, len(found) + 1)]
+    for marks in (below, counted):
+        often = Counter(names)
+        names = ["_".join((name, *mark)) if often[name] > 1 else name for name, mark in zip(names, marks, strict=True)]
+    return names
+
+
+def _words(*parts: object) -> list[str]:
+    """The parts that are there, each fit for a file's name."""
+    words = [re.sub(r"\W+", "-", "" if part is None else str(part)).strip("-_") for part in parts]
+    return [word for word in words if word]
+
+
+def _read_series(series: Series, name: str) -> Volume:
+    return replace(read_series(series), name=name)

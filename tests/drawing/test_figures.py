@@ -1,0 +1,176 @@
+"""Figures: what is read from the logs, and what the pictures show."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib._pylab_helpers import Gcf
+from PIL import Image
+
+from mamba_unet.drawing.colors import DARK, LIGHT, PALETTE, class_color
+from mamba_unet.drawing.figures import (
+    chart,
+    dice_histograms,
+    draw_histogram,
+    draw_learning_rate,
+    draw_loss,
+    draw_validation,
+    plot_curves,
+    read_curves,
+    segmentation_figure,
+    to_png,
+)
+from mamba_unet.drawing.overlay import Example, overlay
+
+
+def write_log(folder, version, text):
+    path = folder / "logs" / f"version_{version}" / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """A run that was resumed twice, its ninth and tenth version."""
+    first = "epoch,step,lr,train/loss,val/dice,val/dice/wall,val/dice/ventricle\n"
+    return [
+        write_log(tmp_path, 9, first + "0,9,0.01,1.0,,,\n0,19,0.009,0.8,,,\n0,19,,,0.5,0.4,0.6\n0,29,0.008,9.0,,,\n"),
+        write_log(tmp_path, 10, first + "0,29,0.008,0.6,,,\n0,39,0.007,0.5,,,\n0,39,,,0.7,0.6,0.8\n"),
+    ]
+
+
+def png_size(source):
+    with Image.open(source) as image:
+        assert image.format == "PNG"
+        return image.size
+
+
+def rgb(color):
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def test_later_version_replaces_the_same_steps(logs):
+    curves = read_curves(reversed(logs))
+    assert {name: list(zip(*map(np.ndarray.tolist, points), strict=True)) for name, points in curves.items()} == {
+        "lr": [(9, 0.01), (19, 0.009), (29, 0.008), (39, 0.007)],
+        "train/loss": [(9, 1.0), (19, 0.8), (29, 0.6), (39, 0.5)],
+        "val/dice": [(19, 0.5), (39, 0.7)],
+        "val/dice/wall": [(19, 0.4), (39, 0.6)],
+        "val/dice/ventricle": [(19, 0.6), (39, 0.8)],
+    }
+
+
+def test_line_cut_short_by_a_kill_is_skipped(tmp_path):
+    log = write_log(tmp_path, 0, "epoch,lr,step,train/loss\n0,0.01,9,1.0\n0,0.00")
+    assert {name: values.tolist() for name, (_, values) in read_curves([log]).items()} == {
+        "lr": [0.01],
+        "train/loss": [1.0],
+    }
+
+
+def test_curves_are_written_as_a_png_without_pyplot_figures(logs, tmp_path):
+    plot_curves(logs, tmp_path / "curves.png", ["background", "ventricle", "wall"])
+    assert png_size(tmp_path / "curves.png") == (840, 960)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["curves.png"]
+    assert not Gcf.get_all_fig_managers()
+
+
+def test_curves_of_a_run_that_logged_nothing_yet_are_empty(tmp_path):
+    plot_curves([write_log(tmp_path, 0, "epoch,step\n")], tmp_path / "curves.png")
+    assert png_size(tmp_path / "curves.png") == (840, 960)
+
+
+def test_class_keeps_its_colour_whatever_the_order_of_the_log(logs):
+    axes = chart(draw_validation, read_curves(logs), class_names=["background", "ventricle", "wall"]).axes[0]
+    colors = {line.get_label(): line.get_color() for line in axes.get_lines()}
+    assert (colors["ventricle"], colors["wall"]) == (class_color(1), class_color(2))
+    assert "best 0.700" in axes.get_title("left")
+
+
+def test_running_mean_of_the_loss_lies_over_the_values_it_averages():
+    steps = np.arange(200)
+    axes = chart(draw_loss, {"train/loss": (steps, steps / 200)}).axes[0]
+    values, mean = axes.get_lines()
+    assert len(values.get_xdata()) == 200 and 190 < len(mean.get_xdata()) < 200
+    assert np.abs(mean.get_xdata() / 200 - mean.get_ydata()).max() < 0.005
+
+
+def test_learning_rate_chart_shows_the_logged_values(logs):
+    line = chart(draw_learning_rate, read_curves(logs)).axes[0].get_lines()[0]
+    assert line.get_ydata().tolist() == [0.01, 0.009, 0.008, 0.007]
+
+
+def test_histogram_counts_every_image_once():
+    axes = chart(draw_histogram, {"ours": np.array([0.0, 0.91, 0.93, 1.0])}).axes[0]
+    heights = [patch.get_height() for patch in axes.patches]
+    assert (sum(heights), heights[0], heights[18], heights[19]) == (4, 1, 2, 1)
+
+
+def test_overlay_tints_inside_outlines_the_edge_and_leaves_the_background():
+    label = np.zeros((10, 10), int)
+    label[2:8, 2:8] = 2
+    picture = overlay(np.full((10, 10), 0.5), label, height=100)
+    assert picture.shape == (100, 100, 3) and picture.dtype == np.uint8
+    assert picture[5, 5].tolist() == [128, 128, 128]
+    assert picture[20, 50].tolist() == rgb(class_color(2))
+    expected = 0.6 * 127.5 + 0.4 * np.array(rgb(class_color(2)))
+    np.testing.assert_allclose(picture[50, 50], expected, atol=1)
+
+
+def test_overlay_without_label_is_grey_and_keeps_the_proportions():
+    image = np.tile([0.0, 1.0], (6, 3))
+    picture = overlay(image, pixel_size=(3.0, 1.5), height=60)
+    assert picture.shape == (60, 30, 3)
+    assert picture[0, 0].tolist() == [0, 0, 0] and picture[0, -1].tolist() == [255, 255, 255]
+
+
+def test_classes_have_colours_of_their_own():
+    assert len(set(PALETTE)) == len(PALETTE)
+    assert class_color(1) == PALETTE[0] and class_color(len(PALETTE) + 1) == PALETTE[0]
+
+
+def test_segmentation_figure_has_a_column_per_label_map_and_a_legend_of_the_classes():
+    label = np.eye(8, dtype=int)
+    examples = [Example(name, np.zeros((8, 8)), {"truth": label, "prediction": label}) for name in ("a/3", "b/1")]
+    figure = segmentation_figure(examples, ["background", "ventricle"])
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "truth", "prediction"]
+    assert len(figure.axes) == 6
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ventricle"]
+
+
+def test_cropping_keeps_everything_that_any_map_labels():
+    truth, prediction = np.zeros((2, 200, 300), int)
+    truth[90:110, 100:120] = 1
+    prediction[95:115, 100:140] = 1
+    example = Example("a", np.zeros((200, 300)), {"truth": truth, "prediction": prediction}).cropped()
+    assert example.image.shape == (60, 60)  # 1.5 x 40 columns
+    assert all(
+        example.labels[name].sum() == full.sum() for name, full in (("truth", truth), ("prediction", prediction))
+    )
+
+
+def test_cropping_stops_at_the_border_and_leaves_an_unlabelled_slice_whole():
+    corner, nothing = np.zeros((2, 50, 60), int)
+    corner[:10, :40] = 1
+    assert Example("a", corner, {"truth": corner}).cropped().image.shape == (35, 50)
+    assert Example("a", nothing, {"truth": nothing}).cropped().image.shape == (50, 60)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_chart_takes_the_colours_of_its_theme(theme):
+    with Image.open(io.BytesIO(to_png(chart(draw_learning_rate, {}, theme), theme))) as image:
+        assert list(image.convert("RGB").getpixel((0, 0))) == rgb(theme.background)
+
+
+def test_every_network_has_a_panel_of_shares_on_the_same_axes():
+    values = {"a": np.array([0.1, 0.9, 0.9, 0.9]), "b": np.array([0.5]), "c": np.array([]), "d": np.array([0.7, 0.8])}
+    figure = dice_histograms(values)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(values)
+    heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
+    assert heights == pytest.approx([100, 100, 0, 100])
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert (
+        "median 0.900" in figure.axes[0].texts[0].get_text() and "25% below 0.5" in figure.axes[0].texts[0].get_text()
+    )
+    assert png_size(io.BytesIO(to_png(figure)))[0] > 500

@@ -1,0 +1,319 @@
+import gc
+import json
+import time
+import weakref
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mamba_unet import build_model
+from mamba_unet.cli import main
+from mamba_unet.data import prepare
+from mamba_unet.inference import Predictor, Segmentation, predict_files
+from mamba_unet.inference.outputs import OUTPUTS
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.registry import resolve_config
+from mamba_unet.volumes.volume import Volume
+
+
+def labels(path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.fixture
+def predictor(checkpoint):
+    return Predictor(checkpoint)
+
+
+def test_files_and_folders_are_segmented_under_their_names(predictor, save_scan, corner, tmp_path):
+    save_scan("case_0000.nii.gz")
+    save_scan("other.nii", array=corner[::-1])
+    picture = tmp_path / "eye.png"
+    Image.fromarray((corner[..., 1].T * 30).astype(np.uint8)).save(picture)
+    with h5py.File(tmp_path / "heart.h5", "w") as file:
+        file["image"] = corner.T
+    done = predict_files(predictor, [tmp_path / "images", picture, tmp_path / "heart.h5"], tmp_path / "out")
+    assert not done.failures
+    assert {case: [path.name for path in paths] for case, paths in done.written.items()} == {
+        name: [f"{name}.nii.gz"] for name in ("case", "eye", "heart", "other")
+    }
+    assert np.array_equal(labels(tmp_path / "out" / "case.nii.gz"), corner > 3.5)
+    assert np.array_equal(labels(tmp_path / "out" / "other.nii.gz"), corner[::-1] > 3.5)
+    assert np.array_equal(labels(tmp_path / "out" / "heart.nii.gz"), corner > 3.5)
+    assert np.array_equal(np.squeeze(labels(tmp_path / "out" / "eye.nii.gz")), corner[..., 1] > 3.5)
+
+
+def test_a_case_joined_from_slices_is_segmented_whole_under_its_own_name(predictor, corner, tmp_path):
+    image = corner.T / 7
+    for mark, case in enumerate(("patient001_frame01", "patient071_frame01", "patient081_frame01")):
+        image[0, 0, 0] = 0.1 * mark  # no two alike
+        for number, pixels in enumerate(image, start=1):
+            path = tmp_path / "src" / "slices" / f"{case}_slice_{number}.h5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
+                file["image"], file["label"] = pixels, (pixels > 0.5).astype(np.uint8)
+    prepared = prepare(tmp_path / "src", tmp_path / "data", progress=False)
+    assert len(prepared.identifiers) == 3
+    predict_files(predictor, [], tmp_path / "out", prepared, prepared.identifiers)
+    for case in prepared.identifiers:
+        assert np.array_equal(labels(tmp_path / "out" / f"{case}.nii.gz").T, prepared.case(case).label)
+        assert np.array_equal(predictor.predict_case(prepared.case(case)), prepared.case(case).label)
+
+
+def test_the_batches_of_the_networks_go_across_files(checkpoint, save_scan, tmp_path):
+    for number in range(4):
+        save_scan(f"{number}.nii.gz")
+    predictor = Predictor(checkpoint, batch_size=8)
+    predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert [size[0] for size in predictor.members[0].model.sizes] == [8, 8, 4]
+
+
+def test_a_bad_case_is_reported_and_does_not_stop_the_others(predictor, save_scan, corner, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    save_scan("good.nii.gz")
+    save_scan("nan.nii.gz", array=np.full((4, 4, 4), np.nan, np.float32))
+    save_scan("complex.nii.gz", array=np.ones((4, 4, 4), np.complex64))
+    (images / "broken.nii.gz").write_bytes(b"\x1f\x8b no gzip")
+    (images / "empty.h5").write_bytes(b"")
+    save_scan("unwritable.nii.gz")
+    (tmp_path / "out" / "unwritable.nii.gz").mkdir(parents=True)
+    save_scan("surprise.nii.gz")
+    prepare_scan = predictor.prepare
+
+    def surprised(scan, *arguments, **keywords):
+        if scan.name == "surprise":
+            raise RuntimeError("what no one thought of")
+        return prepare_scan(scan, *arguments, **keywords)
+
+    monkeypatch.setattr(predictor, "prepare", surprised)
+    done = predict_files(predictor, [images], tmp_path / "out", overwrite=True)
+    assert list(done.written) == ["good"]
+    assert np.array_equal(labels(tmp_path / "out" / "good.nii.gz"), corner > 3.5)
+    failures = json.loads((tmp_path / "out" / "failures.json").read_text())
+    assert failures == done.failures
+    assert sorted(name.rsplit("/", 1)[-1] for name in failures) == [
+        *("broken.nii.gz", "complex.nii.gz", "empty.h5", "nan.nii.gz", "surprise.nii.gz", "unwritable.nii.gz")
+    ]
+    assert failures[str(images / "nan.nii.gz")].startswith("the image holds NaN")  # the file is said already
+    assert failures[str(images / "surprise.nii.gz")] == "RuntimeError: what no one thought of"
+
+    for name in ("nan.nii.gz", "complex.nii.gz", "broken.nii.gz", "empty.h5", "unwritable.nii.gz", "surprise.nii.gz"):
+        (images / name).unlink()
+    assert not predict_files(predictor, [images], tmp_path / "out").failures
+    assert not (tmp_path / "out" / "failures.json").exists()
+
+
+def test_finished_cases_are_skipped_and_the_others_done(predictor, save_scan, corner, tmp_path):
+    for name in "abc":
+        save_scan(f"{name}.nii.gz")
+    out = tmp_path / "out"
+    predict_files(predictor, [tmp_path / "images" / "a.nii.gz"], out)
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    done = predict_files(predictor, [tmp_path / "images"], out)
+    assert done.skipped == ["a"] and list(done.written) == ["b", "c"]
+    assert (out / "a.nii.gz").stat().st_mtime_ns == before
+
+    (out / "a.nii.gz").unlink()  # lost
+    save_scan("b.nii.gz", array=2 - corner)  # another image under the old name
+    done = predict_files(predictor, [tmp_path / "images"], out)
+    assert done.skipped == ["c"] and list(done.written) == ["a", "b"]
+    assert np.array_equal(labels(out / "b.nii.gz"), 2 - corner > -1.5)
+
+    assert list(predict_files(predictor, [tmp_path / "images"], out, overwrite=True).written) == ["a", "b", "c"]
+
+
+def test_a_case_without_all_that_is_wanted_now_is_not_finished(predictor, save_scan, tmp_path):
+    save_scan("a.nii.gz")
+    out = tmp_path / "out"
+    predict_files(predictor, [tmp_path / "images"], out)
+    both = {"outputs": ("nifti", "probabilities")}
+    assert list(predict_files(predictor, [tmp_path / "images"], out, **both).written) == ["a"]
+    assert labels(out / "a_probabilities.nii.gz").shape == (20, 16, 5, 2)
+    assert predict_files(predictor, [tmp_path / "images"], out, **both).skipped == ["a"]
+
+
+def test_what_an_earlier_image_left_is_never_taken_for_this_ones(predictor, save_scan, corner, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    both = {"outputs": ("nifti", "statistics")}
+    save_scan("a.nii.gz")
+    predict_files(predictor, [images], out, **both)
+    predict_files(predictor, [images], out, overwrite=True)  # the same image: its statistics still hold
+    assert predict_files(predictor, [images], out, **both).skipped == ["a"]
+    save_scan("a.nii.gz", array=2 - corner)
+    predict_files(predictor, [images], out)
+    assert not (out / "a_statistics.json").exists()  # the first image's
+    assert list(predict_files(predictor, [images], out, **both).written) == ["a"]
+
+
+def test_results_of_another_network_or_other_settings_are_never_taken_for_finished(
+    save_threshold, save_scan, corner, tmp_path
+):
+    for name in "ab":
+        save_scan(f"{name}.nii.gz")
+    images, out = tmp_path / "images", tmp_path / "out"
+    run = save_threshold()
+    predict_files(Predictor(run), [images], out)
+    contrary = save_threshold("contrary", weight=-1.0)
+    for predictor, changes, what in (
+        (Predictor(contrary), {}, "checkpoints"),
+        (Predictor([run, contrary]), {}, "checkpoints"),
+        (Predictor(run, tta=True), {}, "tta False, now it is True"),
+        (Predictor(run), {"slice_axis": "x"}, "slice_axis None, now it is x"),
+    ):
+        with pytest.raises(ValueError, match=f"{what}.*--out.*--overwrite"):
+            predict_files(predictor, [images], out, **changes)
+    done = predict_files(Predictor(contrary), [images / "a.nii.gz"], out, overwrite=True)
+    assert list(done.written) == ["a"] and np.array_equal(labels(out / "a.nii.gz"), corner <= 3.5)
+    # the case that was not redone is the old network's still, and the new one's command redoes it
+    done = predict_files(Predictor(contrary), [images], out)
+    assert done.skipped == ["a"] and list(done.written) == ["b"]
+
+
+def test_files_of_unknown_origin_and_inputs_are_not_overwritten(predictor, save_scan, tmp_path):
+    save_scan("a.nii.gz")
+    drawn = save_scan("a.nii.gz", folder="out")
+    with pytest.raises(ValueError, match=r"out/a\.nii\.gz is there already"):
+        predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a\.nii\.gz is an input and would be overwritten"):
+        predict_files(predictor, [tmp_path / "images"], tmp_path / "images", overwrite=True)
+    assert labels(drawn).max() == 7
+
+
+def test_parts_share_the_sorted_list_without_overlap(predictor, save_scan, tmp_path):
+    for number in range(7):
+        save_scan(f"{number}.nii.gz")
+    shares = [predict_files(predictor, [tmp_path / "images"], tmp_path / "out", part=(k, 3)).written for k in (1, 2, 3)]
+    assert [list(share) for share in shares] == [["0", "3", "6"], ["1", "4"], ["2", "5"]]
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+    assert len(done.skipped) == 7 and not done.written
+    with pytest.raises(ValueError, match="part 4/3"):
+        predict_files(predictor, [tmp_path / "images"], tmp_path / "out", part=(4, 3))
+
+
+def test_failures_of_parts_do_not_overwrite_each_other(predictor, save_scan, tmp_path):
+    for name in "abc":
+        save_scan(f"{name}.nii.gz", array=np.full((4, 4, 4), np.inf))
+    for k in (1, 2):
+        predict_files(predictor, [tmp_path / "images"], tmp_path / "out", part=(k, 2))
+    for k, names in ((1, "ac"), (2, "b")):
+        failures = json.loads((tmp_path / "out" / f"failures_{k}_of_2.json").read_text())
+        assert list(failures) == [str(tmp_path / "images" / f"{name}.nii.gz") for name in names]
+
+
+@pytest.mark.parametrize("slow", ["reading", "network", "writing"])
+def test_few_scans_are_in_memory_at_once_however_many_there_are(checkpoint, corner, tmp_path, monkeypatch, slow):
+    predictor = Predictor(checkpoint, batch_size=16)
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def look(what):
+        nonlocal most
+        if what == slow:
+            time.sleep(0.01)
+        most = max(most, sum(array() is not None for array in alive))
+
+    def read(path):
+        scan = Volume.from_array(corner.T.copy(), (8.0, 1.5, 1.5))
+        alive.append(weakref.ref(scan.array))
+        look("reading")
+        return scan
+
+    run, write = predictor._run, Segmentation.save
+    monkeypatch.setattr("mamba_unet.volumes.find.read_image", read)
+    monkeypatch.setattr(predictor, "_run", lambda *arguments: (look("network"), run(*arguments)))
+    writer = (".nii.gz", lambda segmentation, path: (look("writing"), write(segmentation, path)))
+    monkeypatch.setitem(OUTPUTS, "nifti", writer)
+    for number in range(30):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{number:02}.nii.gz").touch()
+    assert len(predict_files(predictor, [tmp_path / "images"], tmp_path / "out").written) == 30
+    # 16 slices of a batch are of up to 5 scans of 5 slices; one is read meanwhile, one written
+    assert len(alive) == 30 and most <= 7
+    gc.collect()
+    assert not any(array() is not None for array in alive)
+
+
+def test_an_interruption_keeps_what_is_finished_and_stops(checkpoint, save_scan, tmp_path, monkeypatch):
+    predictor = Predictor(checkpoint, batch_size=5)
+    for number in range(8):
+        save_scan(f"{number}.nii.gz")
+    run, calls = predictor._run, []
+
+    def interrupted(batch, progress):
+        calls.append(len(batch))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        run(batch, progress)
+
+    monkeypatch.setattr(predictor, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+    finished = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert finished == {"0.nii.gz"} and not list((tmp_path / "out").glob(".*"))
+    monkeypatch.setattr(predictor, "_run", run)
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+    assert {f"{case}.nii.gz" for case in done.skipped} == finished and len(done.written) == 8 - len(finished)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """Two runs of a small Mamba-UNet with random weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = {"in_channels": 1, "num_classes": 4, **resolve_config("nano", {})}
+    names = ["background", "right ventricle", "myocardium", "left ventricle"]
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        metadata = CheckpointMetadata("mamba_unet", config, names, {"method": "minmax"}, (32, 32), orientation="SPL")
+        save_checkpoint(folder / str(seed) / "best.safetensors", build_model("mamba_unet", **config), metadata)
+    return folder
+
+
+def test_the_command_writes_all_that_can_be_asked_for_at_once(nano, save_scan, tmp_path, capsys):
+    for number in range(3):
+        save_scan(f"patient001_frame0{number}.nii.gz", np.random.default_rng(number).random((24, 20, 4)))
+    out = tmp_path / "out"
+    words = ["predict", str(nano / "0"), str(tmp_path / "images" / "*.nii.gz"), "--out", str(out)]
+    words += ["--ensemble", str(nano / "1"), "--tta", "--slice-axis", "z", "--batch-size", "8", "--probabilities"]
+    words += ["--preview", "--statistics", "--report", str(out / "run.json"), "--output-type", "nifti"]
+    assert main([*words, "--part", "2/3"]) == 0
+    assert capsys.readouterr().out == f"1 segmentations in {out}\n"
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"2 segmentations in {out} (1 were finished before)\n"
+    endings = (".nii.gz", "_preview.png", "_probabilities.nii.gz", "_statistics.json")
+    expected = {f"patient001_frame0{number}{ending}" for number in range(3) for ending in endings}
+    assert {path.name for path in out.iterdir()} == {*expected, "cases", "predict.json", "run.json", "statistics.csv"}
+    probabilities = labels(out / "patient001_frame00_probabilities.nii.gz")
+    assert np.array_equal(probabilities.argmax(axis=-1), labels(out / "patient001_frame00.nii.gz"))
+    assert json.loads((out / "predict.json").read_text()).keys() == {"checkpoints", "tta", "slice_axis"}
+
+
+def test_the_command_fails_by_its_exit_code_and_names_each_bad_case(nano, save_scan, tmp_path, capsys):
+    save_scan("good.nii.gz")
+    save_scan("bad.nii.gz").write_bytes(b"nothing")
+    assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("1 segmentations") and f"failed: {tmp_path}/images/bad.nii.gz: " in said.err
+    assert main(["predict", str(nano / "1"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["3", "0/8", "9/8", "a/b", "1/", "-1/8"])
+def test_a_part_that_is_none_is_refused(nano, tmp_path, capsys, word):
+    with pytest.raises(SystemExit):
+        main(["predict", str(nano / "0"), str(tmp_path), "--out", str(tmp_path / "out"), f"--part={word}"])
+    assert "such as 3/8" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_how_to_go_on(nano, save_scan, tmp_path, capsys, monkeypatch):
+    save_scan("a.nii.gz")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "_run", interrupted)
+    assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 130
+    assert "the same command" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
+
+from mamba_unet import MambaUNet, build_model
+from mamba_unet.models.checkpoint import (
+    HEADER_KEY,
+    CheckpointError,
+    CheckpointMetadata,
+    find_checkpoint,
+    save_checkpoint,
+)
+from mamba_unet.models.loading import load_checkpoint
+
+CONFIG = {"in_channels": 1, "num_classes": 3, "depths": [1, 1], "dims": [8, 16], "d_state": 2}
+
+
+@pytest.fixture
+def metadata():
+    return CheckpointMetadata(
+        model="mamba_unet",
+        config=CONFIG,
+        class_names=["background", "a", "b"],
+        intensity={"method": "minmax"},
+        image_size=(32, 48),
+        validation={"mean_foreground_dice": 0.5},
+    )
+
+
+@pytest.fixture
+def model():
+    return build_model("mamba_unet", **CONFIG)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_weights_and_metadata_come_back(model, metadata, tmp_path, name, by_folder):
+    save_checkpoint(tmp_path / name, model, metadata)
+    loaded, read = load_checkpoint(tmp_path if by_folder else tmp_path / name)
+    assert read == metadata and not loaded.training
+    x = torch.randn(1, 1, 16, 16)
+    torch.testing.assert_close(loaded(x), model.eval()(x))
+
+
+def test_save_pretrained_keeps_the_metadata_and_from_pretrained_gives_it_back(model, metadata, tmp_path):
+    model.metadata = metadata
+    model.save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path)[1] == metadata
+    again = MambaUNet.from_pretrained(tmp_path)
+    assert again.metadata == metadata
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_what_train_wrote_can_be_saved_for_the_hub_and_loaded_again_as_a_checkpoint(model, metadata, tmp_path):
+    save_checkpoint(tmp_path / "run" / "best.safetensors", model, metadata)
+    trained, _ = load_checkpoint(tmp_path / "run")
+    trained.save_pretrained(tmp_path / "hub")
+    assert load_checkpoint(tmp_path / "hub")[1] == metadata
+
+
+def test_weights_alone_are_refused_with_the_reason(model, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", model, None)
+    with pytest.raises(CheckpointError, match="weights only"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_header_of_another_version_is_an_error_that_names_both(model, tmp_path):
+    fields = {"version": "9.0", "image_size": [8, 8], "colour": "blue"}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={HEADER_KEY: json.dumps(fields)})
+    with pytest.raises(CheckpointError, match=r"mamba-unet 9\.0 .* this one"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors is not a readable safetensors file"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "absent.safetensors"])
+def test_nothing_there_says_what_was_expected(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match="expected"):
+        load_checkpoint(tmp_path / path)
+
+
+def test_a_hub_id_is_fetched_as_safetensors_and_loads_like_a_file(model, metadata, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "cache" / "model.safetensors", model, metadata)
+    asked = []
+
+    def download(*words):
+        asked.append(words)
+        return str(tmp_path / "cache" / "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("someone/heart-unet")[1] == metadata
+    assert asked == [("someone/heart-unet", "model.safetensors")]
+
+    save_checkpoint(tmp_path / "runs" / "acdc" / "best.safetensors", model, metadata)
+    assert find_checkpoint("runs/acdc").name == "best.safetensors" and len(asked) == 1  # a path here is that path
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/absent\.safetensors"):
+        find_checkpoint("runs/absent.safetensors")
+    assert len(asked) == 1
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_said_once_and_clearly(tmp_path, monkeypatch):
+    def download(*words):
+        raise LocalEntryNotFoundError("no connection\nlong story")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/acdc: .* \(no connection\)$"):
+        load_checkpoint("runs/acdc")
+
+
+def test_a_misspelt_run_in_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "acdc").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at runs/adcd: expected"):
+        load_checkpoint("runs/adcd")

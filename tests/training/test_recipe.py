@@ -1,0 +1,130 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mamba_unet.models.registry import BASELINE_SIZES, SIZES, list_models
+from mamba_unet.training.recipe import Recipe, RecipeError, load_recipe, save_recipe
+
+PUBLISHED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_published_recipe_loads_and_names_a_network_there_is(path):
+    recipe = load_recipe(path)
+    assert recipe.model.name in list_models()
+    assert recipe.model.size is None or recipe.model.size in BASELINE_SIZES.get(recipe.model.name, SIZES)
+
+
+@pytest.mark.parametrize("name", ["acdc_mamba_unet", "synapse_mamba_unet"])
+def test_the_papers_recipes_are_the_papers(name):
+    recipe = load_recipe(next(path for path in PUBLISHED if path.stem == name))
+    assert (recipe.iterations, recipe.batch_size, recipe.image_size) == (10_000, 24, (224, 224))
+    o = recipe.optimizer
+    assert (o.name, o.lr, o.momentum, o.weight_decay, o.power) == ("sgd", 0.01, 0.9, 1e-4, 0.9)
+    assert recipe.validate_every == 200 and recipe.augment
+
+
+def test_command_line_words_override_the_file(tmp_path):
+    path = write(tmp_path / "r.yaml", "iterations: 7\noptimizer: {lr: 0.1, name: adamw}\n")
+    recipe = load_recipe(path, ["--optimizer.lr", "0.5", "--data=here", "--image_size", "[64, 32]"])
+    assert (recipe.iterations, recipe.optimizer.lr, recipe.optimizer.name) == (7, 0.5, "adamw")
+    assert (recipe.data, recipe.image_size) == ("here", (64, 32))
+
+
+def test_one_constructor_argument_can_be_overridden_on_the_command_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {size: nano, arguments: {d_state: 8}}")
+    recipe = load_recipe(path, ["--model.arguments.drop_path_rate", "0.1"])
+    assert recipe.model.arguments == {"d_state": 8, "drop_path_rate": 0.1}
+
+
+def test_a_saved_recipe_loads_as_it_was(tmp_path):
+    recipe = Recipe(data="d", image_size=(32, 64))
+    recipe.model.arguments = {"d_state": 8}
+    save_recipe(tmp_path / "r.yaml", recipe)
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_a_recipe_overrides_its_base_key_by_key(tmp_path):
+    write(tmp_path / "root.yaml", "iterations: 7\nbatch_size: 3\noptimizer: {name: adamw, lr: 0.1}\n")
+    write(
+        tmp_path / "middle.yaml", "base: root.yaml\nbatch_size: 5\nmodel: {arguments: {d_state: 8, depths: [1, 1]}}\n"
+    )
+    (tmp_path / "networks").mkdir()
+    path = write(
+        tmp_path / "networks" / "leaf.yaml",
+        "base: ../middle.yaml\noptimizer: {lr: 0.5}\nmodel: {arguments: {d_state: 4}}\n",
+    )
+    recipe = load_recipe(path, ["--iterations", "9"])
+    assert (recipe.iterations, recipe.batch_size) == (9, 5)
+    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.5)
+    assert recipe.model.arguments == {"d_state": 4, "depths": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("root", "leaf", "message"),
+    [
+        (
+            "itterations: 3",
+            "base: root.yaml",
+            r"root\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'",
+        ),
+        ("iterations: 3", "base: root.yaml\noptimizer: {lrate: 1}", r"leaf\.yaml: .*did you mean 'optimizer.lr'"),
+        ("iterations: 3", "bass: root.yaml", r"leaf\.yaml: .*did you mean 'base'"),
+        ("base: leaf.yaml", "base: root.yaml", r"circle: .*leaf\.yaml -> .*root\.yaml -> .*leaf\.yaml"),
+        ("- a", "base: root.yaml", r"root\.yaml: expected a mapping"),
+    ],
+)
+def test_a_mistake_in_a_recipe_or_its_base_names_the_file(tmp_path, root, leaf, message):
+    write(tmp_path / "root.yaml", root)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "leaf.yaml", leaf))
+
+
+def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml, named as base by .*leaf\.yaml"):
+        load_recipe(write(tmp_path / "leaf.yaml", "base: absent.yaml"))
+
+
+@pytest.mark.parametrize(("base", "without"), [("acdc_base", set()), ("acdc_cpu", {"mamba_unet"})])
+def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
+    heirs = [path for path in PUBLISHED if f"base: {base}.yaml" in path.read_text(encoding="utf-8")]
+    recipes = [load_recipe(path) for path in heirs]
+    assert {recipe.model.name for recipe in recipes} == set(list_models()) - without
+    assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("itterations: 3", r"r\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'"),
+        ("optimizer: {lrate: 3}", "unknown recipe key 'optimizer.lrate'; did you mean 'optimizer.lr'"),
+        ("momentum: 0.5", "did you mean 'optimizer.momentum'"),
+        ("optimizer: 3", "'optimizer' is a group of keys, got 3"),
+        ("iterations: many", "Expected a <class 'int'>"),
+        ("optimizer: {name: adam}", "'sgd', 'adamw'"),
+        ("batch_size: 0", "at least 1"),
+        ("seed: -1", "must not be negative"),
+        ("- a\n- b", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_and_the_way_out_named(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "r.yaml", text))
+
+
+def test_an_unknown_word_on_the_command_line_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'iterations'"):
+        load_recipe(write(tmp_path / "r.yaml", "{}"), ["--itterations", "3"])
+
+
+def test_a_recipe_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.yaml")

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from mamba_unet.views.intensity import MINMAX, intensity_rule, normalise_intensity, window
+
+
+def test_minmax_takes_the_volume_as_a_whole():
+    image = np.array([[[10, 20]], [[30, 50]]], np.int16)
+    result = normalise_intensity(image, {"method": "minmax"})
+    assert result.dtype == np.float32
+    assert np.array_equal(result, np.float32([[[0, 0.25]], [[0.5, 1]]]))
+
+
+def test_window_scales_and_clips():
+    image = np.array([-1000.0, -125, 75, 275, 3000])
+    assert np.array_equal(normalise_intensity(image, window(-125, 275)), np.float32([0, 0, 0.5, 1, 1]))
+
+
+def test_scaling_twice_changes_nothing():
+    image = normalise_intensity(np.random.default_rng(0).normal(size=(2, 5, 5)), MINMAX)
+    assert np.array_equal(normalise_intensity(image, MINMAX), image)
+
+
+def test_constant_image_becomes_zero():
+    assert not normalise_intensity(np.full((1, 2, 2), 7), MINMAX).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_values_are_refused(bad):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        normalise_intensity(np.array([0, 1, bad]), window(0, 1))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"method": "zscore"},
+        {"method": "window", "low": 3, "high": 3},
+        {"method": "window", "low": 3},
+        {"method": "minmax", "low": 3},
+        {},
+    ],
+)
+def test_unknown_rules_are_refused(rule):
+    with pytest.raises(ValueError, match="unknown intensity rule"):
+        intensity_rule(rule)
+
+
+def test_a_rule_has_one_spelling():
+    assert repr(intensity_rule({"method": "window", "low": -125, "high": 275})) == repr(window(-125.0, 275.0))
