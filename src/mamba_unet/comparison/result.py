@@ -315,7 +315,7 @@ class Comparison:
             examples.append(
                 Example(
                     f"{identifier}, slice {number}",
-                    case.image[number],
+                    case.image[0, number],
                     {"truth": case.label[number], **labels},
                     case.spacing_mm[1:] if case.spacing_mm else (1, 1),
                 ).cropped()

@@ -60,6 +60,8 @@ def preview_figure(
     Raises:
         ValueError: the shapes of image and labels differ.
     """
+    if image.ndim == 5:  # the first of several channels
+        image = image[:, 0]
     if image.shape != labels.shape or image.ndim != 4:
         raise ValueError(f"image of shape {image.shape}, labels of {labels.shape}: expected the same (T, D, H, W)")
     frame = shown_frame(labels, class_names)

@@ -384,7 +384,7 @@ def _example(run: Run, identifier: str, *, most_wrong: bool) -> Example:
     number = int(counted.sum(axis=(1, 2)).argmax())
     return Example(
         f"{identifier}, slice {number}",
-        case.image[number],
+        case.image[0, number],
         {"truth": case.label[number], "prediction": prediction[number]},
         case.spacing_mm[1:] if case.spacing_mm else (1, 1),
     ).cropped()
