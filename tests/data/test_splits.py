@@ -71,22 +71,22 @@ def test_impossible_numbers_of_folds(folds):
         draw_folds(PATIENTS, folds)
 
 
-def test_twins_stay_together():
-    twins = {"p03": "p01", "p07": "p01"}
+def test_duplicates_stay_together():
+    duplicates = {"p03": "p01", "p07": "p01"}
     for patients in (
-        draw_split(PATIENTS, 4, twins).patients,
-        draw_split(PATIENTS, 4, twins, test=["p01", "p02"]).patients,
+        draw_split(PATIENTS, 4, duplicates).patients,
+        draw_split(PATIENTS, 4, duplicates, test=["p01", "p02"]).patients,
     ):
         (home,) = {name for name, members in patients.items() if "p01" in members}
         assert {"p03", "p07"} <= set(patients[home])
         assert sorted(chain(*patients.values())) == PATIENTS
-    folds = draw_folds(PATIENTS, 6, 0, twins)
+    folds = draw_folds(PATIENTS, 6, 0, duplicates)
     homes = {patient: [name for name, members in folds.items() if patient in members] for patient in PATIENTS}
     assert homes["p01"] == homes["p03"] == homes["p07"]
     assert all(len(names) == 6 for names in homes.values())
 
 
-def test_a_twin_of_a_patient_outside_the_folds_is_divided_like_any_other():
+def test_a_duplicate_of_a_patient_outside_the_folds_is_divided_like_any_other():
     folds = draw_folds(PATIENTS, 5, 0, {"p03": "elsewhere"})
     assert sum("p03" in members for members in folds.values()) == 5
 

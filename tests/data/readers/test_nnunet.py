@@ -49,9 +49,17 @@ def test_labels_are_classes_in_the_order_of_their_values(nnunet, tmp_path, make)
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "region-based"),
-        ({"labels": {"background": 0, "one": 1, "ignore": 2}}, "ignore labels"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
+            r"'whole' is the region \[1, 2\].*class of its own",
+        ),
+        ({"labels": {"background": 0, "one": 1, "ignore": 1}}, "distinct values"),
+        ({"labels": {"background": 0, "one": 2**32 - 1}}, "whole number of 0..65535"),
+        ({"labels": {"background": 0, "one": {"x": 1}}}, "whole number"),
+        ({"channel_names": {"first": "T1"}}, "numbered from 0"),
+        ({"channel_names": {"0": "T1", "2": "T2"}}, "without a gap"),
+        ({"channel_names": {"0": {"name": "T1"}}}, "a text for each channel"),
+        ({"channel_names": 7}, "channel_names"),
         ({"labels": {"one": 1, "two": 2}}, "0 among them"),
         ({"labels": {}}, '"labels"'),
     ],
@@ -64,8 +72,8 @@ def test_what_is_not_supported_is_said(nnunet, described, message):
 def test_files_of_a_second_channel_are_an_error(nnunet, make):
     source = nnunet()
     make.nifti(source / "imagesTr" / "s0_0001.nii.gz", make.subject(0).image)
-    with pytest.raises(ValueError, match=r"s0_0001\.nii\.gz: expected CASE_0000"):
-        detect_layout(source)
+    (problem,) = detect_layout(source)[1].problems
+    assert (problem.problem, problem.file.name, problem.case) == ("unknown channel", "s0_0001.nii.gz", "s0")
 
 
 def test_missing_and_broken_description_are_errors(nnunet):
@@ -94,7 +102,7 @@ def test_a_patient_in_training_and_test_is_an_error(nnunet, make):
         make.nifti(source / f"images{folder}" / f"p_frame0{frame}_0000.nii.gz", make.subject(seed).image)
         make.nifti(source / f"labels{folder}" / f"p_frame0{frame}.nii.gz", make.subject(seed).label)
     errors = check(source, progress=False).errors
-    assert (errors[0].problem, errors[0].found) == ("one patient in two splits", "p in both")
+    assert (errors[0].problem, errors[0].found) == ("one patient in two splits", "p in train and test")
 
 
 def test_unlabelled_test_images_are_left_alone_and_said(nnunet, make):

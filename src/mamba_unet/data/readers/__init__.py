@@ -9,7 +9,15 @@ __all__ = ["LAYOUTS", "Entry", "Layout", "Listing", "detect_layout"]
 
 LAYOUTS = {
     layout.name: layout
-    for layout in (acdc.NIFTI, acdc.HDF5, synapse.RAW, synapse.TRANSUNET, nnunet.NNUNET, folder.FOLDER)
+    for layout in (
+        acdc.NIFTI,
+        acdc.HDF5,
+        synapse.RAW,
+        synapse.TRANSUNET,
+        nnunet.NNUNET,
+        nnunet.DECATHLON,
+        folder.FOLDER,
+    )
 }
 
 
