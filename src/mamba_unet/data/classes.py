@@ -12,8 +12,9 @@ LARGEST = 2**16 - 1  # a label value beyond it is a slip, such as -1 stored with
 MOST_CLASSES = 254  # besides the background: indices are uint8, and one of them is IGNORE
 MOST_UNDECLARED = 16  # values, the background among them, that are taken for classes without being declared
 NEARLY_WHOLE = 1e-3  # labels saved through a slope come back as 1.00000006
-WHITE = 128  # where the largest value is at least this, values beside black and white are grey levels
+WHITE = 128  # where the largest value is at least this, neighbours of black, white and each other are grey levels
 NEAR = 8  # how far JPEG and resizing commonly spread black and white
+MOST_KEPT = 300  # values of one label, for one that is an image
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,12 @@ def collect(labels: Iterable[tuple[Path, np.ndarray]]) -> Found:
     count = 0
     for file, array in labels:
         count += 1
+        each = distinct(array)
+        if len(each) > MOST_KEPT:
+            each = [*each[: MOST_KEPT // 2], *each[-MOST_KEPT // 2 :]]
         near = {
             round(value) if np.isfinite(value) and abs(value - round(value)) <= NEARLY_WHOLE else value
-            for value in distinct(array)
+            for value in each
         }
         for value in near:
             values.setdefault(value, []).append(file)
@@ -195,7 +199,11 @@ def _grey_levels(found: Found, values: Sequence[float], common: Sequence[int]) -
     if values and not common:
         return "no value is a whole number that several masks hold" if found.labels > 1 else "no whole numbers"
     top = common[-1] if common else 0
-    near = [value for value in common if value < NEAR or top - NEAR < value < top] if top >= WHITE else []
+    near = [
+        value
+        for value in common
+        if top >= WHITE and (value < NEAR or top - NEAR < value < top or value + 1 in common or value - 1 in common)
+    ]
     if near:
         shown = ", ".join(map(str, near[:5]))
         return f"{shown} beside {top} may be grey levels that JPEG or resizing made, or {top} may mark what to ignore"
@@ -203,10 +211,13 @@ def _grey_levels(found: Found, values: Sequence[float], common: Sequence[int]) -
 
 
 def _evidence(found: Found, common: Sequence[int]) -> str:
-    """What was found, and the file with the strangest values."""
+    """What was found, and where."""
     strange: dict[Path, int] = {}
     for value, files in found.values.items():
         for file in files:
             strange[file] = strange.get(file, 0) + (value not in common)
-    example = f"; most of them in {max(strange, key=lambda file: strange[file])}" if strange else ""
-    return f"Found {found.describe()}{example}."
+    if not strange:
+        return f"Found {found.describe()}."
+    worst, count = max(strange, key=lambda file: strange[file]), sum(map(bool, strange.values()))
+    where = f"; values that few masks have are in {count} of them, most in {worst}" if count else f", as in {worst}"
+    return f"Found {found.describe()}{where}."

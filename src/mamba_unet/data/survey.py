@@ -79,10 +79,7 @@ def survey(
     elif listing.labels is not None:
         classes = _classes(declared(listing.labels, names))
     else:
-        try:
-            classes = _classes(infer(collect(_labels(listing.entries)), names, ignore))
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+        classes = _classes(infer(collect(_labels(listing.entries)), names, ignore))
     rule = listing.intensity[0] if isinstance(listing.intensity, list) else listing.intensity
     return Plan(
         source,

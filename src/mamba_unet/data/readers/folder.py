@@ -1,5 +1,6 @@
 """Folders of images and masks, as people and public 2D data sets keep them: one layout, by the words of `naming`."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, join_channels, named, pair
 from mamba_unet.data.readers.description import channel_intensity, read_description
-from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain
+from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
 
 DEEPEST = 5  # folders below the source that are looked into
 FORMATS = ("png", "tif", "tiff", "bmp", "jpg", "jpeg")  # CVC-ClinicDB has every picture as PNG and as TIF
@@ -24,17 +25,17 @@ def find(source: Path) -> Listing | None:
         return None
     described = source / "dataset.json"
     description = read_description(described) if described.is_file() else None
-    channels = _channels(images, masks, description.channel_names if description else ())
-    if channels:
-        channel_of = {item.file: item.group[0] for item in images}
-        images = [replace(item, group=()) for item in images]
-    elif not any(mask.group for mask in masks):
+    images = with_channels(images, masks)
+    channels = _in_order(
+        {item.channel for item in images if item.channel}, description.channel_names if description else ()
+    )
+    if not any(mask.group for mask in masks):
         images = [replace(item, group=()) for item in images]
     identifiers, split_in_name = _identifiers(images)
     labels, problems = _partners(images, masks, identifiers), []
     if channels:
-        found = [(identifiers[item.file], channel_of[item.file], item.file) for item in images]
-        stored, problems = join_channels(found, channels, lambda file, name: file.parent.with_name(name) / file.name)
+        found = [(identifiers[item.file], item.channel, item.file) for item in images]
+        stored, problems = join_channels(found, channels, lambda file, name: _of_channel(file, channels, name))
         incomplete = {problem.case for problem in problems}
         labels = [(identifier, file) for identifier, file in labels if identifier not in incomplete]
     else:
@@ -108,26 +109,23 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
             yield path
 
 
-def _scope(item: Item) -> tuple[str | None, tuple[str, ...]]:
-    """Names are compared within it."""
-    return item.split, item.group
+def _in_order(channels: set[str], described: Sequence[str]) -> list[str]:
+    """As dataset.json names them, if it names these; else by the alphabet."""
+    order = [channel for name in described for channel in channels if channel.lower() == name.lower()]
+    return order if set(order) == channels else sorted(channels)
 
 
-def _channels(images: Sequence[Item], masks: Sequence[Item], order: Sequence[str]) -> list[str]:
-    """The channels, if the images have a folder for each: cases are in several of them, masks in none."""
-    folders = sorted({item.group[0] for item in images if len(item.group) == 1})
-    if any(mask.group for mask in masks) or any(len(item.group) != 1 for item in images):
-        return []
-    cases = Counter((item.split, item.name.lower()) for item in images)
-    if len(folders) > 1 and not any(count > 1 for count in cases.values()):
-        return []
-    described = [folder for name in order for folder in folders if folder.lower() == name.lower()]
-    return described if sorted(described) == folders else folders
+def _of_channel(file: Path, channels: Sequence[str], channel: str) -> Path:
+    """Where the channel of a case should lie, of which another's file is there."""
+    if file.parent.name in channels:
+        return file.parent.with_name(channel) / file.name
+    return file.with_name(re.sub(rf"(?<=[_-])({'|'.join(map(re.escape, channels))})(?=\.)", channel, file.name))
 
 
 def _identifiers(images: Sequence[Item]) -> tuple[dict[Path, str], bool]:
     """File -> a name of its own, as short as the others allow; and whether it begins with the split's name."""
-    different = len({(*_scope(item), item.name.lower()) for item in images})
+    found: dict[Path, str] = {}
+    different = len({(*item.scope, item.name.lower()) for item in images})
     for with_split, parts in (
         (False, lambda item: (item.name,)),
         (False, lambda item: item.group),
@@ -135,10 +133,13 @@ def _identifiers(images: Sequence[Item]) -> tuple[dict[Path, str], bool]:
         (True, lambda item: (item.split, item.name)),
         (True, lambda item: (item.split, *item.group, item.name)),
     ):
-        found = {item.file: "_".join(part for part in parts(item) if part) for item in images}
-        if len({name.lower() for name in found.values()}) == different and all(found.values()):
+        spelling: dict[str, str] = {}  # the first one's, for a case whose channels differ in upper and lower case
+        for item in images:
+            name = "_".join(part for part in parts(item) if part)
+            found[item.file] = spelling.setdefault(name.lower(), name)
+        if len(spelling) == different and "" not in spelling:
             return found, with_split
-    return found, True  # of the same name twice: `pair` says so
+    return found, True  # what has one name twice, `pair` reports
 
 
 def _partners(images: Sequence[Item], masks: Sequence[Item], identifiers: dict[Path, str]) -> list[tuple[str, Files]]:
@@ -148,7 +149,7 @@ def _partners(images: Sequence[Item], masks: Sequence[Item], identifiers: dict[P
     for image_affix, mask_affix in ((None, None), (None, MASK_NAME), (IMAGE_NAME, MASK_NAME)):
 
         def key(item: Item, affix) -> tuple:
-            return *_scope(item), (plain(item.name, affix) if affix else item.name).lower()
+            return *item.scope, (plain(item.name, affix) if affix else item.name).lower()
 
         free = {
             key(item, image_affix): identifiers[item.file] for item in images if identifiers[item.file] not in taken

@@ -1,7 +1,9 @@
 """What files and folders of images and masks are called. Upper and lower case are the same throughout."""
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +35,7 @@ class Item:
         split: "train", "val" or "test", where a folder says so.
         group: the folders that say neither: a patient's, a channel's.
         name: without ending.
+        channel: of the case, where a case has a file for each; the name is then the case's.
     """
 
     kind: Literal["image", "mask"] | None
@@ -41,6 +44,12 @@ class Item:
     group: tuple[str, ...]
     name: str
     file: Path
+    channel: str = ""
+
+    @property
+    def scope(self) -> tuple[str | None, tuple[str, ...]]:
+        """Within it, names are compared."""
+        return self.split, self.group
 
 
 def classify(name: str, file: Path, source: Path) -> Item:
@@ -55,6 +64,27 @@ def classify(name: str, file: Path, source: Path) -> Item:
         if not said_split and not word:
             group.append(folder)
     return Item(kind, rank, split, tuple(group), name, file)
+
+
+def with_channels(images: Sequence[Item], masks: Sequence[Item]) -> list[Item]:
+    """The images, with their channels if cases have several: `flair/a` and `t1/a`, or `a_flair` and `a_t1` of mask `a`."""
+    if not any(mask.group for mask in masks) and all(len(item.group) == 1 for item in images):
+        parts = [replace(item, group=(), channel=item.group[0]) for item in images]
+        if _several(parts) or len({part.channel for part in parts}) == 1:
+            return parts
+    cases = {(mask.scope, plain(mask.name, MASK_NAME).lower()) for mask in masks}
+    parts = [
+        replace(item, name=match[1], channel=match[2])
+        for item in images
+        if (match := re.fullmatch(r"(.+)[_-]([a-z][a-z0-9]*)", item.name, re.IGNORECASE))
+        and (item.scope, match[1].lower()) in cases
+    ]
+    return parts if len(parts) == len(images) and _several(parts) else list(images)
+
+
+def _several(parts: Sequence[Item]) -> bool:
+    """Whether some case has several channels."""
+    return any(count > 1 for count in Counter((*part.scope, part.name.lower()) for part in parts).values())
 
 
 def plain(name: str, pattern: re.Pattern) -> str:
