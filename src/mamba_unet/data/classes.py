@@ -181,8 +181,8 @@ def _named(found: Found, possible: Sequence[int], common: Sequence[int], names: 
     if possible and len(possible) < len(names) and possible[-1] <= len(names):
         return list(range(1, len(names) + 1))  # some class is in no mask, and the values are the classes' numbers
     raise ValueError(
-        f"--class-names names {len(names)} classes ({', '.join(names)}), but the masks hold {len(possible)} values "
-        f"besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
+        f"--class-names names {_count(len(names), 'class')} ({', '.join(names)}), but the masks hold "
+        f"{_count(len(possible), 'value')} besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
         + (
             "if other values are grey levels at the edges of one class, add --binary-masks [THRESHOLD]"
             if len(names) == 1
@@ -202,7 +202,7 @@ def _grey_levels(found: Found, values: Sequence[float], common: Sequence[int]) -
     near = [
         value
         for value in common
-        if top >= WHITE and (value < NEAR or top - NEAR < value < top or value + 1 in common or value - 1 in common)
+        if WHITE <= top != value and (value < NEAR or value > top - NEAR or {value - 1, value + 1}.intersection(common))
     ]
     if near:
         shown = ", ".join(map(str, near[:5]))
@@ -221,3 +221,7 @@ def _evidence(found: Found, common: Sequence[int]) -> str:
     worst, count = max(strange, key=lambda file: strange[file]), sum(map(bool, strange.values()))
     where = f"; values that few masks have are in {count} of them, most in {worst}" if count else f", as in {worst}"
     return f"Found {found.describe()}{where}."
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "es" if word.endswith("s") else "s")

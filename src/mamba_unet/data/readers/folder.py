@@ -74,7 +74,7 @@ def _images_and_masks(source: Path) -> tuple[list[Item], bool, list[str]]:
 
     def keep(items: Sequence[Item], wanted: Callable[[Item], bool], why: str) -> list[Item]:
         left = Counter(item.file.parent.relative_to(source).as_posix() for item in items if not wanted(item))
-        notes.extend(f"left alone, {why}: {folder}, {count} files" for folder, count in left.items())
+        notes.extend(f"left alone, {why}: {folder}, {count} file{'s' * (count > 1)}" for folder, count in left.items())
         return [item for item in items if wanted(item)]
 
     items = [classify(name, file, source) for name, file in named(_files(source))]

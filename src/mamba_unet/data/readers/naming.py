@@ -67,7 +67,7 @@ def classify(name: str, file: Path, source: Path) -> Item:
 
 
 def with_channels(images: Sequence[Item], masks: Sequence[Item]) -> list[Item]:
-    """The images, with their channels if cases have several: `flair/a` and `t1/a`, or `a_flair` and `a_t1` of mask `a`."""
+    """The images, with their channels if cases have several: `flair/a`, `t1/a`, or `a_flair`, `a_t1` of mask `a`."""
     if not any(mask.group for mask in masks) and all(len(item.group) == 1 for item in images):
         parts = [replace(item, group=(), channel=item.group[0]) for item in images]
         if _several(parts) or len({part.channel for part in parts}) == 1:

@@ -22,14 +22,14 @@ def group_patients(identifiers: Iterable[str]) -> dict[str, str]:
     """
     identifiers = list(identifiers)
     beginnings = {identifier: _beginnings(identifier) for identifier in identifiers}
-    shared = Counter(beginning for found in beginnings.values() for beginning in found)
-    return {
-        identifier: next(
-            (beginning for beginning in reversed(found) if 1 < shared[beginning] < len(identifiers)),
-            _without_slice(identifier),
-        )
-        for identifier, found in beginnings.items()
-    }
+    shared = Counter(beginning for identifier in identifiers for beginning in (identifier, *beginnings[identifier]))
+    repeated = {beginning for beginning, count in shared.items() if 1 < count < len(identifiers)}
+    patients = {}
+    for identifier, found in beginnings.items():
+        grouped = [beginning for beginning in found if beginning in repeated]
+        alone = [beginning for beginning in found if shared[beginning] < len(identifiers)] if repeated else []
+        patients[identifier] = (grouped or alone or [_without_slice(identifier)])[-1]
+    return patients
 
 
 def match_patients(identifiers: Iterable[str], regex: str) -> dict[str, str]:
