@@ -215,7 +215,7 @@ def _evidence(found: Found, common: Sequence[int]) -> str:
     strange: dict[Path, int] = {}
     for value, files in found.values.items():
         for file in files:
-            strange[file] = strange.get(file, 0) + (value not in common)
+            strange[file] = strange.get(file, 0) + (value != 0 and value not in common)
     if not strange:
         return f"Found {found.describe()}."
     worst, count = max(strange, key=lambda file: strange[file]), sum(map(bool, strange.values()))

@@ -184,7 +184,8 @@ def _read(files: Sequence[Path], kind: Literal["image", "label"]) -> StoredImage
 def _unreadable(error: UnreadableError, kind: str, case: str) -> Problem:
     # a library's error behind it: the file is damaged; else it was read, and is not what was looked for
     problem = "unreadable file" if error.__cause__ else "unsuitable file"
-    return Problem(error.file, problem, f"a readable {kind}", error.reason, SKIP, case=case)
+    reason = error.reason.replace(repr(str(error.file)), "it").replace(str(error.file), "it")  # the same for all files
+    return Problem(error.file, problem, f"a readable {kind}", reason, SKIP, case=case)
 
 
 def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
