@@ -1,5 +1,6 @@
 """Which label values are which class: declared, or plainly few; else refused, for nothing may become a class unseen."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def collect(labels: Iterable[tuple[Path, np.ndarray]]) -> Found:
         if len(each) > MOST_KEPT:
             each = [*each[: MOST_KEPT // 2], *each[-MOST_KEPT // 2 :]]
         near = {
-            round(value) if np.isfinite(value) and abs(value - round(value)) <= NEARLY_WHOLE else value
+            round(value) if math.isfinite(value) and abs(value - round(value)) <= NEARLY_WHOLE else value
             for value in each
         }
         for value in near:
@@ -139,8 +140,8 @@ def declared(labels: Mapping[str, int], class_names: Sequence[str] | None) -> di
         return dict(labels)
     if len(class_names) != len(labels) - 1:
         raise ValueError(
-            f"--class-names names {len(class_names)} classes ({', '.join(class_names)}); expected "
-            f"{len(labels) - 1}, as the data describes: {', '.join(list(labels)[1:])}"
+            f"--class-names names {_count(len(class_names), 'class')} ({_some(class_names)}); expected "
+            f"{len(labels) - 1}, as the data describes: {_some(list(labels)[1:])}"
         )
     return {"background": 0, **dict(zip(class_names, sorted(labels.values())[1:], strict=True))}
 
@@ -151,7 +152,7 @@ def foreground(class_names: Sequence[str] | None) -> list[str] | None:
         return None
     names = list(class_names)[1:] if class_names and class_names[0].lower() == "background" else list(class_names)
     if not names or len(set(names)) < len(names) or not all(name.strip() for name in names) or "background" in names:
-        raise ValueError(f"--class-names {' '.join(class_names)}: expected distinct names, one per class")
+        raise ValueError(f"--class-names {' '.join(class_names)[:200]}: expected distinct names, one per class")
     return names
 
 
@@ -161,7 +162,7 @@ def binary(found: Found, threshold: float | None, ignore: int | None) -> tuple[i
     Raises:
         ValueError: no mask reaches the threshold.
     """
-    numbers = [value for value in found.values if np.isfinite(value) and value != ignore]
+    numbers = [value for value in found.values if math.isfinite(value) and value != ignore]
     top = max(numbers, default=0)
     if threshold is None:
         threshold = (top + 1) // 2 if all(isinstance(value, int) for value in numbers) else top / 2
@@ -181,7 +182,7 @@ def _named(found: Found, possible: Sequence[int], common: Sequence[int], names: 
     if possible and len(possible) < len(names) and possible[-1] <= len(names):
         return list(range(1, len(names) + 1))  # some class is in no mask, and the values are the classes' numbers
     raise ValueError(
-        f"--class-names names {_count(len(names), 'class')} ({', '.join(names)}), but the masks hold "
+        f"--class-names names {_count(len(names), 'class')} ({_some(names)}), but the masks hold "
         f"{_count(len(possible), 'value')} besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
         + (
             "if other values are grey levels at the edges of one class, add --binary-masks [THRESHOLD]"
@@ -221,6 +222,10 @@ def _evidence(found: Found, common: Sequence[int]) -> str:
     worst, count = max(strange, key=lambda file: strange[file]), sum(map(bool, strange.values()))
     where = f"; values that few masks have are in {count} of them, most in {worst}" if count else f", as in {worst}"
     return f"Found {found.describe()}{where}."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _count(number: int, word: str) -> str:

@@ -177,7 +177,7 @@ def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
     """
     try:
         said = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SplitError(str(file), "unreadable", "JSON", str(error), "correct the file") from error
     if isinstance(said, dict) and isinstance(said.get("patients"), dict):
         said = said["patients"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import SKIP, Problem, check_case
-from mamba_unet.data.classes import MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
+from mamba_unet.data.classes import LARGEST, MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
 from mamba_unet.data.readers import Entry, Listing, detect_layout
 from mamba_unet.data.readers.patients import describe_patients, match_patients
 from mamba_unet.data.registry import DATASETS, DatasetInfo
@@ -80,6 +80,7 @@ def survey(
         classes = _classes(declared(listing.labels, names))
     else:
         classes = _classes(infer(collect(_labels(listing.entries)), names, ignore))
+        notes += [] if names else ["classes are named by their values; --class-names NAME ... gives them names"]
     rule = listing.intensity[0] if isinstance(listing.intensity, list) else listing.intensity
     return Plan(
         source,
@@ -133,7 +134,7 @@ def _binary(
     described = list(listing.labels or ())[1:]
     names = names or described or ["foreground"]
     if len(names) != 1:
-        raise ValueError(f"--binary-masks makes one class, but {len(names)} are named: {', '.join(names)}")
+        raise ValueError(f"--binary-masks makes one class, but {len(names)} are named: {', '.join(names)[:200]}")
     found = collect(_labels(listing.entries))
     white, threshold = binary(found, threshold, ignore)
     note = f"binary masks: values from {threshold:g} on are {names[0]!r}, others background; {found.describe(4)}"
@@ -153,9 +154,9 @@ def _completed(classes: Classes, other_values: Sequence[int], ignore: int | None
         if ignore in classes.values:
             name = classes.names[classes.values[ignore]]
             raise ValueError(f"--ignore-label {ignore}: this value is class {name!r}; expected one that is no class")
+        if not 0 < ignore <= LARGEST:
+            raise ValueError(f"--ignore-label {ignore}: expected a whole number of 1..{LARGEST}")
         values[ignore] = IGNORE
-    if min(values) < 0:
-        raise ValueError(f"--ignore-label {ignore}: expected a whole number from 1 on")
     return replace(classes, values=dict(sorted(values.items())))
 
 

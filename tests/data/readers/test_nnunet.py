@@ -57,6 +57,7 @@ def test_labels_are_classes_in_the_order_of_their_values(nnunet, tmp_path, make)
         ({"labels": {"background": 0, "one": 1, "ignore": 1}}, "distinct values"),
         ({"labels": {"background": 0, "one": 2**32 - 1}}, "whole number of 0..65535"),
         ({"labels": {"background": 0, "one": {"x": 1}}}, "whole number"),
+        ({"labels": {"0": "background", "1": "one", "2": "one"}}, "two labels are called 'one'"),
         ({"channel_names": {"first": "T1"}}, "numbered from 0"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "without a gap"),
         ({"channel_names": {"0": {"name": "T1"}}}, "a text for each channel"),

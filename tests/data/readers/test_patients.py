@@ -64,7 +64,7 @@ def test_a_name_that_the_expression_does_not_match_is_named():
 def test_the_description_counts_and_shows_the_largest_group():
     patients = {"a": "p", "b": "p", "c": "q"}
     assert describe_patients(patients, "by x") == "3 cases of 2 patients by x, as p: a, b"
-    assert "each case is a patient of its own" in describe_patients({"a": "a", "b": "b"}, "by x")
+    assert "2 cases, each a patient of its own" in describe_patients({"a": "a", "b": "b"}, "by x")
 
 
 def test_the_report_says_how_cases_are_grouped_and_a_regular_expression_changes_it(picture_set):

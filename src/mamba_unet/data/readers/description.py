@@ -96,7 +96,8 @@ def _labels(file: Path, described: Mapping[str, Any]) -> tuple[dict[str, int], i
     said = described.get("labels")
     if not isinstance(said, dict) or not said:
         raise ValueError(f'{file}: expected "labels": {{"background": 0, "name": 1, ...}}, found {str(said)[:200]}')
-    labels, ignore = {}, None
+    labels: dict[str, int] = {}
+    ignore = None
     for key, value in said.items():
         # the first version has {"1": "name"}, the second {"name": 1}
         name, number = (value, key) if isinstance(value, str) and key.isdecimal() else (key, value)
@@ -109,6 +110,8 @@ def _labels(file: Path, described: Mapping[str, Any]) -> tuple[dict[str, int], i
             )
         if isinstance(number, bool) or not str(number).isdecimal() or int(number) > LARGEST:
             raise ValueError(f"{file}: label {name!r} = {str(number)[:100]}; expected a whole number of 0..{LARGEST}")
+        if name in labels:
+            raise ValueError(f"{file}: two labels are called {name!r}; expected a name of its own for each value")
         if name == "ignore":
             ignore = int(number)
         else:

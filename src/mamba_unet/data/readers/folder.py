@@ -183,9 +183,11 @@ def _some(names: Sequence[str]) -> str:
 
 FOLDER = Layout(
     "folder",
-    "images and masks of the same name, in two folders: images/a.png and masks/a.png (or image, img, Original; mask, "
-    "labels, Ground Truth, 1st_manual), also below train/, val/, test/ or named as ISIC's; or side by side: a.png and "
-    "a_mask.png (_seg, _gt, mask_a), also in a folder per patient; channels in images/flair/a.nii.gz, "
-    f"images/t1/a.nii.gz; {', '.join(ENDINGS)}",
+    "images and masks of the same name, but for upper and lower case and for _mask, _seg, _gt, mask_:\n"
+    "    images/a.png and masks/a.png (or Original, img; labels, Ground Truth, 1st_manual; ISIC's names)\n"
+    "    train/images/a.png and train/masks/a.png, val/..., test/...: they are the split\n"
+    "    a.png and a_mask.png side by side, also in a folder for each patient\n"
+    "    images/flair/a.nii.gz, images/t1/a.nii.gz and labels/a.nii.gz: channels\n"
+    f"    ({', '.join(ENDINGS)})",
     find,
 )

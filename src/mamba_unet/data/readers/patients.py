@@ -63,7 +63,7 @@ def describe_patients(patients: Mapping[str, str], how: str) -> str:
     """ "12 cases of 4 patients by ..., as P00: P00_0, P00_1", for a person who may know better."""
     sizes = Counter(patients.values())
     if len(sizes) == len(patients):
-        return f"{len(patients)} cases of {len(sizes)} patients: each case is a patient of its own"
+        return f"{len(patients)} cases, each a patient of its own (--patient-regex groups them)"
     largest = max(sizes, key=lambda patient: sizes[patient])
     members = [identifier for identifier, patient in patients.items() if patient == largest]
     shown = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
