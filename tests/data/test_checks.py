@@ -219,6 +219,13 @@ def test_equal_problems_are_one_row(picture_set):
     assert "images/a9.png" in report.table(most=None)
 
 
+def test_control_characters_in_names_are_shown_by_their_code(picture_set):
+    source = picture_set([*"abc", "\x1b[2Jd\n"])
+    (source / "masks" / "\x1b[2Jd\n.png").unlink()
+    table = check(source, progress=False).table()
+    assert r"images/\x1b[2Jd\n.png" in table and "\x1b" not in table
+
+
 def test_problems_are_errors_then_warnings_then_notes(nnunet, make, tmp_path):
     source = nnunet(labels={"background": 0, "one": 1, "ignore": 2, "three": 3})
     make.nifti(source / "labelsTr" / "s1.nii.gz", np.zeros((3, 16, 12), np.uint8))

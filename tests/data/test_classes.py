@@ -107,6 +107,20 @@ def test_names_that_do_not_fit_are_refused(picture_set, values, names, message):
         check(picture_set(TWELVE, values), class_names=names, progress=False)
 
 
+@pytest.mark.parametrize("how", [{"class_names": ["polyp"]}, {"binary_masks": True}, {}])
+def test_where_no_mask_can_be_read_each_case_says_so(picture_set, how):
+    source = picture_set(TWELVE)
+    for mask in (source / "masks").iterdir():
+        mask.write_bytes(b"no picture")
+    errors = check(source, progress=False, **how).errors
+    assert len(errors) == 12 and {problem.problem for problem in errors} == {"unreadable file"}
+
+
+def test_one_name_that_is_not_in_a_list_is_refused(picture_set):
+    with pytest.raises(ValueError, match=r"expected a list of names: \['polyp'\]"):
+        check(picture_set(TWELVE), class_names="polyp", progress=False)
+
+
 def test_names_rename_what_a_dataset_json_declares(picture_set, nnunet):
     report = check(nnunet(), class_names=["a", "b", "c"], progress=False)
     assert report.class_names == ["background", "a", "b", "c"]

@@ -107,7 +107,7 @@ class CheckReport:
             f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
             for rows, word in ((self.errors, "error"), (self.warnings, "warning"))
         )
-        return "\n".join([*lines, "", ", ".join(counts)])
+        return "\n".join([*map(_printable, lines), "", ", ".join(counts)])
 
 
 class BadDataError(ValueError):
@@ -356,9 +356,18 @@ def misplacement(image: StoredImage, label: StoredImage) -> float:
     return float(np.abs(np.linalg.solve(image.affine, label.affine @ corners) - corners).max())
 
 
+def _printable(text: str) -> str:
+    """What would move the cursor, or cannot be written, by its code: names of files are others' words."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _row(title: str, text: str) -> list[str]:
     return textwrap.wrap(
-        f"  {title:<12}{text}", WIDTH, subsequent_indent=" " * 14, break_long_words=False, break_on_hyphens=False
+        f"  {title:<12}{_printable(text)}",
+        WIDTH,
+        subsequent_indent=" " * 14,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

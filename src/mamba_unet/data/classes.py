@@ -118,6 +118,8 @@ def infer(found: Found, class_names: Sequence[str] | None, ignore: int | None) -
     possible = [value for value in values if isinstance(value, int) and value <= LARGEST]
     common = [value for value in possible if not found.rare(value)]
     if class_names is not None:
+        if not found.labels:  # none can be read, and each case says so
+            return {"background": 0, **{name: number for number, name in enumerate(class_names, start=1)}}
         return {"background": 0, **dict(zip(class_names, _named(found, possible, common, class_names), strict=True))}
     if found.labels and not values:
         raise ValueError(
@@ -150,6 +152,8 @@ def foreground(class_names: Sequence[str] | None) -> list[str] | None:
     """The names without the background, which may be named first or not at all. Raises ValueError for bad names."""
     if class_names is None:
         return None
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names={class_names!r}; expected a list of names: [{class_names!r}]")
     names = list(class_names)[1:] if class_names and class_names[0].lower() == "background" else list(class_names)
     if not names or len(set(names)) < len(names) or not all(name.strip() for name in names) or "background" in names:
         raise ValueError(f"--class-names {' '.join(class_names)[:200]}: expected distinct names, one per class")
@@ -162,6 +166,8 @@ def binary(found: Found, threshold: float | None, ignore: int | None) -> tuple[i
     Raises:
         ValueError: no mask reaches the threshold.
     """
+    if not found.labels:  # none can be read, and each case says so
+        return 1, 1
     numbers = [value for value in found.values if math.isfinite(value) and value != ignore]
     top = max(numbers, default=0)
     if threshold is None:
