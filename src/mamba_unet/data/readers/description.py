@@ -15,7 +15,7 @@ COLOURS = window(0, 255)
 
 @dataclass(frozen=True)
 class Description:
-    """What a dataset.json says.
+    """What a dataset.json says; nothing, where there is none.
 
     Attributes:
         labels: class name -> stored value, background first, by value.
@@ -25,12 +25,12 @@ class Description:
         training: names of the images it lists for training, relative to its folder.
     """
 
-    labels: Mapping[str, int]
-    ignore: int | None
-    channel_names: Sequence[str]
-    name: str | None
-    description: str
-    training: Sequence[str]
+    labels: Mapping[str, int] | None = None
+    ignore: int | None = None
+    channel_names: Sequence[str] = ()
+    name: str | None = None
+    description: str = ""
+    training: Sequence[str] = ()
 
     @property
     def intensity(self) -> dict[str, Any] | list[dict[str, Any]] | None:

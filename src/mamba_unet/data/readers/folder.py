@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, join_channels, named, pair
-from mamba_unet.data.readers.description import channel_intensity, read_description
+from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
 
 DEEPEST = 5  # folders below the source that are looked into
@@ -24,47 +24,34 @@ def find(source: Path) -> Listing | None:
     if not images or not masks:
         return None
     described = source / "dataset.json"
-    description = read_description(described) if described.is_file() else None
+    description = read_description(described) if described.is_file() else Description()
     images = with_channels(images, masks)
-    channels = _in_order(
-        {item.channel for item in images if item.channel}, description.channel_names if description else ()
-    )
+    channels = _in_order({item.channel for item in images if item.channel}, description.channel_names)
     if not any(mask.group for mask in masks):
         images = [replace(item, group=()) for item in images]
     identifiers, split_in_name = _identifiers(images)
-    labels, problems = _partners(images, masks, identifiers), []
+    labels = _partners(images, masks, identifiers)
     if channels:
         found = [(identifiers[item.file], item.channel, item.file) for item in images]
         stored, problems = join_channels(found, channels, lambda file, name: _of_channel(file, channels, name))
         incomplete = {problem.case for problem in problems}
         labels = [(identifier, file) for identifier, file in labels if identifier not in incomplete]
     else:
-        stored = [(identifiers[item.file], ((item.file,),)) for item in images]
+        stored, problems = [(identifiers[item.file], ((item.file,),)) for item in images], []
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name))
-    splits: dict[str, list[str]] = {}
-    for item in images:
-        if item.split:
-            splits.setdefault(item.split, []).append(identifiers[item.file])
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
-    listing = Listing(
+    return Listing(
         f"masks in {_some(places)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",
         entries,
         [*problems, *unpaired],
         notes,
-        channel_names=channels,
-        intensity=[channel_intensity(channel) for channel in channels] or None,
-        splits=splits if len(splits) > 1 and "train" in splits else None,
-    )
-    if description is None:
-        return listing
-    return replace(
-        listing,
         name=description.name,
         description=description.description,
         labels=description.labels,
         ignore=description.ignore,
         channel_names=channels or description.channel_names,
-        intensity=listing.intensity or description.intensity,
+        intensity=[channel_intensity(channel) for channel in channels] or description.intensity,
+        splits=_splits(images, identifiers),
     )
 
 
@@ -175,6 +162,15 @@ def _patients(images: Sequence[Item], identifiers: dict[Path, str], split_in_nam
         identifiers[item.file]: f"{item.split}_{item.group[0]}" if split_in_name and item.split else item.group[0]
         for item in images
     }
+
+
+def _splits(images: Sequence[Item], identifiers: dict[Path, str]) -> dict[str, list[str]] | None:
+    """Split -> cases, if folders divide them."""
+    splits: dict[str, list[str]] = {}
+    for item in images:
+        if item.split:
+            splits.setdefault(item.split, []).append(identifiers[item.file])
+    return splits if len(splits) > 1 and "train" in splits else None
 
 
 def _some(names: Sequence[str]) -> str:
