@@ -20,9 +20,7 @@ def phantom(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     from mamba_unet.data import check as check_source
 
-    report = check_source(
-        args.source, dataset=args.dataset, layout=args.layout, splits=args.split, folds=args.folds, seed=args.seed
-    )
+    report = check_source(args.source, **_source_options(args))
     print(report.table())
     return 1 if report.errors else 0
 
@@ -30,21 +28,17 @@ def check(args: argparse.Namespace) -> int:
 def prepare(args: argparse.Namespace) -> int:
     from mamba_unet.data import prepare as prepare_source
 
-    prepared = prepare_source(
-        args.source,
-        args.out,
-        dataset=args.dataset,
-        layout=args.layout,
-        splits=args.split,
-        folds=args.folds,
-        seed=args.seed,
-        skip_bad=args.skip_bad,
-    )
+    prepared = prepare_source(args.source, args.out, skip_bad=args.skip_bad, **_source_options(args))
     print((args.out / "check.txt").read_text(encoding="utf-8"))
     print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))
     print("split:   " + ", ".join(f"{name} {len(cases)} cases" for name, cases in prepared.splits.items()))
     return 0
+
+
+def _source_options(args: argparse.Namespace) -> dict[str, object]:
+    words = ("dataset", "layout", "folds", "seed", "patient_regex", "class_names", "binary_masks", "ignore_label")
+    return {"splits": args.split, **{word: getattr(args, word) for word in words}}
 
 
 def export(args: argparse.Namespace) -> int:
@@ -305,6 +299,18 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--split", type=Path, help="JSON file with patients per split (default: the published split)")
         sub.add_argument("--folds", type=int, help="also split into so many folds")
         sub.add_argument("--seed", type=int, default=0, help="of a drawn split")
+        patient = (
+            "finds the patient in a case's name: the first group, or the whole match (default: by folders and names)"
+        )
+        sub.add_argument("--patient-regex", metavar="REGEX", help=patient)
+        names = "of the values in the masks, in ascending order, the background left out"
+        sub.add_argument("--class-names", nargs="+", metavar="NAME", help=names)
+        binary = "one class: all values from here on (default: the middle, 128 of 255); for masks with grey levels"
+        sub.add_argument(
+            "--binary-masks", nargs="?", type=float, const=True, default=False, metavar="THRESHOLD", help=binary
+        )
+        ignore = "value in the masks that marks pixels without ground truth"
+        sub.add_argument("--ignore-label", type=int, metavar="VALUE", help=ignore)
 
     sub = command(export, "write a prepared data set in another program's layout")
     sub.add_argument("prepared", type=Path, help="folder that `prepare` wrote")
