@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.files import to_csv, write_text
-from mamba_unet.measures.statistics import (
-    CaseStatistics,
-    StructureStatistics,
-    markdown_table,
-    number,
-    structure_statistics,
-)
+from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, structure_statistics
+from mamba_unet.tables import Table, number
 
 MYOCARDIUM_G_PER_ML = 1.05  # as SCMR's recommendations have it (Schulz-Menger et al. 2020)
 FEWEST_SLICES = 2 / 3  # of ED's slices that hold the left ventricle at ES; ACDC's 100 patients have 0.7 and more
@@ -345,7 +340,7 @@ def cardiac_table(hearts: Sequence[CardiacCase]) -> str:
         doubts = "*" if values.pop("notes") else ""
         numbers = [number(value, 1) for value in values.values()]
         rows.append([heart.case + doubts, _short(heart, heart.ed), _short(heart, heart.es), *numbers])
-    table = markdown_table([*titles, "mass g"], rows, left=(0, 1, 2))
+    table = Table([*titles, "mass g"], rows, left=(0, 1, 2)).markdown()
     doubts = [f"- {heart.case}: {'; '.join(heart.measures.notes)}\n" for heart in hearts if heart.measures.notes]
     return table + ("\n\\* to be looked at:\n\n" + "".join(doubts) if doubts else "")
 
