@@ -43,7 +43,7 @@ def test_latex_escapes_what_latex_would_misread():
 def test_html_is_escaped_unless_it_is_html_and_stacks_deviations():
     html = Table(["<t>", "x"], [[Html("<b>q</b>"), "0.9 ± 0.1"], ["a<b", "&"]], [["best"]]).html("summary")
     assert html.startswith("<div class='scroll summary' tabindex='0'><table>")
-    assert "<th scope='col'>&lt;t&gt;</th>" in html
+    assert "<th scope='col' class=word>&lt;t&gt;</th><th scope='col'>x</th>" in html
     assert "<th scope='row'><b>q</b></th><td><strong>0.9<small>± 0.1</small></strong></td>" in html
     assert "<th scope='row'>a&lt;b</th><td>&amp;</td>" in html
     assert "<td class=word>unet</td>" in TABLE.html() and "<td><u>0.85</u></td>" in TABLE.html()

@@ -65,13 +65,14 @@ class Table:
 
         The deviation of "0.93 ± 0.04" stands on a line of its own, which keeps a wide table narrow.
         """
-        head = "".join(f"<th scope='col'>{_html(title)}</th>" for title in self.titles)
-        rows = self._marked([[_stacked(cell) for cell in row] for row in self.rows], "<strong>{}</strong>", "<u>{}</u>")
+        words = ["" if i not in self.left else " class=word" for i in range(len(self.titles))]
+        head = "".join(
+            f"<th scope='col'{word}>{_html(title)}</th>" for title, word in zip(self.titles, words, strict=True)
+        )
+        rows = [[_stacked(cell) for cell in row] for row in self.rows]
         body = ""
-        for first, *others in rows:
-            cells = "".join(
-                f"<td{' class=word' if i in self.left else ''}>{cell}</td>" for i, cell in enumerate(others, start=1)
-            )
+        for first, *others in self._marked(rows, "<strong>{}</strong>", "<u>{}</u>"):
+            cells = "".join(f"<td{word}>{cell}</td>" for cell, word in zip(others, words[1:], strict=True))
             body += f"<tr><th scope='row'>{first}</th>{cells}</tr>"
         frame = f"<div class='scroll{' ' + css if css else ''}' tabindex='0'>"  # a keyboard can scroll it
         return f"{frame}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

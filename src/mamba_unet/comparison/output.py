@@ -63,7 +63,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> None:
         with atomic_path(out / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(to_png(draw()))
         picture = themed_figure(draw, f"{heading}, every network", css="wide")
-        parts.append(section(heading, f"<p>{text}</p>{picture}"))
+        parts.append(section(heading, f"<p>{text}</p><div class='scroll' tabindex='0'>{picture}</div>"))
     header = f"<header><h1>{escape(title)}</h1>{warning(SYNTHETIC) if comparison.synthetic else ''}</header>"
     write_text(out / "comparison.html", page(title, "\n".join([header, *parts])))
     write_json(out / "comparison.json", comparison.to_json())

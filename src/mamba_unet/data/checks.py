@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mamba_unet.data.splits import Split
+from mamba_unet.tables import Table
 from mamba_unet.volumes.formats import StoredImage, through_plane
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
@@ -74,17 +75,12 @@ class CheckReport:
             *(f"note: {note}" for note in self.notes),
         ]
         if self.problems:
-            header = ("severity", "file", "problem", "expected", "found", "way out")
-            rows = [header] + [
+            header = ("severity", "file", "problem", "expected", "found", "what to do")
+            rows = [
                 (p.severity, _short(p.file, self.source), p.problem, p.expected, p.found, p.way_out)
                 for p in self.problems
             ]
-            widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-            rows.insert(1, tuple("-" * width for width in widths))
-            lines += [
-                "",
-                *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
-            ]
+            lines += ["", Table(header, rows, left=range(len(header))).text(rule=True).rstrip()]
         lines += ["", f"{len(self.errors)} errors, {len(self.warnings)} warnings"]
         return "\n".join(lines)
 

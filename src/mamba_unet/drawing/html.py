@@ -111,6 +111,7 @@ th, td { padding: .4rem .55rem; text-align: right; white-space: nowrap; border-b
 thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; white-space: normal }
 tbody th, thead th:first-child { position: sticky; left: 0; background: var(--panel); text-align: left }
 tbody th { font-weight: 500 }
+thead .word { text-align: left }
 .word { text-align: left }
 .summary tr:last-child { font-weight: 600 }
 ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
@@ -120,7 +121,7 @@ ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .charts img { width: 100%; max-width: 34rem; display: block }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem }
-.wide { width: 100%; border-radius: .4rem }
+.wide { width: 100%; min-width: 44rem; border-radius: .4rem }
 u { text-underline-offset: .2em }
 figure { margin: 0 }
 .triptych { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem }
