@@ -166,3 +166,16 @@ def test_better_trainings_are_counted_over_all_pairs_of_seeds():
     dice, hd95 = comparison(mamba, unet).tests  # unet 0.6, 0.8 against mamba 0.6, 0.9
     assert (dice["better_pairs"], dice["pairs_of_trainings"]) == (1, 4)
     assert (hd95["better_pairs"], hd95["pairs_of_trainings"]) == (3, 4)  # 3, 1 against 3, inf
+    assert (dice["p_trainings"], hd95["p_trainings"]) == (1.0, pytest.approx(4 / 6))
+
+
+def test_times_of_different_machines_stand_beside_their_machine():
+    flat = evaluation([[0.8, 0.6]] * 3, FLAT)
+    one, other = entry("mamba", flat, recipe=Recipe()), entry("unet", flat, recipe=Recipe())
+    assert "trained on" not in comparison(one, other).networks().titles
+    assert any("Trained on: abacus." in note for note in comparison(one, other).network_notes())
+    other.runs[0]["machine"] = "calculator"
+    networks = comparison(one, other, entry("nnunet", flat)).networks()
+    assert networks.titles[-1] == "trained on"
+    assert [row[-1] for row in networks.rows] == ["abacus", "calculator", "-"]
+    assert any("cannot be compared" in note for note in comparison(one, other).network_notes())

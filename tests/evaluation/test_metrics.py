@@ -17,6 +17,7 @@ from mamba_unet.evaluation.metrics import (
     HD95_CONVENTIONS,
     OVERLAP_METRICS,
     Conventions,
+    metric_title,
     segmentation_metrics,
     slice_dice,
 )
@@ -67,6 +68,10 @@ def test_conventions_differ_as_their_names_say():
     assert distance("asd", "assd_pooled") == pytest.approx(3 / 3)
     assert distance("asd", "assd_mean_of_directed_means") == pytest.approx((1.5 + 0) / 2)
     assert distance("asd", "asd_prediction_to_label") == pytest.approx(1.5)
+    prediction, label = label, prediction  # forward 0, backward 0 and 3
+    assert distance("asd", "assd_mean_of_directed_means") == pytest.approx((0 + 1.5) / 2)
+    assert distance("asd", "asd_prediction_to_label") == 0
+    assert distance("hd95", "hd95_max_of_directed_percentiles") == pytest.approx(0.95 * 3)
 
 
 def test_class_absent_from_both_is_undefined():
@@ -261,6 +266,11 @@ def test_an_image_without_any_ground_truth_has_no_numbers():
 def test_slice_dice_of_one_image_without_slices_is_refused():
     with pytest.raises(ValueError, match=r"needs arrays of \(D, H, W\)"):
         slice_dice(np.zeros((4, 4), int), np.zeros((4, 4), int), 2)
+
+
+def test_only_distances_have_a_unit_in_their_title():
+    titles = [metric_title("dice", "mm"), metric_title("hd95", "mm"), metric_title("asd")]
+    assert titles == ["Dice", "HD95 (mm)", "ASD"]
 
 
 def test_importing_metrics_loads_neither_scipy_nor_torch():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mamba_unet.evaluation.significance import EXACT_UP_TO, holm, paired_test, wilcoxon
+from mamba_unet.evaluation.significance import EXACT_UP_TO, holm, paired_test, rank_sum, wilcoxon
 
 INF, NAN = float("inf"), float("nan")
 
@@ -52,6 +52,30 @@ def test_both_forms_agree_where_one_takes_over_from_the_other(monkeypatch):
     exact = wilcoxon(differences)
     monkeypatch.setattr("mamba_unet.evaluation.significance.EXACT_UP_TO", EXACT_UP_TO - 1)
     assert 0 < abs(wilcoxon(differences) - exact) < 0.002
+
+
+@pytest.mark.parametrize(
+    ("network", "reference", "p"),
+    [
+        ([4, 5, 6], [1, 2, 3], 2 / 20),  # the two extremes of 20 assignments
+        ([1, 2, 3], [4, 5, 6], 2 / 20),
+        ([3, 5, 6], [1, 2, 4], 4 / 20),  # one pair of nine the other way
+        ([1, 2], [1, 2], 1.0),
+        ([INF, 3], [1, 2], 2 / 6),
+        ([NAN, 4, 5, 6], [1, 2, 3], 2 / 20),
+        ([1, NAN], [1, 2], None),
+        ([1], [2, 3], None),
+    ],
+)
+def test_p_over_trainings_counts_every_assignment(network, reference, p):
+    assert rank_sum(network, reference) == p
+
+
+def test_p_over_trainings_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    few, many = (rng.normal(0, 1, (2, size)) for size in (5, 40))
+    assert rank_sum(*few) == pytest.approx(stats.mannwhitneyu(*few, method="exact").pvalue)
+    assert rank_sum(*many) == pytest.approx(stats.mannwhitneyu(*many, method="asymptotic").pvalue)
 
 
 def test_the_effect_is_positive_where_the_network_is_better():

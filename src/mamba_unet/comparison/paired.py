@@ -1,4 +1,4 @@
-"""Each network against the reference: paired tests over patients, and beside them the count over trainings."""
+"""Each network against the reference: paired tests over patients, and beside them the test over trainings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,16 +8,25 @@ from typing import Any
 from mamba_unet.comparison.columns import Column
 from mamba_unet.comparison.entry import Entry
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS
-from mamba_unet.evaluation.significance import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, EXACT_UP_TO, holm, paired_test
+from mamba_unet.evaluation.significance import (
+    BOOTSTRAP_SAMPLES,
+    BOOTSTRAP_SEED,
+    EXACT_UP_TO,
+    holm,
+    paired_test,
+    rank_sum,
+)
 from mamba_unet.tables import Table, number
+
+TRAININGS = ("better trainings", "p over trainings")
 
 
 def paired_tests(entries: Mapping[str, Entry], reference: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """One test per metric and network that is not the reference.
 
     Returns:
-        network, metric, what `paired_test` finds over patients, p_holm, and in how many of the pairs of a training of
-        the network and one of the reference the network's mean is the better one.
+        network, metric, what `paired_test` finds over patients, p_holm; in how many of the pairs of a training of the
+        network and one of the reference the network's mean is the better one, and p of `rank_sum` over trainings.
     """
     tests = []
     for metric in metrics:
@@ -30,9 +39,13 @@ def paired_tests(entries: Mapping[str, Entry], reference: str, metrics: Sequence
             found = paired_test(
                 [values[patient] for patient in expected], list(expected.values()), higher_is_better=higher
             )
-            pairs = list(product(entry.per_training(metric), entries[reference].per_training(metric)))
-            better = sum(own > other if higher else own < other for own, other in pairs)
-            trainings = {"pairs_of_trainings": len(pairs), "better_pairs": better}
+            ours, theirs = entry.per_training(metric), entries[reference].per_training(metric)
+            better = sum(own > other if higher else own < other for own, other in product(ours, theirs))
+            trainings = {
+                "pairs_of_trainings": len(ours) * len(theirs),
+                "better_pairs": better,
+                "p_trainings": rank_sum(ours, theirs),
+            }
             tests.append({"network": name, "metric": metric, **asdict(found), **trainings})
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p
@@ -59,10 +72,11 @@ def tests_table(tests: Sequence[Mapping[str, Any]], columns: Sequence[Column], r
                 _p_text(test["p"]),
                 _p_text(test["p_holm"]),
                 f"{test['better_pairs']} of {test['pairs_of_trainings']}",
+                _p_text(test["p_trainings"]),
             ]
         )
     titles = [f"against {reference}", "metric", "patients", "ties", "left out", "median difference"]
-    return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", "better trainings"], rows, left=(0, 1))
+    return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", *TRAININGS], rows, left=(0, 1))
 
 
 def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training: bool) -> list[str]:
@@ -82,11 +96,12 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         "better in every patient, -1 worse in every patient.",
         "A patient's distance is infinite if one of its structures was missed or invented in any training; it then "
         "has the largest rank. Left out: patients with an undefined value, or infinite for both networks.",
-        "Patients are the sample. A small p says that more patients like these would show the difference between "
-        "these very trainings; a large p does not say that the networks are equally good.",
+        "p and p (Holm) take patients as the sample: a small p says that more patients like these would show the "
+        "difference between these very trainings; a large p does not say that the networks are equally good.",
         "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
-        "network's mean over patients is the better one. Where it is neither few nor nearly all, seeds decide as much "
-        "as networks do.",
+        "network's mean over patients is the better one. p over trainings takes trainings as the sample: the exact "
+        "rank-sum test of their means, not corrected; with three trainings each it cannot be below 0.1. Where it is "
+        "large, other seeds may turn the difference round.",
     ]
     if count * smallest > 0.05:
         lines.append(

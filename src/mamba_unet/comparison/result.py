@@ -89,6 +89,8 @@ class Comparison:
         ]
         titles = ["network", "model", "parameters", "starts from", *differing, "trainings", "iterations"]
         titles += ["time per training", "GPU memory"]
+        several_machines = len(self._machines) > 1  # whose times do not compare
+        titles += ["trained on"] if several_machines else []
         rows = []
         for name, entry in self.entries.items():
             if entry.recipe is None:
@@ -113,7 +115,13 @@ class Comparison:
                     "-" if None in memory else f"{max(memory) / 1024:.1f} GiB",
                 ]
             )
+            if several_machines:
+                rows[-1].append(" and ".join(dict.fromkeys(run["machine"] for run in entry.runs)))
         return Table(titles, rows, left=(0, 1, 3))
+
+    @property
+    def _machines(self) -> list[str]:
+        return sorted({run["machine"] for entry in self.entries.values() for run in entry.runs})
 
     @cached_property
     def tests(self) -> list[dict[str, Any]]:
@@ -172,10 +180,11 @@ class Comparison:
 
     def network_notes(self) -> list[str]:
         """What belongs under the table of networks."""
-        machines = sorted({run["machine"] for entry in self.entries.values() for run in entry.runs})
         lines = ["Columns named as recipe keys are those in which the recipes differ; all other keys are the same."]
-        if machines:
-            lines.append(f"Time includes validation. Trained on: {'; '.join(machines)}.")
+        if len(self._machines) == 1:
+            lines.append(f"Time includes validation. Trained on: {self._machines[0]}.")
+        elif self._machines:
+            lines.append("Time includes validation. Times on different machines or threads cannot be compared.")
         return lines
 
     def _seeds_text(self) -> str:

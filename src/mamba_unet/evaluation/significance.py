@@ -1,7 +1,10 @@
-"""Paired comparisons of two networks over the same patients: Wilcoxon's signed-rank test, its effect size, Holm."""
+"""Comparisons of two networks: paired over the same patients (Wilcoxon's signed-rank test, its effect size), unpaired
+over their trainings (rank sums), and Holm's correction for several tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 import numpy as np
 
@@ -9,6 +12,7 @@ BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
 EXACT_UP_TO = 200  # differences; the exact distribution takes time that grows with the third power of their number
+MOST_ASSIGNMENTS = 20_000  # of values to two groups that are enumerated
 DECIMALS = 12  # differences closer than this are ties: sums of the same numbers in another order differ by less
 
 
@@ -109,6 +113,35 @@ def wilcoxon(differences: np.ndarray) -> float:
         probability[:rank] /= 2
     observed = doubled[positive].sum()
     return float(min(1.0, 2 * min(probability[: observed + 1].sum(), probability[observed:].sum())))
+
+
+def rank_sum(network: Sequence[float], reference: Sequence[float]) -> float | None:
+    """Two-sided p value of the Wilcoxon-Mann-Whitney test: do the trainings of two networks differ?
+
+    Every assignment of the values to the two groups is counted, ties sharing their mean rank; where there are too many
+    assignments, the normal approximation is taken. Three values against three cannot give less than 0.1.
+
+    Args:
+        network, reference: one value per training, not paired; infinite ones are the largest.
+
+    Returns:
+        None with fewer than two defined values on either side.
+
+    Source: H. B. Mann and D. R. Whitney, On a test of whether one of two random variables is stochastically larger than
+    the other, Annals of Mathematical Statistics 18 (1947).
+    """
+    from scipy.stats import mannwhitneyu, rankdata
+
+    groups = [values[~np.isnan(values)].round(DECIMALS) for values in (np.array(network), np.array(reference))]
+    size, total = len(groups[0]), sum(map(len, groups))
+    if min(map(len, groups)) < 2:
+        return None
+    if comb(total, size) > MOST_ASSIGNMENTS:
+        return float(mannwhitneyu(*groups, method="asymptotic").pvalue)
+    ranks = rankdata(np.concatenate(groups))
+    sums = np.array([ranks[list(chosen)].sum() for chosen in combinations(range(total), size)])
+    deviations = np.abs(sums - size * (total + 1) / 2)  # the first assignment is the observed one
+    return float((deviations >= deviations[0]).mean())
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
