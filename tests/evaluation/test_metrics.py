@@ -258,6 +258,13 @@ def test_number_of_classes_is_that_of_the_labels_without_the_ignored():
     assert list(segmentation_metrics(np.where(label == 255, 0, label), label)) == [1, 2]
 
 
+def test_a_data_set_of_256_classes_has_no_value_left_to_ignore():
+    label = np.array([[0, 255], [1, 255]])
+    assert segmentation_metrics(label, label, num_classes=256, distances=False)[255]["dice"] == 1
+    ignored = segmentation_metrics(label % 255, label, num_classes=255, distances=False)
+    assert ignored[1]["accuracy"] == 1 and math.isnan(ignored[254]["dice"])
+
+
 def test_an_image_without_any_ground_truth_has_no_numbers():
     result = segmentation_metrics(np.ones((3, 3), int), np.full((3, 3), 255), num_classes=2)[1]
     assert all(math.isnan(value) for value in result.values())

@@ -101,7 +101,7 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
         "network's mean over patients is the better one. p over trainings takes trainings as the sample: the exact "
         "rank-sum test of their means, not corrected; with three trainings each it cannot be below 0.1. Where it is "
-        "large, other seeds may turn the difference round.",
+        "large, other seeds may reverse the difference.",
     ]
     if count * smallest > 0.05:
         lines.append(

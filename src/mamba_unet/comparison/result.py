@@ -22,7 +22,13 @@ from mamba_unet.tables import Table
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")
-NOT_OF_THE_NETWORK = ("data", "out", "seed", "fold", "workers")  # keys that do not tell one network from another
+NOT_OF_THE_NETWORK = (
+    "data",
+    "out",
+    "seed",
+    "fold",
+    "workers",
+)  # keys that say nothing about the network
 
 SYNTHETIC = "Synthetic data: drawn images, not patients. The numbers say nothing about medical images."
 

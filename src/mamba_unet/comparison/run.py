@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class WholeProgress(ProgressBar):
-    """One bar over all the trainings of a comparison, with the time that is left for all; sparing in a file."""
+    """One bar over all the trainings of a comparison, with the time that is left for all; few lines in a log file."""
 
     def __init__(self, runs: Sequence[Recipe]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class WholeProgress(ProgressBar):
         self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.update(trainer.global_step)  # what a run that goes on has behind it
+        self.bar.update(trainer.global_step)  # the iterations that a resumed run has done before
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.bar.update()
@@ -65,7 +65,7 @@ def compare(
 ) -> Comparison:
     """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
 
-    A run that is complete is left as it is, one that was killed goes on. Runs may also have been trained by
+    A complete run is left as it is, an incomplete one is continued. Runs may also have been trained by
     `mamba-unet train` into the same folders, on several machines for example.
 
     Args:
@@ -214,7 +214,7 @@ def _describe(run: Recipe, out: Path) -> dict[str, Any]:
 
 
 def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callable[[Case], np.ndarray]:
-    """Case -> the prediction that the evaluation of one of the runs, the one whose test case it is, kept."""
+    """Case -> the stored prediction of the run that tested it."""
     files = {}
     for run in runs:
         split = split_name("test", run.fold)

@@ -43,7 +43,7 @@ def preview_figure(
 ) -> "Figure":
     """A mosaic of at most 24 slices, as a matplotlib figure of 100 pixels per inch, about 1600 pixels wide.
 
-    Of a cine the end-diastolic frame is shown where it can be told (see `cardiac.find_phases`), else the first. Of
+    Of a cine the end-diastolic frame is shown if it can be found (see `cardiac.find_phases`), else the first. Of
     more than 24 slices, the first, the last, and evenly between them those in which something is segmented. Slices
     and frames count from 0.
 
@@ -100,7 +100,7 @@ def preview_figure(
 
 
 def shown_frame(labels: np.ndarray, class_names: Sequence[str]) -> int:
-    """End-diastole of a cine (T, D, H, W) whose classes have a left ventricle that is somewhere; else frame 0."""
+    """End-diastole of a cine (T, D, H, W) in which a left ventricle is labelled; else frame 0."""
     if len(labels) == 1:
         return 0
     try:
