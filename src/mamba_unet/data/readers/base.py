@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.data.checks import SKIP, Problem
+from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers.patients import group_patients
 from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mamba_unet.data.checks import Problem
+from mamba_unet.data.problems import Problem
 from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, files, join_channels, named, pair
 from mamba_unet.data.readers.description import COLOURS, CT, Description, channel_intensity, read_description
 from mamba_unet.volumes.formats import PICTURES, ending
