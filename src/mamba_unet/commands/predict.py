@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
     options.device(group)
     group = parser.add_argument_group("what is written of a case")
     kinds = (
-        "the labels as auto (default: a picture for a picture, NIfTI for all else), nifti, picture, or dicom-seg, which "
-        "needs DICOM inputs; several may be given"
+        "the labels as auto (default: a picture for a picture, NIfTI for all else), nifti, picture or dicom-seg, which "
+        "needs DICOM inputs. Several may be given"
     )
     words = ("auto", "nifti", "picture", "dicom-seg")
     group.add_argument("--output-type", nargs="+", choices=words, default=["auto"], help=kinds)

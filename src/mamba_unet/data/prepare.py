@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import BadDataError, CheckReport, Problem, by_severity, check_across, duplicate_patients
+from mamba_unet.data.checks import check_across, duplicate_patients
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
+from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
 from mamba_unet.data.splits import Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey

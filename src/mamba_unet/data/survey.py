@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import SKIP, Problem, check_case
+from mamba_unet.data.checks import check_case
 from mamba_unet.data.classes import LARGEST, MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
+from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers import Entry, Listing, detect_layout
 from mamba_unet.data.readers.patients import describe_patients, match_patients
 from mamba_unet.data.registry import DATASETS, DatasetInfo

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mamba_unet.data.checks import Problem
+from mamba_unet.data.problems import Problem
 from mamba_unet.data.readers.base import Layout, Listing, files, pair, stack
 from mamba_unet.volumes.formats import stem
 

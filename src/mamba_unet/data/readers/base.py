@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.data.checks import SKIP, Problem
+from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers.patients import group_patients
-from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
+from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
 
 Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 
-ENDINGS = (*NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", *PICTURES, ".gif")
+ENDINGS = (*NIFTI, *ITK, *PICTURES)
 
 
 @dataclass(frozen=True)

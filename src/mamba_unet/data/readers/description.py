@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mamba_unet.data.classes import LARGEST
-from mamba_unet.views.intensity import MINMAX, window
+from mamba_unet.views.intensity import COLOUR, MINMAX, window
 
 CT = window(-125, 275)
-COLOURS = window(0, 255)
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def channel_intensity(name: str) -> dict[str, Any]:
         case "ct":
             return CT
         case "rgb_to_0_1" | "rgb" | "r" | "g" | "b" | "red" | "green" | "blue":
-            return COLOURS
+            return COLOUR
         case _:
             return MINMAX
 

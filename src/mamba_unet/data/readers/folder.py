@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mamba_unet.data.problems import some
 from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, join_channels, named, pair
 from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
@@ -41,7 +42,7 @@ def find(source: Path) -> Listing | None:
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name))
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(
-        f"masks in {_some(places)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",
+        f"masks in {some(places, 4)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",
         entries,
         [*problems, *unpaired],
         notes,
@@ -171,10 +172,6 @@ def _splits(images: Sequence[Item], identifiers: dict[Path, str]) -> dict[str, l
         if item.split:
             splits.setdefault(item.split, []).append(identifiers[item.file])
     return splits if len(splits) > 1 and "train" in splits else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 FOLDER = Layout(

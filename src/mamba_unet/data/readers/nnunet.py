@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mamba_unet.data.checks import Problem
+from mamba_unet.data.problems import Problem
 from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, files, join_channels, named, pair
-from mamba_unet.data.readers.description import COLOURS, CT, Description, channel_intensity, read_description
+from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
+from mamba_unet.views.intensity import COLOUR
 from mamba_unet.volumes.formats import PICTURES, ending
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -96,7 +97,7 @@ def _colours_in_one_file(found: Sequence[tuple[str, str, Path]], channel_names: 
     """nnU-Net keeps red, green and blue of a picture in one file, `CASE_0000.png`, and names them in dataset.json."""
     return (
         len(channel_names) == 3
-        and all(channel_intensity(name) == COLOURS for name in channel_names)
+        and all(channel_intensity(name) == COLOUR for name in channel_names)
         and all(channel == "0000" and ending(file, PICTURES) for _, channel, file in found)
     )
 
