@@ -1,6 +1,5 @@
 """From recipes and predictions to a comparison: train what is missing, measure all by one function."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from mamba_unet.inference.evaluate import (
 )
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.runs import RunFolder
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.train import check_resumable, train
 
@@ -188,8 +188,7 @@ def _plan(
 
 
 def _is_complete(run: Recipe) -> bool:
-    progress = Path(run.out) / "progress.json"
-    return progress.is_file() and json.loads(progress.read_text(encoding="utf-8"))["iteration"] == run.iterations
+    return RunFolder(run.out).read_progress().get("iteration") == run.iterations
 
 
 def _read_evaluation(
@@ -207,10 +206,10 @@ def _read_evaluation(
 
 
 def _describe(run: Recipe, out: Path) -> dict[str, Any]:
-    folder = Path(run.out)
-    progress, versions = (json.loads((folder / f"{name}.json").read_text()) for name in ("progress", "versions"))
+    folder = RunFolder(run.out)
+    progress, versions = folder.read_progress(), folder.read_versions()
     return {
-        "folder": folder.relative_to(out).as_posix(),
+        "folder": folder.path.relative_to(out).as_posix(),
         "seed": run.seed,
         "fold": run.fold,
         "iteration": progress["iteration"],

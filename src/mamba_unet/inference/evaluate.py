@@ -1,6 +1,5 @@
 """What is measured on a split of a prepared data set: a trained network, or predictions made elsewhere."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from mamba_unet.evaluation.metrics import DEFAULT_ASD, DEFAULT_HD95
 from mamba_unet.files import atomic_path
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.runs import RunFolder
 from mamba_unet.volumes.formats import NIFTI, PICTURES, StoredImage, UnreadableError, ending, read_volume
 
 PREDICTION_ENDINGS = (*NIFTI, ".npz", ".npy", *PICTURES)
@@ -76,14 +76,14 @@ def evaluation_folder(checkpoint: str | Path, split: str) -> Path:
     weights = find_checkpoint(checkpoint)
     if not Path(checkpoint).exists():
         raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
-    return weights.parent / f"evaluation_{split.replace('/', '_')}"
+    return RunFolder(weights.parent).evaluation(split)
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:
     """A split that calls itself test holds no case that the run in this folder, if it is one, trained or chose on."""
-    if not split.endswith("test") or not (run / "split.json").is_file():
+    if not split.endswith("test"):
         return
-    before = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    before = RunFolder(run).read_split()
     for name in ("train", "val"):
         if leaked := sorted(set(identifiers) & set(before.get(name, ()))):
             raise ValueError(
