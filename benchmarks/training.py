@@ -1,6 +1,6 @@
 """Train, evaluate and write down one recipe's result on a real data set.
 
-    python benchmarks/training.py recipes/acdc_cpu.yaml --source path/to/ACDC --out runs/acdc_cpu
+    python benchmarks/training.py acdc_cpu --source path/to/ACDC --out runs/acdc_cpu
 
 prepares the data in OUT/data, trains in OUT/run (continuing where a killed one stopped), chooses the checkpoint on the
 validation patients, measures it once on the test patients, and writes benchmarks/results/training_<recipe>_<hardware>_
