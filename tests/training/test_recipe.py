@@ -115,7 +115,7 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
         ("optimizer: {lrate: 3}", "unknown recipe key 'optimizer.lrate'; did you mean 'optimizer.lr'"),
         ("momentum: 0.5", "did you mean 'optimizer.momentum'"),
         ("optimizer: {learning_rate: 3}", "unknown .*; did you mean 'optimizer.lr'"),
-        ("trainer: {gpus: 2}", "known keys: data, out"),
+        ("trainer: {gpus: 2}", "known keys: base, data"),
         ("trainer: {devices: 0}", "number of devices from 1 on, auto, .* got 0"),
         ("trainer: {devices: two}", "number of devices from 1 on, auto, .* got 'two'"),
         ("optimizer: {lr_pretrained_factor: -1}", "must not be negative"),

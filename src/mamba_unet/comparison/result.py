@@ -20,11 +20,11 @@ from mamba_unet.evaluation.cases import Evaluation
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
 from mamba_unet.evaluation.significance import holm, paired_test
 from mamba_unet.report.page import pick_cases
-from mamba_unet.training.recipe import Recipe
+from mamba_unet.training.recipe import PLACE_KEYS, Recipe
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")
-NOT_OF_THE_NETWORK = ("data", "out", "seed", "fold", "workers")  # keys that do not tell one network from another
+NOT_OF_THE_NETWORK = PLACE_KEYS | {"seed", "fold"}  # keys that do not tell one network from another
 
 SYNTHETIC = "Synthetic data: drawn images, not patients. The numbers say nothing about medical images."
 
@@ -143,7 +143,7 @@ class Comparison:
         differing = [
             key
             for key in keys
-            if key.split(".")[0] not in NOT_OF_THE_NETWORK
+            if key not in NOT_OF_THE_NETWORK
             and key not in shown
             and len({str(recipe.get(key)) for recipe in recipes.values()}) > 1
         ]

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -30,28 +28,28 @@ from mamba_unet.inference.evaluate import (
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
+from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.train import check_resumable, train
 
 log = logging.getLogger(__name__)
 
 
-class WholeProgress(ProgressBar):
+class WholeProgress(Progress):
     """One bar over all the trainings of a comparison, with the time that is left for all; sparing in a file."""
 
     def __init__(self, runs: Sequence[Recipe]) -> None:
-        super().__init__()
         every = 0.1 if sys.stderr.isatty() else 60
         self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.update(trainer.global_step)  # what a run that goes on has behind it
+    def start(self, step: int, iterations: int) -> None:
+        self.bar.update(step)  # what a run that goes on has behind it
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def step(self, step: int, loss: float) -> None:
         self.bar.update()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.set_postfix_str(f"validation Dice {pl_module.evaluation.mean_foreground_dice:.3f}")
+    def validated(self, step: int, dice: float, best: float) -> None:
+        self.bar.set_postfix_str(f"validation Dice {dice:.3f}")
 
 
 def compare(
@@ -106,7 +104,7 @@ def compare(
         find_predictions(folder, tested)
     plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
     for run in (run for runs in plan.values() for run in runs):
-        check_resumable(Path(run.out), run, prepared)
+        check_resumable(RunFolder(run.out), run, prepared)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
     if waiting:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from mamba_unet import __version__
@@ -41,6 +41,7 @@ class CheckpointMetadata:
         fingerprint: of the prepared data the network was trained on.
         version: of this package.
         validation: metrics on the validation patients that chose this checkpoint, and the step.
+        lineage: hashes of the images that this network, and those it started from, were trained or chosen on.
     """
 
     model: str
@@ -53,14 +54,15 @@ class CheckpointMetadata:
     fingerprint: str = ""
     version: str = ""
     validation: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Sequence[str] = ()
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
     """Write the model's weights and the metadata as one safetensors file, atomically."""
     header = {"format": "pt"} | ({} if metadata is None else {HEADER_KEY: json.dumps(asdict(metadata))})
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata=header)
+    with atomic_path(path) as temporary:  # safetensors' own writer ignores the umask and hides the system's error
+        temporary.write_bytes(save(weights, header))
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
@@ -81,7 +83,9 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
         return None
     fields = json.loads(header[HEADER_KEY])
     try:
-        return CheckpointMetadata(**{**fields, "image_size": tuple(fields["image_size"])})
+        return CheckpointMetadata(
+            **{**fields, "image_size": tuple(fields["image_size"]), "lineage": tuple(fields.get("lineage", ()))}
+        )
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} was written by mamba-unet {fields.get('version', 'unknown')} and cannot be understood by this "
