@@ -17,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mamba_unet.data import prepare, write_phantom
+from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.ops import use_backend
 from mamba_unet.runs import RunFolder
@@ -279,8 +280,7 @@ def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
         assert tuple(logged(folder, "train/loss").values()) == losses
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGUSR1"])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("signal_name", "devices"), [("SIGUSR1", 1), ("SIGTERM", 2)])
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_a_run_asked_to_stop_saves_at_the_next_step_and_exits_143(recipe, tmp_path, signal_name, devices):
     recipe.iterations = recipe.validate_every = 2000
@@ -404,3 +404,43 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(recipe, monkeypatc
     with pytest.raises(OSError, match=r"last\.ckpt could not be written; is the disk full\?"):
         save_state(RunFolder(folder), {"step": 5})
     assert (folder / "last.ckpt").read_bytes() == before and not list(folder.glob(".*"))
+
+
+def test_fine_tuning_keeps_the_first_runs_patients_in_mind_and_needs_its_file_once(recipe, phantom, tmp_path, caplog):
+    recipe.iterations = recipe.validate_every = 1
+    first = train(recipe)
+    _, before = load_checkpoint(first)
+    used = [*phantom.split("train"), *phantom.split("val")]
+    assert set(before.lineage) == {phantom.image_hash(case) for case in used}
+
+    # the same images under other names and another split, and a class more
+    data = shutil.copytree(phantom.folder, tmp_path / "data")
+    splits = json.loads((data / "splits.json").read_text())
+    splits["cases"] |= {"train": splits["cases"]["test"], "test": splits["cases"]["train"]}
+    (data / "splits.json").write_text(json.dumps(splits))
+    described = json.loads((data / "dataset.json").read_text())
+    described["class_names"].append("scar")
+    (data / "dataset.json").write_text(json.dumps(described))
+    recipe.data, recipe.out = str(data), str(tmp_path / "second")
+    recipe.pretrained, recipe.optimizer.lr_pretrained_factor = str(first), 0.1
+    recipe.iterations = 4
+    caplog.clear()
+    second = train(recipe, validate_every=2)
+    assert "no label of the training cases shows scar" in caplog.text
+    assert f"test cases ({phantom.split('train')[0]}" in caplog.text and "`evaluate` will refuse" in caplog.text
+    assert "output.weight" in (second / "pretrained.txt").read_text()
+    _, after = load_checkpoint(second)
+    assert set(before.lineage) < set(after.lineage) == {phantom.image_hash(case) for case in phantom.identifiers}
+    state = torch.load(second / "last.ckpt", weights_only=True)
+    assert [group["lr"] / group["initial_lr"] for group in state["optimizer"]["param_groups"]] == [0, 0]
+    assert [group["initial_lr"] for group in state["optimizer"]["param_groups"]] == [1e-3, 1e-4]
+    with pytest.raises(ValueError, match="fine-tuned from"):
+        evaluate_checkpoint(second, PreparedDataset(data))
+
+    whole = load_file(second / "best.safetensors")
+    shutil.rmtree(first)  # a run that goes on needs it no more
+    (second / "previous.ckpt").replace(second / "last.ckpt")
+    train(recipe, resume=True, validate_every=2)
+    again = load_file(second / "best.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    assert load_checkpoint(second)[1].lineage == after.lineage

@@ -1,5 +1,6 @@
 """What is measured on a split of a prepared data set: a trained network, or predictions made elsewhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def evaluate_checkpoint(
     identifiers = prepared.split(split)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
+    _refuse_leak_of_lineage(checkpoint, predictor.metadata.lineage, split, prepared)
     if list(predictor.metadata.class_names) != prepared.class_names:
         raise ValueError(
             f"{checkpoint} knows the classes {', '.join(predictor.metadata.class_names)}; "
@@ -91,6 +93,21 @@ def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:
                 f"trained ({', '.join(leaked[:5])}{', ...' if len(leaked) > 5 else ''}); measure it on the split of "
                 "its own training (a fold's is --split fold0/test, ...)"
             )
+
+
+def _refuse_leak_of_lineage(
+    checkpoint: str | Path, lineage: Sequence[str], split: str, prepared: PreparedDataset
+) -> None:
+    """Nor one that a network it started from was trained or chosen on, whatever the case was called there."""
+    if not split.endswith("test"):
+        return
+    known, identifiers = set(lineage), prepared.split(split)
+    if leaked := [identifier for identifier in identifiers if prepared.image_hash(identifier) in known]:
+        raise ValueError(
+            f"{checkpoint}: {len(leaked)} cases of the split {split!r} were among those that this network, or one that "
+            f"it was fine-tuned from, was trained or chosen on ({', '.join(leaked[:5])}"
+            f"{', ...' if len(leaked) > 5 else ''}); measure it on patients that none of them has seen"
+        )
 
 
 def evaluate_predictions(

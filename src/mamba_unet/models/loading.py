@@ -291,7 +291,7 @@ def _kind_for(model: nn.Module, weights: Weights, metadata: CheckpointMetadata |
     else:
         looks = f"it looks like {kind.name}" + (f", which is for {kind.network.__name__}" if kind.network else "")
     usable = [k.name for k in KINDS if k.network and isinstance(model, k.network)]
-    usable += [f"a {type(model).__name__} that `mamba-unet train` trained"]
+    usable += ["what `mamba-unet train` wrote for the same network"]
     raise PretrainedError(
         f"{where} is not a checkpoint for {type(model).__name__}: {looks}; expected {' or '.join(usable)}"
     )
