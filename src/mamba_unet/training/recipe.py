@@ -50,9 +50,9 @@ class OptimizerRecipe:
         name: `sgd` (the paper's) or `adamw`.
         lr: learning rate at the start.
         lr_pretrained_factor: the learning rate of layers that were filled from `pretrained` is `lr` times this.
-        momentum: of SGD.
-        weight_decay: on every parameter.
-        power: of the polynomial decay.
+        momentum: momentum of SGD.
+        weight_decay: weight decay, on every parameter.
+        power: power of the polynomial decay.
         warmup: iterations over which the learning rate first rises linearly.
         clip_norm: largest gradient norm, or null for no clipping.
     """
@@ -95,7 +95,7 @@ class Recipe:
     Attributes:
         data: folder that `mamba-unet prepare` wrote.
         out: run folder to write.
-        seed: of weights, augmentation, order and stochastic depth.
+        seed: seed of weights, augmentation, order and stochastic depth.
         fold: train on this fold of the data (`mamba-unet prepare --folds`), from 0; null for the split itself.
         model: the network.
         pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
@@ -223,8 +223,12 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
 
 
 def list_recipes() -> dict[str, str]:
-    """Name of each recipe that ships with the package -> the first line of its header."""
-    return {path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in _shipped()}
+    """Name of each recipe that ships with the package -> the first sentence of its header."""
+    headers = {}
+    for path in _shipped():
+        header = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))[0]
+        headers[path.stem] = re.split(r"(?<=\.) ", re.sub(r"\n?# ?", " ", header).strip())[0]
+    return headers
 
 
 def recipe_text(name: str) -> str:
