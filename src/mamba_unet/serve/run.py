@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mamba_unet.models.checkpoint import FILE_NAMES
+from mamba_unet.runs import find_runs
 from mamba_unet.serve import viewer
 from mamba_unet.serve.app import LOOPBACK, create_app
 
@@ -27,7 +29,7 @@ def named_checkpoints(words: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: two of one name, or none.
     """
-    words = words or [str(file.parent) for file in sorted(Path("runs").glob("*/best.safetensors"))]
+    words = words or [str(run) for run in find_runs("runs")]
     if not words:
         raise ValueError(
             "no network to serve: give --checkpoint (a run folder, a .safetensors file or a hub id), or start in a "
@@ -38,7 +40,7 @@ def named_checkpoints(words: Sequence[str]) -> dict[str, str]:
         name, _, place = word.rpartition("=")
         path = Path(place)
         if not name:
-            name = path.resolve().parent.name if path.name in ("best.safetensors", "model.safetensors") else path.stem
+            name = path.resolve().parent.name if path.name in FILE_NAMES else path.stem
         if name in named:
             raise ValueError(f"two networks are called {name!r}; give one another name: --checkpoint NAME={place}")
         named[name] = place
