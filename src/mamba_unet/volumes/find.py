@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from mamba_unet.volumes.dicom.series import Series, find_series, is_dicom, read_series
+from mamba_unet.volumes.dicom.files import is_dicom
+from mamba_unet.volumes.dicom.find import Series, find_series
+from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
 from mamba_unet.volumes.read import FILES, TAKEN, ZIP, case_name, read_image
 from mamba_unet.volumes.volume import Volume

@@ -5,8 +5,9 @@ import pytest
 from nibabel.affines import apply_affine
 
 from mamba_unet import __version__
+from mamba_unet.volumes.dicom.find import find_series
+from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.dicom.seg import save_dicom_seg
-from mamba_unet.volumes.dicom.series import find_series, read_series
 from mamba_unet.volumes.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:highdicom", "ignore::UserWarning:pydicom")

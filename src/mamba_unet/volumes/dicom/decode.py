@@ -1,0 +1,113 @@
+"""Pixels of a DICOM file as stored numbers, whatever they are compressed with."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mamba_unet.volumes.dicom.files import RefusedError, reading
+from mamba_unet.volumes.dicom.frame import Frame
+from mamba_unet.volumes.limits import require_memory
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def same_pixels(a: Frame, b: Frame) -> bool:
+    """Whether two images store the same numbers, however they are compressed."""
+    if a.dataset.PixelData == b.dataset.PixelData:
+        return a.index == b.index
+    if max(frame.dataset.get("NumberOfFrames") or 1 for frame in (a, b)) > 1:
+        return False
+    return np.array_equal(*(decode(Path(frame.name), frame.dataset) for frame in (a, b)))
+
+
+def decode(file: Path, dataset: "Dataset") -> np.ndarray:
+    """Stored pixel values, (N, H, W); by GDCM what pydicom has no decoder for, as JPEG Lossless.
+
+    Raises:
+        UnreadableError: names the file, which is damaged, too large or of a transfer syntax that nothing here decodes.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    remedy = "; export the series again, uncompressed" if syntax.is_encapsulated else ""
+    with reading(file, f"its pixels ({syntax.name}) cannot be decoded{remedy}: "):
+        return _decode(file, dataset)
+
+
+def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
+    from pydicom.pixels import pixel_array
+
+    rows, columns, count = dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)
+    require_memory(file, rows * columns * count * max(1, dataset.BitsAllocated // 8))
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        _check_coded_sizes(dataset, count)
+    try:
+        pixels = pixel_array(dataset, correct_unused_bits=False)
+    except (RuntimeError, NotImplementedError):  # no decoder, or one that gave up
+        pixels = _decode_with_gdcm(dataset)
+    return pixels.reshape(count, rows, columns)
+
+
+def _check_coded_sizes(dataset: "Dataset", count: int) -> None:
+    """That each compressed frame is of the size that the attributes tell: a decoder makes room for what itself says."""
+    from pydicom.encaps import generate_frames
+    from pydicom.uid import RLELossless
+
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:  # has no size of its own
+        return
+    for coded in generate_frames(dataset.PixelData, number_of_frames=count):
+        size = _coded_size(coded)
+        if size != (dataset.Rows, dataset.Columns):
+            what = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
+            raise RefusedError(f"the compressed data hold {what}, expected {dataset.Rows} x {dataset.Columns}")
+
+
+def _coded_size(coded: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header of a JPEG, JPEG-LS or JPEG 2000 stream; None where there is none.
+
+    Source: ITU-T T.81, B.2.2; T.87, C.2.2; T.800, A.5.1.
+    """
+    at = coded.find(b"\xff\x4f\xff\x51")
+    if 0 <= at and len(coded) >= at + 24:
+        right, bottom, left, top = (int.from_bytes(coded[at + i : at + i + 4], "big") for i in (8, 12, 16, 20))
+        return bottom - top, right - left
+    at = coded.find(b"\xff\xd8\xff") + 2
+    while 2 <= at <= len(coded) - 9:
+        if coded[at] != 0xFF:
+            return None
+        marker = coded[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(coded[at + 5 : at + 7], "big"), int.from_bytes(coded[at + 7 : at + 9], "big")
+        filled = marker == 0xFF  # padding before a marker
+        at += 1 if filled else 2 + int.from_bytes(coded[at + 2 : at + 4], "big")
+    return None
+
+
+def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
+    import SimpleITK as sitk
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+
+    # only the pixels, as a picture: GDCM would apply the scale that we apply ourselves
+    picture = Dataset()
+    for keyword in (
+        *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
+        *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+    ):
+        if keyword in dataset:
+            picture[keyword] = dataset[keyword]
+    picture.SOPClassUID, picture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    picture.file_meta = FileMetaDataset()
+    picture.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "picture.dcm"
+        picture.save_as(file, enforce_file_format=True)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(file))
+        try:
+            return sitk.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            raise RefusedError("pydicom and GDCM gave up, so it is damaged or of a kind that neither knows") from error
