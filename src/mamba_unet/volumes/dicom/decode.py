@@ -37,6 +37,7 @@ def decode(file: Path, dataset: "Dataset") -> np.ndarray:
 
 def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
     from pydicom.pixels import pixel_array
+    from pydicom.uid import RLELossless
 
     rows, columns, count = dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)
     require_memory(file, rows * columns * count * max(1, dataset.BitsAllocated // 8))
@@ -45,22 +46,30 @@ def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
     try:
         pixels = pixel_array(dataset, correct_unused_bits=False)
     except (RuntimeError, NotImplementedError):  # no decoder, or one that gave up
+        if dataset.file_meta.TransferSyntaxUID == RLELossless:  # on which GDCM spends seconds if damaged
+            raise
         pixels = _decode_with_gdcm(dataset)
     return pixels.reshape(count, rows, columns)
 
 
 def _check_coded_sizes(dataset: "Dataset", count: int) -> None:
-    """That each compressed frame is of the size that the attributes tell: a decoder makes room for what itself says."""
+    """That each compressed frame is of the size that the attributes tell: a decoder makes room for what itself says.
+
+    Run lengths tell no size, but two bytes are 128 at most.
+    """
     from pydicom.encaps import generate_frames
     from pydicom.uid import RLELossless
 
-    if dataset.file_meta.TransferSyntaxUID == RLELossless:  # has no size of its own
-        return
+    rows, columns = dataset.Rows, dataset.Columns
     for coded in generate_frames(dataset.PixelData, number_of_frames=count):
+        if dataset.file_meta.TransferSyntaxUID == RLELossless:
+            if rows * columns * dataset.BitsAllocated // 8 > 64 * len(coded):
+                raise RefusedError(f"{len(coded)} bytes of run lengths cannot hold {rows} x {columns} pixels")
+            continue
         size = _coded_size(coded)
-        if size != (dataset.Rows, dataset.Columns):
+        if size != (rows, columns):
             what = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
-            raise RefusedError(f"the compressed data hold {what}, expected {dataset.Rows} x {dataset.Columns}")
+            raise RefusedError(f"the compressed data hold {what}, expected {rows} x {columns}")
 
 
 def _coded_size(coded: bytes) -> tuple[int, int] | None:
