@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
+# JPEG extended and lossless, JPEG 2000 of more bits than Pillow takes; on damaged files of others GDCM spends seconds
+_BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 90, 91))
+
+
 def same_pixels(a: Frame, b: Frame) -> bool:
     """Whether two images store the same numbers, however they are compressed."""
     if a.dataset.PixelData == b.dataset.PixelData:
@@ -37,7 +41,6 @@ def decode(file: Path, dataset: "Dataset") -> np.ndarray:
 
 def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
     from pydicom.pixels import pixel_array
-    from pydicom.uid import RLELossless
 
     rows, columns, count = dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)
     require_memory(file, rows * columns * count * max(1, dataset.BitsAllocated // 8))
@@ -45,9 +48,9 @@ def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
         _check_coded_sizes(dataset, count)
     try:
         pixels = pixel_array(dataset, correct_unused_bits=False)
-    except (RuntimeError, NotImplementedError):  # no decoder, or one that gave up
-        if dataset.file_meta.TransferSyntaxUID == RLELossless:  # on which GDCM spends seconds if damaged
-            raise
+    except (RuntimeError, NotImplementedError) as error:  # a decoder gave up, or there is none
+        if dataset.file_meta.TransferSyntaxUID not in _BY_GDCM:
+            raise RefusedError("damaged, or of a kind that nothing here decodes") from error
         pixels = _decode_with_gdcm(dataset)
     return pixels.reshape(count, rows, columns)
 
@@ -119,4 +122,4 @@ def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
         try:
             return sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
-            raise RefusedError("pydicom and GDCM gave up, so it is damaged or of a kind that neither knows") from error
+            raise RefusedError("damaged, or of a kind that nothing here decodes") from error
