@@ -106,10 +106,12 @@ def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
     picture = Dataset()
     for keyword in (
         *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
-        *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+        *("PixelRepresentation", "PixelData"),
     ):
         if keyword in dataset:
             picture[keyword] = dataset[keyword]
+    # and all their bits: what is above BitsStored is judged where values are made of them
+    picture.BitsStored, picture.HighBit = dataset.BitsAllocated, dataset.BitsAllocated - 1
     picture.SOPClassUID, picture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     picture.file_meta = FileMetaDataset()
     picture.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID

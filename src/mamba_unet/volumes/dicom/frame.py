@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
+_TELLING_TILES = ("ImageType", "FrameType", "ImageComments", "DerivationDescription", "ScanOptions", "SequenceName")
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One image: the pixels `index` of a data set, with its attributes in one place.
@@ -162,7 +165,7 @@ def _check_pixels(dataset: "Dataset") -> None:
 
 def _is_mosaic(dataset: "Dataset") -> bool:
     """By ImageType, or by what Siemens writes in private elements, which anonymisers may keep without ImageType."""
-    if any("MOSAIC" in str(value).upper() for value in dataset.get("ImageType") or ()):
+    if any("MOSAIC" in str(dataset.get(keyword) or "").upper() for keyword in _TELLING_TILES):
         return True
     for tag in dataset.keys():
         value = dataset.get_item(tag).value if tag.is_private else None
@@ -172,7 +175,7 @@ def _is_mosaic(dataset: "Dataset") -> bool:
             count = int.from_bytes(value, "little") if isinstance(value, bytes) and len(value) == 2 else value
             if isinstance(count, int) and count > 1:
                 return True
-        elif isinstance(value, (str, list)) and "MOSAIC" in str(value):
+        if isinstance(value, (str, list)) and "MOSAIC" in str(value):
             return True
     return False
 

@@ -35,7 +35,7 @@ _KIND = (
     *("KVP", "FilterType", "ConvolutionKernel", "ReconstructionAlgorithm", "SliceThickness", "ContrastBolusAgent"),
     *("SeriesDescription", "ProtocolName", "Units", "CorrectedImage"),
 )
-LISTED = (*_TIME, *_COUNTS, *_KIND, "AcquisitionDate")  # what `in_time` reads
+LISTED = (*_TIME, *_COUNTS, *_KIND, "AcquisitionDate", "RepetitionTime")  # what `in_time` reads
 
 
 def without_duplicates(
@@ -117,6 +117,15 @@ def _refuse_kinds(positions: list[list[Frame]]) -> None:
                     f"{len(images)} images at each position differ in {keyword} ({', '.join(sorted(values.values()))})"
                     "; expected one, or the phases of a cine: put the files of each kind into a folder of its own"
                 )
+
+    for images in positions:
+        times = [number(frame.header, "RepetitionTime") for frame in images]
+        if None not in times and max(times) > 1.5 * min(times):  # it follows the heart beat in some cines
+            raise RefusedError(
+                f"{len(images)} images at each position have a RepetitionTime of {min(times):g} to {max(times):g} ms, "
+                "as for a map of T1; expected one, or the phases of a cine: put the files of each into a folder of its "
+                "own"
+            )
 
 
 def _times(positions: list[list[Frame]], keyword: str) -> list[list[float | None]]:

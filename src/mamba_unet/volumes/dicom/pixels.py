@@ -86,6 +86,12 @@ def _without_other_bits(
     width, stored, high = _bits(pixels, dataset)
     unsigned = pixels.view(f"u{pixels.itemsize}")
     kept = (pixels << (width - 1 - high)) >> (width - stored)
+    below = ((1 << high + 1 - stored) - 1) & ~_overlay_bits(dataset)
+    if (unsigned & unsigned.dtype.type(below)).any():
+        raise RefusedError(
+            f"BitsStored is {stored} and HighBit {high}, but lower bits are used too, and no overlay is declared "
+            "there: HighBit is wrong, or there are overlays; correct it, or export the series without overlays"
+        )
     above = ((1 << width) - 1) & ~((1 << high + 1) - 1)
     free = unsigned.dtype.type(above & ~_overlay_bits(dataset))
     used = unsigned & free
