@@ -102,3 +102,70 @@ def test_a_damaged_file_spoils_only_its_own_series(write_series, tmp_path, volum
     assert np.array_equal(read_series(whole).array[0], volume)
     with pytest.raises(UnreadableError, match=rf"{file.name}: .*cut short"):
         read_series(cut)
+
+
+def each_its_own(*keywords):
+    def edit(dataset, t, d):
+        from pydicom.uid import generate_uid
+
+        for keyword in keywords:
+            setattr(dataset, keyword, generate_uid())
+
+    return edit
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        ("SeriesInstanceUID",),
+        ("SeriesInstanceUID", "FrameOfReferenceUID"),
+        ("SeriesInstanceUID", "StudyInstanceUID"),
+        ("FrameOfReferenceUID",),
+    ],
+)
+def test_images_with_a_uid_each_are_one_series_where_they_make_one_stack(
+    read_only, write_series, tmp_path, volume, caplog, keywords, phases
+):
+    cine = np.stack([volume + t for t in range(phases)])
+    write_series(tmp_path, cine, edit=each_its_own(*keywords))
+    assert np.array_equal(read_only(tmp_path).array, cine)
+    what = "stored as a series each" if "SeriesInstanceUID" in keywords else "a frame of reference"
+    assert what in caplog.text
+
+
+def test_images_with_a_series_each_and_a_gap_say_so(write_series, tmp_path, volume, caplog):
+    write_series(tmp_path, np.concatenate([volume, volume]), edit=lambda ds, t, d: d == 2 or each_its_own(
+        "SeriesInstanceUID")(ds, t, d))  # fmt: skip
+    series = find_series(tmp_path)
+    assert len(series) == 7
+    read_series(series[0])
+    assert "others look like more of its series" in caplog.text and "slices are missing" in caplog.text
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", None])
+def test_two_patients_are_never_one_series(write_series, tmp_path, volume, uid):
+    for number in range(2):
+        edit = None if uid else each_its_own("SeriesInstanceUID")
+        shared = {"SeriesInstanceUID": uid, "StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.2"}
+        origin = (0, 0, 20.0 * number)  # one even stack, if they were joined
+        write_series(tmp_path / str(number), volume, origin=origin, PatientID=f"{number}", edit=edit, **shared)
+    assert [one.images for one in find_series(tmp_path)] == [4, 4]
+
+
+def test_a_dicomdir_stands_for_its_folder(read_only, write_series, tmp_path, volume):
+    write_series(tmp_path / "IMAGES", volume)
+    write_directory(tmp_path / "DICOMDIR")
+    image = read_only(tmp_path / "DICOMDIR")
+    assert np.array_equal(image.array[0], volume) and image.name == tmp_path.name
+
+
+def test_control_characters_of_a_description_are_shown_escaped(write_series, tmp_path, volume):
+    write_series(tmp_path, volume, SeriesDescription="a\x07b")
+    assert list_series(find_series(tmp_path)) == "  series 1 'a\\x07b' (MR, 4 images)"
+
+
+def test_a_series_number_that_is_no_number_is_no_obstacle(read_only, write_series, tmp_path, volume):
+    for file in write_series(tmp_path, volume, SeriesNumber=1234):
+        file.write_bytes(file.read_bytes().replace(b"1234", b"12-4"))
+    assert find_series(tmp_path)[0].number is None and np.array_equal(read_only(tmp_path).array[0], volume)

@@ -5,7 +5,7 @@ import pytest
 from nibabel.affines import apply_affine
 
 from mamba_unet import __version__
-from mamba_unet.volumes.dicom.seg import save_dicom_seg
+from mamba_unet.volumes.dicom.seg import check_seg_possible, save_dicom_seg
 from mamba_unet.volumes.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:highdicom", "ignore::UserWarning:pydicom")
@@ -210,3 +210,113 @@ def test_what_cannot_be_written_is_said(read_only, write_series, tmp_path, volum
     with pytest.raises(ValueError, match=r"no FrameOfReferenceUID.*NIfTI"):
         save_dicom_seg(out, read_only(tmp_path / "nowhere"), label, NAMES, COLORS)
     assert not out.exists()
+
+
+def replaced(old: bytes, new: bytes):
+    """Overwrites bytes of each file, as no library would write them."""
+
+    def after(files):
+        assert len(old) == len(new)
+        for file in files:
+            data = file.read_bytes()
+            assert old in data
+            file.write_bytes(data.replace(old, new))
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("attributes", "after", "keyword", "written"),
+    [
+        ({"PatientBirthDate": "19700101"}, replaced(b"19700101", b"UNKNOWN "), "PatientBirthDate", ""),
+        ({"StudyDate": "20200112"}, replaced(b"20200112", b"2020.1.2"), "StudyDate", "20200102"),
+        ({"StudyDate": "20200112"}, replaced(b"20200112", b"20201399"), "StudyDate", ""),
+        ({"StudyTime": "101010"}, replaced(b"101010", b"10:10:"), "StudyTime", ""),
+        ({"StudyID": "S" * 16, "AccessionNumber": "A" * 16}, None, "StudyID", "S" * 16),
+        ({"PatientAge": "040Y"}, replaced(b"040Y", b"40  "), "PatientAge", None),
+        ({"SeriesNumber": 2**31 - 1}, None, "SeriesNumber", 1000),
+        ({"SeriesNumber": -2000}, None, "SeriesNumber", 1000),
+        ({"SeriesNumber": 7}, None, "SeriesNumber", 1007),
+        ({"PatientSex": "F"}, None, "PatientSex", "F"),
+    ],
+)
+def test_odd_attributes_are_written_as_dicom_allows_them(
+    read_only, write_series, tmp_path, volume, attributes, after, keyword, written
+):
+    import pydicom
+
+    files = write_series(tmp_path / "in", volume, **attributes)
+    if after is not None:
+        after(files)
+    image = read_only(tmp_path / "in")
+    check_seg_possible(image)
+    save_dicom_seg(tmp_path / "out.dcm", image, corner(volume.shape), NAMES, COLORS)
+    assert pydicom.dcmread(tmp_path / "out.dcm").get(keyword) == written
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"FrameOfReferenceUID": ""}, r"no FrameOfReferenceUID.*NIfTI"),
+        ({"SOPClassUID": ""}, r"no SOPClassUID.*NIfTI"),
+        ({"StudyInstanceUID": ""}, r"no StudyInstanceUID.*NIfTI"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_there_is_a_label(
+    read_only, write_series, tmp_path, volume, attributes, message
+):
+    import pydicom
+
+    for file in write_series(tmp_path / "in", volume):
+        dataset = pydicom.dcmread(file)
+        dataset.update(attributes)
+        dataset.save_as(file)
+    image = read_only(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        check_seg_possible(image)
+    with pytest.raises(ValueError, match=message):
+        save_dicom_seg(tmp_path / "out.dcm", image, corner(volume.shape), NAMES, COLORS)
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_a_patient_that_dicom_does_not_allow_is_not_made_another_one(read_only, write_series, tmp_path, volume):
+    files = write_series(tmp_path / "in", volume, PatientComments="x" * 70, PatientID="ID")
+    for file in files:  # PatientID of 70 characters, which pydicom would not write
+        data = file.read_bytes()
+        at = data.index(b"\x10\x00\x20\x00LO")
+        data = data[: at + 6] + (70).to_bytes(2, "little") + b"P" * 70 + data[at + 10 :]
+        file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"PatientID is longer than DICOM allows.*write NIfTI"):
+        check_seg_possible(read_only(tmp_path / "in"))
+
+
+def test_a_frame_of_reference_for_each_image_cannot_be_segmented(read_only, write_series, tmp_path, volume):
+    from pydicom.uid import generate_uid
+
+    write_series(tmp_path, volume, edit=lambda ds, t, d: setattr(ds, "FrameOfReferenceUID", generate_uid()))
+    with pytest.raises(ValueError, match=r"4 values of FrameOfReferenceUID, expected one"):
+        check_seg_possible(read_only(tmp_path))
+
+
+def test_a_cine_is_checked_frame_by_frame_and_other_sources_are_none(read_only, write_series, tmp_path, volume):
+    write_series(tmp_path, np.stack([volume, volume + 1]))
+    image = read_only(tmp_path)
+    check_seg_possible(image, NAMES, frame=1)
+    with pytest.raises(ValueError, match="a cine of 2 frames"):
+        check_seg_possible(image)
+    with pytest.raises(ValueError, match="is not from DICOM"):
+        check_seg_possible(Volume("case", volume[None]))
+
+
+def test_a_ct_in_one_file_is_segmented_in_its_place(read_only, write_series, tmp_path, volume):
+    import highdicom as hd
+
+    def edit(dataset, t, d):
+        dataset.NumberOfFrames, dataset.PixelData = len(volume), volume.tobytes()
+
+    told = {"Modality": "CT", "SpacingBetweenSlices": 5, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}
+    write_series(tmp_path / "in", volume[:1], edit=edit, **told)
+    image = read_only(tmp_path / "in")
+    label = corner(volume.shape)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
+    assert segment_mm(hd.seg.segread(tmp_path / "out.dcm"), 3) == voxels_mm(image.affine, label == 3)

@@ -52,7 +52,6 @@ REFUSALS = {
     ),
     "no spacing": (None, {"PixelSpacing": None}, "PixelSpacing is absent"),
     "skew axes": (None, {"ImageOrientationPatient": [1, 0, 0, 0.5, 0.5, 0]}, "right angles"),
-    "frames": (None, {"NumberOfFrames": 2}, "2 frames without a position of each"),
 }
 
 
@@ -72,3 +71,29 @@ def test_positions_written_with_few_decimals_are_even(read_only, write_series, t
 
     write_series(tmp_path, np.concatenate([volume] * 4), edit=rounded)
     assert read_only(tmp_path).spacing_mm[0] == pytest.approx(0.625, abs=0.01)
+
+
+def rounded_to_tenths(step):
+    def edit(dataset, t, d):
+        dataset.ImagePositionPatient = [-40, 30, round(100 + step * d, 1)]
+        dataset.SliceThickness = step
+
+    return edit
+
+
+def test_steps_of_one_and_two_units_are_rounding_where_the_files_tell_the_step_between(
+    read_only, write_series, tmp_path, volume
+):
+    thin = np.concatenate([volume] * 8)
+    write_series(tmp_path, thin, edit=rounded_to_tenths(0.15))
+    image = read_only(tmp_path)
+    assert np.array_equal(image.array[0], thin) and image.spacing_mm[0] == pytest.approx(0.15, rel=0.01)
+
+
+@pytest.mark.parametrize("missing", [1, 9, 15, 30])
+def test_a_missing_slice_is_no_rounding_however_thin(read_only, write_series, tmp_path, volume, missing):
+    thin = np.concatenate([volume] * 8)
+    edit = rounded_to_tenths(0.1)
+    write_series(tmp_path, thin, edit=lambda ds, t, d: edit(ds, t, d) or d == missing)
+    with pytest.raises(UnreadableError, match="slices are missing"):
+        read_only(tmp_path)

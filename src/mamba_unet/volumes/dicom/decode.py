@@ -1,6 +1,8 @@
 """Pixels of a DICOM file as stored numbers, whatever they are compressed with."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,57 +24,72 @@ def same_pixels(a: Frame, b: Frame) -> bool:
     """Whether two images store the same numbers, however they are compressed."""
     if a.dataset.PixelData == b.dataset.PixelData:
         return a.index == b.index
-    if max(frame.dataset.get("NumberOfFrames") or 1 for frame in (a, b)) > 1:
+    if max(_count(frame.dataset) for frame in (a, b)) > 1:
         return False
     return np.array_equal(*(decode(Path(frame.name), frame.dataset) for frame in (a, b)))
+
+
+def check_pixel_data(file: Path, dataset: "Dataset") -> None:
+    """That the file holds as many pixels as its attributes tell: they are asked for memory, and decoders for theirs.
+
+    A compressed frame tells its size in a header of its own. Run lengths tell none, but two bytes are 128 at most.
+
+    Raises:
+        UnreadableError: names the file, what it holds and what was expected.
+    """
+    from pydicom.encaps import generate_frames, parse_fragments
+    from pydicom.uid import RLELossless
+
+    rows, columns, count = dataset.Rows, dataset.Columns, _count(dataset)
+    expected = -(-rows * columns * count * dataset.BitsAllocated // 8)
+    require_memory(file, expected)
+    syntax, data = dataset.file_meta.TransferSyntaxUID, dataset.PixelData
+    if not syntax.is_encapsulated:
+        if len(data) < expected:
+            raise RefusedError(f"{len(data)} bytes of pixels, expected {expected}: cut short; copy it again")
+        return
+    with _decoding(file, dataset):
+        if parse_fragments(data)[0] < count:
+            raise RefusedError(f"{parse_fragments(data)[0]} frames, expected {count}")
+        for coded in generate_frames(data, number_of_frames=count):
+            if syntax == RLELossless:
+                if expected // count > 64 * len(coded):
+                    raise RefusedError(f"{len(coded)} bytes of run lengths cannot hold {rows} x {columns} pixels")
+                continue
+            size = _coded_size(coded)
+            if size != (rows, columns):
+                what = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
+                raise RefusedError(f"the compressed data hold {what}, expected {rows} x {columns}")
 
 
 def decode(file: Path, dataset: "Dataset") -> np.ndarray:
     """Stored pixel values, (N, H, W); by GDCM what pydicom has no decoder for, as JPEG Lossless.
 
     Raises:
-        UnreadableError: names the file, which is damaged, too large or of a transfer syntax that nothing here decodes.
+        UnreadableError: names the file, which is damaged or of a transfer syntax that nothing here decodes.
     """
+    from pydicom.pixels import pixel_array
+
+    with _decoding(file, dataset):
+        try:
+            pixels = pixel_array(dataset, correct_unused_bits=False)
+        except (RuntimeError, NotImplementedError) as error:  # a decoder gave up, or there is none
+            if dataset.file_meta.TransferSyntaxUID not in _BY_GDCM:
+                raise RefusedError("damaged, or of a kind that nothing here decodes") from error
+            pixels = _decode_with_gdcm(dataset)
+        return pixels.reshape(_count(dataset), dataset.Rows, dataset.Columns)
+
+
+def _count(dataset: "Dataset") -> int:
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+@contextmanager
+def _decoding(file: Path, dataset: "Dataset") -> Iterator[None]:
     syntax = dataset.file_meta.TransferSyntaxUID
     remedy = "; export the series again, uncompressed" if syntax.is_encapsulated else ""
     with reading(file, f"its pixels ({syntax.name}) cannot be decoded{remedy}: "):
-        return _decode(file, dataset)
-
-
-def _decode(file: Path, dataset: "Dataset") -> np.ndarray:
-    from pydicom.pixels import pixel_array
-
-    rows, columns, count = dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)
-    require_memory(file, rows * columns * count * max(1, dataset.BitsAllocated // 8))
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_coded_sizes(dataset, count)
-    try:
-        pixels = pixel_array(dataset, correct_unused_bits=False)
-    except (RuntimeError, NotImplementedError) as error:  # a decoder gave up, or there is none
-        if dataset.file_meta.TransferSyntaxUID not in _BY_GDCM:
-            raise RefusedError("damaged, or of a kind that nothing here decodes") from error
-        pixels = _decode_with_gdcm(dataset)
-    return pixels.reshape(count, rows, columns)
-
-
-def _check_coded_sizes(dataset: "Dataset", count: int) -> None:
-    """That each compressed frame is of the size that the attributes tell: a decoder makes room for what itself says.
-
-    Run lengths tell no size, but two bytes are 128 at most.
-    """
-    from pydicom.encaps import generate_frames
-    from pydicom.uid import RLELossless
-
-    rows, columns = dataset.Rows, dataset.Columns
-    for coded in generate_frames(dataset.PixelData, number_of_frames=count):
-        if dataset.file_meta.TransferSyntaxUID == RLELossless:
-            if rows * columns * dataset.BitsAllocated // 8 > 64 * len(coded):
-                raise RefusedError(f"{len(coded)} bytes of run lengths cannot hold {rows} x {columns} pixels")
-            continue
-        size = _coded_size(coded)
-        if size != (rows, columns):
-            what = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
-            raise RefusedError(f"the compressed data hold {what}, expected {rows} x {columns}")
+        yield
 
 
 def _coded_size(coded: bytes) -> tuple[int, int] | None:

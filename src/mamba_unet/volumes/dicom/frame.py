@@ -64,14 +64,13 @@ def number(header: "Dataset", keyword: str) -> float | None:
 
 
 def frames_of(name: str, dataset: "Dataset", notes: list[str]) -> list[Frame]:
-    """The images of a file, once it is known to hold grey ones with a position in the patient.
+    """The images of a file, each with its position in the patient.
 
     `notes` takes what the user should know.
 
     Raises:
-        RefusedError: what else it holds, and what to do.
+        RefusedError: a position is not told.
     """
-    _check_pixels(dataset)
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     count = int(dataset.get("NumberOfFrames") or 1)
     if groups is None and count != 1:
@@ -101,7 +100,7 @@ def _evenly_spaced(name: str, dataset: "Dataset", count: int, notes: list[str]) 
 
     step = number(dataset, "SpacingBetweenSlices")
     times = [keyword for keyword in ("FrameTime", "FrameTimeVector", "CineRate") if keyword in dataset]
-    if count < 1 or times or not step or not np.isfinite(step) or dataset.get("Modality") not in ("CT", "MR"):
+    if times or not step or not np.isfinite(step) or dataset.get("Modality") not in ("CT", "MR"):
         raise RefusedError(
             f"{count} frames without a position of each (no PerFrameFunctionalGroupsSequence, and no "
             "SpacingBetweenSlices of a CT or MR); expected one image in each file or an Enhanced object: convert it "
@@ -129,8 +128,12 @@ def _evenly_spaced(name: str, dataset: "Dataset", count: int, notes: list[str]) 
     return frames
 
 
-def _check_pixels(dataset: "Dataset") -> None:
-    """That the pixels are grey whole numbers of a slice, in attributes that make sense."""
+def check_attributes(dataset: "Dataset") -> None:
+    """That the pixels are grey whole numbers of slices, in attributes that make sense.
+
+    Raises:
+        RefusedError: what else they are, and what to do.
+    """
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"):
         if dataset.get(keyword) is None:
             raise RefusedError(f"{keyword} is absent: the file is cut short, or holds no image of whole numbers")
@@ -156,10 +159,11 @@ def _check_pixels(dataset: "Dataset") -> None:
             f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}: expected 8, 16 or 32 bits that hold the "
             "stored ones; export the series again"
         )
-    if dataset.PixelRepresentation not in (0, 1) or dataset.Rows < 1 or dataset.Columns < 1:
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if dataset.PixelRepresentation not in (0, 1) or min(dataset.Rows, dataset.Columns, frames) < 1:
         raise RefusedError(
-            f"PixelRepresentation {dataset.PixelRepresentation}, {dataset.Rows} x {dataset.Columns} pixels: expected "
-            "0 or 1, and at least one pixel; export the series again"
+            f"PixelRepresentation {dataset.PixelRepresentation}, {frames} frames of {dataset.Rows} x {dataset.Columns} "
+            "pixels: expected 0 or 1, and at least one pixel; export the series again"
         )
 
 

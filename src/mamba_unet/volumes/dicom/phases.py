@@ -109,7 +109,10 @@ def in_time(positions: list[list[Frame]]) -> list[list[Frame]]:
 
 
 def _refuse_kinds(positions: list[list[Frame]]) -> None:
-    for keyword in ("StudyInstanceUID", *_KIND):
+    frames = [frame for images in positions for frame in images]
+    # some anonymisers give each image a study of its own, which then tells nothing
+    studies = ("StudyInstanceUID",) * (len({str(f.header.get("StudyInstanceUID")) for f in frames}) < len(frames))
+    for keyword in (*studies, *_KIND):
         for images in positions:
             values = {_plain(frame.header.get(keyword)): str(frame.header.get(keyword)) for frame in images}
             if len(values) > 1:

@@ -195,8 +195,8 @@ def _value_type(frames: Collection[Frame], scales: Collection[tuple[float, float
 def _check_scale(slope: float, intercept: float, largest: int) -> None:
     """That neighbouring stored values stay different numbers of 32 bits."""
     limits = np.finfo(np.float32)
-    fits = abs(slope) * largest + abs(intercept) < limits.max and abs(slope) > limits.tiny
-    if not fits or abs(intercept) * limits.eps > abs(slope):
+    fits = abs(slope) * largest + abs(intercept) < float(limits.max) and abs(slope) > float(limits.tiny)
+    if not fits or abs(intercept) * float(limits.eps) > abs(slope):
         raise RefusedError(
             f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}: values beyond what 32 bits hold; expected a "
             "scale of the scanner's units: correct it, or convert the series to NIfTI"

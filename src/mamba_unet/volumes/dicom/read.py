@@ -2,10 +2,10 @@
 
 import logging
 
-from mamba_unet.volumes.dicom.decode import same_pixels
+from mamba_unet.volumes.dicom.decode import check_pixel_data, same_pixels
 from mamba_unet.volumes.dicom.files import opened, printable, reading
 from mamba_unet.volumes.dicom.find import Series
-from mamba_unet.volumes.dicom.frame import Frame, frames_of
+from mamba_unet.volumes.dicom.frame import Frame, check_attributes, frames_of
 from mamba_unet.volumes.dicom.pixels import values_of
 from mamba_unet.volumes.dicom.stack import affine_of, spacing_mm, stack_of
 from mamba_unet.volumes.formats import stem
@@ -37,7 +37,10 @@ def read_series(series: Series) -> Volume:
         frames: list[Frame] = []
         for name in series.files:
             with reading(files.place(name)):
-                frames += frames_of(name, files.read(name), notes)
+                dataset = files.read(name)
+                check_attributes(dataset)
+                check_pixel_data(files.place(name), dataset)
+                frames += frames_of(name, dataset, notes)
         stack = stack_of(frames, notes, same_pixels)
         lps = affine_of(stack[0], notes)
         array = values_of(series.path, stack, notes)
