@@ -84,6 +84,8 @@ def _without_other_bits(
     Source: DICOM PS3.5, 8.1.1, and PS3.3-2004, C.9.2 (overlays in unused bits).
     """
     width, stored, high = _bits(pixels, dataset)
+    if stored == width:
+        return pixels
     unsigned = pixels.view(f"u{pixels.itemsize}")
     kept = (pixels << (width - 1 - high)) >> (width - stored)
     below = ((1 << high + 1 - stored) - 1) & ~_overlay_bits(dataset)
@@ -138,7 +140,8 @@ def _is_padding(pixels: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
     last = number(dataset, "PixelPaddingRangeLimit")
     # as stored: some write -2000 as 63536, and some the other way round
     low, high = sorted(_wrapped(value, pixels.dtype) for value in (first, first if last is None else last))
-    return (pixels >= low) & (pixels <= high)
+    outside = pixels == low if low == high else (pixels >= low) & (pixels <= high)
+    return outside if outside.any() else None
 
 
 def _wrapped(value: float, kind: np.dtype) -> int:
