@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mamba_unet.volumes.dicom.find import find_series
+from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import UnreadableError
 
 
@@ -89,3 +91,36 @@ def test_a_transfer_syntax_that_nothing_decodes_is_named(read_only, write_series
     write_series(tmp_path, volume, edit=to_ht)
     with pytest.raises(UnreadableError, match=r"IM000\d: its pixels \(High-Throughput JPEG 2000.* cannot be decoded"):
         read_only(tmp_path)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_a_compressed_image_of_another_size_or_cut_short_is_refused(
+    read_only, compressed, tmp_path, volume, compressor
+):
+    array = np.kron(volume, np.ones((1, 8, 8))).astype(np.int16)
+    folder = compressed(tmp_path / "series", array, compressor)
+    files = sorted(folder.iterdir())
+    data = files[1].read_bytes()
+    files[1].write_bytes(data.replace(b"\x28\x00\x10\x00US\x02\x00\x30\x00", b"\x28\x00\x10\x00US\x02\x00\x31\x00"))
+    with pytest.raises(UnreadableError, match="hold an image of 48 x 40 pixels, expected 49 x 40"):
+        read_only(files[1])
+    end = data.rindex(b"\xff\xd9")
+    files[1].write_bytes(data[:end] + bytes(2) + data[end + 2 :])
+    with pytest.raises(UnreadableError, match="the compressed data are cut short"):
+        read_only(files[1])
+
+
+def test_a_length_that_a_damaged_file_claims_is_not_handed_to_a_decoder(compressed, tmp_path, volume):
+    import time
+
+    array = np.kron(volume, np.ones((1, 8, 8))).astype(np.int16)
+    file = sorted(compressed(tmp_path / "series", array, "JPEG").iterdir())[0]
+    data = file.read_bytes()
+    last = data.rindex(b"\xfe\xff\xdd\xe0")  # the delimiter behind the frames, made an item of 4 GB
+    file.write_bytes(data[:last] + b"\xfe\xff\x00\xe0\xff\xff\xff\xf0")
+    start = time.perf_counter()
+    try:
+        [read_series(one) for one in find_series(file)]
+    except UnreadableError:
+        pass
+    assert time.perf_counter() - start < 2

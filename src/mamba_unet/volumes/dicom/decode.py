@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-# JPEG extended and lossless, JPEG 2000 of more bits than Pillow takes; on damaged files of others GDCM spends seconds
+# what pydicom has no decoder for: JPEG extended and lossless, and JPEG 2000 of more bits than Pillow takes
 _BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 90, 91))
 
 
@@ -56,6 +56,8 @@ def check_pixel_data(file: Path, dataset: "Dataset") -> None:
                 if expected // count > 64 * len(coded):
                     raise RefusedError(f"{len(coded)} bytes of run lengths cannot hold {rows} x {columns} pixels")
                 continue
+            if b"\xff\xd9" not in coded[-16:]:  # the end of a JPEG, JPEG-LS or JPEG 2000 stream
+                raise RefusedError("the compressed data are cut short")
             size = _coded_size(coded)
             if size != (rows, columns):
                 what = "no image" if size is None else f"an image of {size[0]} x {size[1]} pixels"
@@ -117,17 +119,21 @@ def _decode_with_gdcm(dataset: "Dataset") -> np.ndarray:
     import SimpleITK as sitk
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
+    from pydicom.encaps import encapsulate, generate_frames
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     # only the pixels, as a picture: GDCM would apply the scale that we apply ourselves
     picture = Dataset()
     for keyword in (
-        *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
-        *("PixelRepresentation", "PixelData"),
+        *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
+        *("BitsAllocated", "PixelRepresentation"),
     ):
         if keyword in dataset:
             picture[keyword] = dataset[keyword]
-    # and all their bits: what is above BitsStored is judged where values are made of them
+    # packed anew: GDCM makes room for what a damaged length claims
+    picture.PixelData = encapsulate([*generate_frames(dataset.PixelData, number_of_frames=_count(dataset))])
+    picture["PixelData"].is_undefined_length = True
+    # with all their bits: what is above BitsStored is judged where values are made of them
     picture.BitsStored, picture.HighBit = dataset.BitsAllocated, dataset.BitsAllocated - 1
     picture.SOPClassUID, picture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     picture.file_meta = FileMetaDataset()
