@@ -4,8 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamba_unet.volumes.dicom.find import find_series
-from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import UnreadableError
 
 
@@ -110,17 +108,10 @@ def test_a_compressed_image_of_another_size_or_cut_short_is_refused(
         read_only(files[1])
 
 
-def test_a_length_that_a_damaged_file_claims_is_not_handed_to_a_decoder(compressed, tmp_path, volume):
-    import time
-
+def test_a_length_that_a_damaged_file_claims_is_not_handed_to_a_decoder(read_only, compressed, tmp_path, volume):
     array = np.kron(volume, np.ones((1, 8, 8))).astype(np.int16)
-    file = sorted(compressed(tmp_path / "series", array, "JPEG").iterdir())[0]
-    data = file.read_bytes()
-    last = data.rindex(b"\xfe\xff\xdd\xe0")  # the delimiter behind the frames, made an item of 4 GB
-    file.write_bytes(data[:last] + b"\xfe\xff\x00\xe0\xff\xff\xff\xf0")
-    start = time.perf_counter()
-    try:
-        [read_series(one) for one in find_series(file)]
-    except UnreadableError:
-        pass
-    assert time.perf_counter() - start < 2
+    for file in compressed(tmp_path / "series", array, "JPEG").iterdir():
+        data = file.read_bytes()
+        at = data.rindex(b"\xfe\xff\x00\xe0") + 7  # the highest byte of the frame's length: 3 GB, and no more bytes
+        file.write_bytes(data[:at] + b"\xc7" + data[at + 1 :])
+    assert np.array_equal(read_only(tmp_path / "series").array[0], array)
