@@ -84,10 +84,13 @@ def test_instance_numbers_alone_are_no_time(read_only, write_series, tmp_path, v
         {"AcquisitionDateTime": ("20191231235958+0100", "20191231235959+0100", "20200101000000+0100")},
     ],
 )
-def test_a_cine_over_midnight_stays_in_order(read_only, write_series, tmp_path, volume, clock):
+def test_a_cine_over_midnight_stays_in_order_and_says_what_made_it_one(
+    read_only, write_series, tmp_path, volume, caplog, clock
+):
     cine = np.stack([volume, volume + 1, volume + 2])
     write_series(tmp_path, cine, edit=in_turn(**clock))
     assert np.array_equal(read_only(tmp_path).array, cine)
+    assert f"3 images at each position are taken for phases in time, because {next(iter(clock))} differs" in caplog.text
 
 
 @pytest.mark.parametrize("direction", [1, -1])
@@ -115,7 +118,7 @@ def test_a_series_that_was_sent_twice_is_taken_once_with_a_note(
     write_series(tmp_path / "b", cine, syntax=syntax, **shared)
     image = read_only(tmp_path)
     assert np.array_equal(image.array, cine) and len(image.dicom) == 4 * phases
-    assert f"{4 * phases} of the images are there twice, with equal pixels at one position" in caplog.text
+    assert f"{4 * phases} of the images are copies, with equal pixels at one position" in caplog.text
 
 
 def test_one_slice_that_is_there_twice_is_taken_once_and_another_of_its_place_refused(

@@ -61,8 +61,8 @@ def without_duplicates(
     if doubled:
         first, second = doubled[0]
         notes.append(
-            f"{len(doubled)} of the images are there twice, with equal pixels at one position ({first}, {second}); "
-            "each is taken once"
+            f"{len(doubled)} of the images are copies, with equal pixels at one position ({first}, {second}); each is "
+            "taken once"
         )
     return distinct
 
@@ -80,8 +80,10 @@ def _plain(value: Any) -> Any:
         return str(value)
 
 
-def in_time(positions: list[list[Frame]]) -> list[list[Frame]]:
+def in_time(positions: list[list[Frame]], notes: list[str]) -> list[list[Frame]]:
     """Each position's images in the order of the most explicit attribute of time that tells them apart.
+
+    `notes` takes that the time of day alone made them phases: a second acquisition has another one too.
 
     Raises:
         RefusedError: the images differ in how they were made, or nothing says that they are phases.
@@ -92,8 +94,14 @@ def in_time(positions: list[list[Frame]]) -> list[list[Frame]]:
     _refuse_kinds(positions)
     for keyword in _TIME:
         ordered = _by(positions, _times(positions, keyword))
-        if ordered is not None:
-            return ordered
+        if ordered is None:
+            continue
+        if keyword in _CLOCKS:
+            notes.append(
+                f"{count} images at each position are taken for phases in time, because {keyword} differs and nothing "
+                "else does; if they are several acquisitions, put each into a folder of its own"
+            )
+        return ordered
     first = positions[0][0].header
     if any(number(first, keyword) == count for keyword in _COUNTS):
         numbers = [[number(frame.dataset, "InstanceNumber") for frame in images] for images in positions]

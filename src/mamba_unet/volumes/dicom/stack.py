@@ -56,7 +56,7 @@ def stack_of(
                 "stack: put the files of each into a folder of its own"
             )
     _check_even([images[0] for images in positions])
-    return [list(phase) for phase in zip(*in_time(positions), strict=True)]
+    return [list(phase) for phase in zip(*in_time(positions, notes), strict=True)]
 
 
 def _without_copies(frames: Sequence[Frame]) -> list[Frame]:
@@ -98,7 +98,7 @@ def _check_uniform(frames: Sequence[Frame], notes: list[str]) -> None:
 def _look(frame: Frame) -> str:
     return (
         f"{frame.name} has {frame.dataset.Rows} x {frame.dataset.Columns} pixels of {frame.spacing.tolist()} mm along "
-        f"{frame.axes.round(3).tolist()}"
+        f"{frame.axes.round(3).tolist()} in the frame of reference {frame.dataset.get('FrameOfReferenceUID')}"
     )
 
 
