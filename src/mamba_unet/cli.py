@@ -240,6 +240,7 @@ def serve(args: argparse.Namespace) -> int:
         args.host,
         args.port,
         max_upload_mb=args.max_upload_mb,
+        max_disk_mb=args.max_disk_mb,
         keep_minutes=args.keep_minutes,
         open_browser=args.open,
     )
@@ -392,13 +393,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(report, "write a run's report, one HTML page")
     sub.add_argument("run", type=Path, help="run folder")
 
-    sub = command(serve, "show scans and their segmentations on a local web page")
+    sub = command(serve, "show volumes and their segmentations on a local web page")
     checkpoint = "run folder, checkpoint or hub id; may be given several times (default: the runs in runs/)"
     sub.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]CHECKPOINT", help=checkpoint)
     sub.add_argument("--host", default="127.0.0.1", help="to listen on; any but this machine's own demands a token")
     sub.add_argument("--port", type=int, default=8765)
     sub.add_argument("--max-upload-mb", type=int, default=2048, help="size of one upload (default: %(default)s MiB)")
-    sub.add_argument("--keep-minutes", type=float, default=60, help="of a result that nobody asks for any more")
+    disk = "size of all uploads and results together (default: %(default)s MiB)"
+    sub.add_argument("--max-disk-mb", type=int, default=20480, help=disk)
+    keep = "how long a volume and its result stay after the last request for them (default: %(default)s minutes)"
+    sub.add_argument("--keep-minutes", type=float, default=60, help=keep)
     sub.add_argument("--open", action="store_true", help="show the page in the browser")
     sub.add_argument("--install-viewer", action="store_true", help="only fetch the viewer that a build left out")
     device(sub)
