@@ -1,4 +1,4 @@
-"""A network whose answer is known, and scans for it."""
+"""A network whose answer is known, and volumes for it."""
 
 import nibabel as nib
 import numpy as np
@@ -42,9 +42,9 @@ def ring(radius: int = 4) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def scan_file(tmp_path_factory):
-    """A scan of 1.5 x 1.5 x 8 mm."""
-    path = tmp_path_factory.mktemp("scan") / "patient007_frame01.nii.gz"
+def volume_file(tmp_path_factory):
+    """A volume of 1.5 x 1.5 x 8 mm."""
+    path = tmp_path_factory.mktemp("volume") / "patient007_frame01.nii.gz"
     nib.save(nib.Nifti1Image(ring(), np.diag([-1.5, -1.5, 8, 1])), path)
     return path
 

@@ -154,7 +154,7 @@ def slice_axis(scan: Volume, orientation: str | None = None) -> int:
     """
     if scan.slices_along is not None:
         return scan.slices_along
-    lengths = scan.array.shape[1:]
+    lengths = scan.array.shape[-3:]
     if lengths.count(1) == 1:
         return lengths.index(1)
     if scan.spacing_mm is not None and (axis := through_plane(scan.spacing_mm)) is not None:
