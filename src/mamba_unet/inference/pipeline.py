@@ -213,7 +213,7 @@ class Pipeline:
             "shape": list(volume.volume.array.shape),
             "spacing_mm": volume.volume.spacing_mm,
             "slice_axis": SLICE_AXES[volume.turn.axes[0]],
-            "tiles": volume.waiting,
+            "slices": volume.volume.frames * volume.volume.shape[volume.turn.axes[0]],
             "seconds": {"reading": time.perf_counter() - start},
         }
         return volume
