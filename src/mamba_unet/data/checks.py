@@ -9,7 +9,8 @@ import numpy as np
 
 from mamba_unet.data.splits import Split
 from mamba_unet.tables import Table
-from mamba_unet.volumes.formats import StoredImage, through_plane
+from mamba_unet.volumes.geometry import misplacement, through_plane
+from mamba_unet.volumes.volume import Volume
 
 SKIP = "repair or remove the file, or leave the case out (skip_bad)"
 
@@ -96,11 +97,12 @@ class BadDataError(ValueError):
 def check_case(
     identifier: str,
     image_file: Path,
-    image: StoredImage,
+    image: Volume,
     label_file: Path,
-    label: StoredImage,
+    label: Volume,
     values: dict[int, int],
     *,
+    channels: int = 1,
     scaled: bool,
     empty_is_error: bool,
 ) -> list[Problem]:
@@ -111,6 +113,7 @@ def check_case(
         image_file, label_file: named in the problems.
         image, label: as stored.
         values: stored label value -> class index.
+        channels: that the images of this data set have.
         scaled: the layout promises an image in 0..1 already.
         empty_is_error: whether a label without foreground is an error (every case of the data set shows an organ) or
             may be right (a warning).
@@ -120,12 +123,29 @@ def check_case(
     def add(file: Path, problem: str, expected: str, found: str, way_out: str, severity: str = "error") -> None:
         problems.append(Problem(file, problem, expected, found, way_out, severity, identifier))
 
-    if image.array.shape != label.array.shape:
+    for note in image.notes:
+        add(
+            image_file,
+            "odd header",
+            "a header that agrees with itself",
+            note,
+            "nothing, if the note is right",
+            "warning",
+        )
+    if image.channels != channels:
+        add(
+            image_file,
+            "another number of channels",
+            f"{channels}, as the other images",
+            f"{image.channels}",
+            "convert colours to grey values, or keep images of one kind",
+        )
+    if image.shape != label.shape:
         add(
             label_file,
             "image and label differ in shape",
-            f"(D, H, W) = {image.array.shape} as the image",
-            str(label.array.shape),
+            f"(D, H, W) = {image.shape} as the image",
+            str(label.shape),
             "resample the label onto the image's grid with nearest neighbour",
         )
     elif (distance := misplacement(image, label)) > 0.1:
@@ -137,7 +157,7 @@ def check_case(
             "if the arrays match pixel by pixel, save the label with the image's affine; else resample it",
         )
 
-    axis = None if image.spacing_mm is None or len(image.array) == 1 else through_plane(image.spacing_mm)
+    axis = None if image.spacing_mm is None or image.shape[0] == 1 else through_plane(image.spacing_mm)
     if axis:
         add(
             image_file,
@@ -216,7 +236,7 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
         here, there = (records[name]["patient"] for name in (identifier, original))
         apart = [f"{a} and {b}" for a, b in split.apart(here, there)] if split else []
         yield Problem(
-            Path(records[identifier]["source"]),
+            Path(records[identifier]["sources"][0]),
             "duplicate case",
             "every image once",
             f"the image of {original} again" + (f", in {'; '.join(apart)}" if apart else ""),
@@ -232,7 +252,7 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
         for codes, identifiers in orientations.items():
             if codes != common:
                 yield Problem(
-                    Path(records[identifiers[0]]["source"]),
+                    Path(records[identifiers[0]]["sources"][0]),
                     "orientation differs among cases",
                     f"{common}, as {len(orientations[common])} cases",
                     f"{codes}: {', '.join(identifiers[:5])}"
@@ -241,15 +261,6 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
                     "warning",
                     identifiers[0],
                 )
-
-
-def misplacement(image: StoredImage, label: StoredImage) -> float:
-    """How far apart, in voxels of the image, the two affines put the corners of the volume."""
-    if image.affine is None or label.affine is None:
-        return 0.0
-    depth, height, width = image.array.shape
-    corners = np.array([(x, y, z, 1) for x in (0, width - 1) for y in (0, height - 1) for z in (0, depth - 1)], float).T
-    return float(np.abs(np.linalg.solve(image.affine, label.affine @ corners) - corners).max())
 
 
 def _short(file: Path, source: Path) -> str:

@@ -46,7 +46,7 @@ def prepare(
     *,
     dataset: str | None = None,
     layout: str | None = None,
-    intensity: Mapping[str, Any] | None = None,
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     splits: str | Path | None = None,
     folds: int | None = None,
     seed: int = 0,
@@ -112,7 +112,8 @@ def prepare(
             "label_values": [
                 min(v for v, k in plan.values.items() if k == index) for index in range(len(plan.class_names))
             ],
-            "intensity": plan.intensity,
+            "intensity": [dict(rule) for rule in plan.intensity],
+            "channel_names": list(plan.listing.channel_names),
             "orientation": orientations.pop() if len(orientations) == 1 else None,
             "fingerprint": _fingerprint(records, plan),
             "layout": plan.layout,
@@ -183,11 +184,12 @@ def _run(
 def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
     return {
         "patient": case.patient,
-        "shape": list(case.image.shape),
+        "shape": list(case.label.shape),
         "spacing_mm": case.spacing_mm and list(case.spacing_mm),
         "orientation": case.orientation,
         "affine": None if case.affine is None else case.affine.tolist(),
-        "source": str(case.source.resolve()),
+        "sources": [str(file.resolve()) for file in case.sources],
+        "frames_are_channels": case.frames_are_channels,
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
         "label_sha256": hashlib.sha256(case.label).hexdigest(),
     }
@@ -195,11 +197,14 @@ def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
 
 def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
     """All that a written case depends on; as long as it stays the same, the case need not be written again."""
-    stats = [(str(file.resolve()), file.stat()) for file in dict.fromkeys((*entry.image, *entry.label))]
+    stats = [
+        (str(file.resolve()), file.stat())
+        for file in dict.fromkeys((*(file for files in entry.image for file in files), *entry.label))
+    ]
     return {
         "format": FORMAT,
         "patient": entry.patient,
-        "intensity": None if plan.listing.scaled else plan.intensity,
+        "intensity": None if plan.listing.scaled else [dict(rule) for rule in plan.intensity],
         "values": sorted(plan.values.items()),
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
     }
@@ -250,7 +255,7 @@ def _remove_stale(out: Path, identifiers: set[str]) -> None:
 def _fingerprint(records: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
     contents = {
         "class_names": list(plan.class_names),
-        "intensity": plan.intensity,
+        "intensity": plan.intensity[0] if len(plan.intensity) == 1 else list(plan.intensity),
         "cases": {
             identifier: [record["shape"], record["image_sha256"], record["label_sha256"]]
             for identifier, record in records.items()

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import misplacement
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.volumes.formats import NIFTI, PICTURES, StoredImage, UnreadableError, ending, read_volume
-
-PREDICTION_ENDINGS = (*NIFTI, ".npz", ".npy", *PICTURES)
+from mamba_unet.volumes.formats import FILES, UnreadableError, ending
+from mamba_unet.volumes.geometry import misplacement
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume
 
 
 def evaluate_predictions(
@@ -62,12 +62,12 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
         raise ValueError(f"{folder}: expected a folder of predictions named by case, such as {identifiers[0]}.nii.gz")
     found: dict[str, list[Path]] = {identifier: [] for identifier in identifiers}
     for path in sorted(folder.iterdir()):
-        if end := ending(path, PREDICTION_ENDINGS):
+        if end := ending(path, FILES):
             found.get(path.name[: -len(end)], []).append(path)
     if missing := [identifier for identifier, paths in found.items() if not paths]:
         raise ValueError(
             f"{folder}: no prediction for {len(missing)} of {len(found)} cases: {', '.join(missing)}; "
-            f"expected CASE with one of {', '.join(PREDICTION_ENDINGS)}"
+            f"expected CASE with one of {', '.join(FILES)}"
         )
     if twice := [", ".join(path.name for path in paths) for paths in found.values() if len(paths) > 1]:
         raise ValueError(f"{folder}: several predictions of one case: {'; '.join(twice)}; keep one of each")
@@ -80,26 +80,19 @@ def read_prediction(file: Path, case: Case) -> np.ndarray:
     Raises:
         UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
     """
-    if ending(file, (".npy",)):
-        try:
-            array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UnreadableError(file, f"{type(error).__name__}: {error}") from error
-        volume = StoredImage(array[None] if array.ndim == 2 else array)
-    else:
-        volume = read_volume([file], "label")
-    expected = case.image.shape[-3:]  # without channels
-    if volume.array.shape != expected:
-        raise UnreadableError(
-            file, f"shape {volume.array.shape}, expected {expected}, that of {case.identifier} (D, H, W)"
-        )
-    if (distance := misplacement(StoredImage(case.image, case.affine), volume)) > 0.1:
+    volume = read_volume(file, "label")
+    expected = case.image.shape[1:]
+    if volume.array.shape != (1, 1, *expected):
+        found = volume.shape if volume.frames == 1 else (volume.frames, *volume.shape)
+        raise UnreadableError(file, f"shape {found}, expected {expected}, that of {case.identifier} (D, H, W)")
+    if (distance := misplacement(Volume(case.identifier, case.image[None], case.affine), volume)) > 0.1:
         raise UnreadableError(
             file,
             f"lies up to {distance:.3g} voxels from the image of {case.identifier}; expected its affine within 0.1 "
             "voxel: resample the prediction onto the image",
         )
-    whole = np.rint(volume.array)
-    if not np.array_equal(whole, volume.array) or whole.min() < 0 or whole.max() > 255:
+    array = volume.grey[0]
+    whole = np.rint(array)
+    if not np.array_equal(whole, array) or whole.min() < 0 or whole.max() > 255:
         raise UnreadableError(file, "expected class indices, whole numbers from 0; take the argmax of probabilities")
     return whole.astype(np.uint8)

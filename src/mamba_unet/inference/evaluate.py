@@ -45,11 +45,7 @@ def evaluate_checkpoint(
     identifiers = prepared.split(split)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
-    if list(predictor.metadata.class_names) != prepared.class_names:
-        raise ValueError(
-            f"{checkpoint} knows the classes {', '.join(predictor.metadata.class_names)}; "
-            f"{prepared.folder} has {', '.join(prepared.class_names)}"
-        )
+    predictor.require_data(prepared)
 
     def predict(case: Case) -> np.ndarray:
         label = predictor.predict_case(case)

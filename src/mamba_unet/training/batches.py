@@ -8,8 +8,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
-from mamba_unet.data.prepared import PreparedDataset, SliceDataset
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
+from mamba_unet.views.slices import Slices
 
 Draw = tuple[int, tuple[int, int]]  # (slice, what seeds its augmentation)
 
@@ -63,7 +65,7 @@ class SegmentationDataModule(LightningDataModule):
 
     Args:
         prepared: the data, with splits `train` and `val`.
-        image_size: (height, width) of the training slices.
+        view: what the network sees of a case.
         batch_size: slices per iteration over all devices.
         iterations: of the whole run.
         augment: the paper's rotations and flips.
@@ -78,7 +80,7 @@ class SegmentationDataModule(LightningDataModule):
     def __init__(
         self,
         prepared: PreparedDataset,
-        image_size: tuple[int, int],
+        view: Slices,
         batch_size: int,
         iterations: int,
         augment: bool = True,
@@ -96,7 +98,7 @@ class SegmentationDataModule(LightningDataModule):
                     f"prepare it again with {way_out}"
                 )
         self.prepared, self.batch_size, self.iterations, self.seed = prepared, batch_size, iterations, seed
-        self.train_slices = SliceDataset(prepared, prepared.splits[train], image_size, augment)
+        self.train_slices = Samples(prepared, prepared.splits[train], view, augment)
         self.validation_cases = prepared.splits[val]
         self.workers = _default_workers() if workers is None else workers
 

@@ -10,9 +10,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
-from mamba_unet.inference import predict_volume
+from mamba_unet.inference.scores import predict_array
 from mamba_unet.training.objectives.losses import segmentation_loss
 from mamba_unet.training.recipe import OptimizerRecipe
+from mamba_unet.views.slices import Slices
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -36,7 +37,7 @@ class SegmentationModule(LightningModule):
         model: (B, C, H, W) -> logits (B, K, H, W).
         optimizer: the optimiser's recipe.
         iterations: optimiser steps of the whole run.
-        image_size: (height, width) that validation resamples slices to.
+        view: what the network sees of a case.
         class_names: the first is background.
         seed: of stochastic depth and dropout.
     """
@@ -46,13 +47,13 @@ class SegmentationModule(LightningModule):
         model: nn.Module,
         optimizer: OptimizerRecipe,
         iterations: int,
-        image_size: tuple[int, int],
+        view: Slices,
         class_names: list[str],
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.recipe, self.iterations = model, optimizer, iterations
-        self.image_size, self.class_names, self.seed = image_size, class_names, seed
+        self.view, self.class_names, self.seed = view, class_names, seed
         self.evaluation: Evaluation | None = None  # the last validation's
         self._validated: dict[str, np.ndarray] = {}  # the predictions alone: an open case holds two files open
         self._batch_names: Sequence[str] = ()  # the last iteration's
@@ -78,7 +79,7 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, identifier: str, batch_idx: int) -> None:
         case = self.trainer.datamodule.prepared.case(identifier)
-        self._validated[identifier] = predict_volume(self.model, case.image, self.image_size)
+        self._validated[identifier] = predict_array(self.model, case.image, self.view, len(self.class_names))
 
     def on_validation_epoch_end(self) -> None:
         self.evaluation = evaluate_cases(

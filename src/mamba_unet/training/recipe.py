@@ -13,6 +13,9 @@ from typing import Any, Literal
 import yaml
 
 from mamba_unet.files import write_text
+from mamba_unet.views.slices import Slices
+
+RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earlier versions spell them
 
 
 class RecipeError(ValueError):
@@ -89,7 +92,7 @@ class Recipe:
         fold: train on this fold of the data (`mamba-unet prepare --folds`), from 0; null for the split itself.
         model: the network.
         pretrained: a public checkpoint to start from, or null for random weights.
-        image_size: height and width that slices are resampled to.
+        view: what the network sees of a case; `image_size` is another name of `view.size`.
         augment: the paper's rotations and flips.
         batch_size: slices per iteration, over all devices together.
         iterations: optimiser steps.
@@ -106,7 +109,7 @@ class Recipe:
     fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pretrained: str | None = None
-    image_size: tuple[int, int] = (224, 224)
+    view: Slices = field(default_factory=Slices)
     augment: bool = True
     batch_size: int = 24
     iterations: int = 10_000
@@ -121,8 +124,6 @@ class Recipe:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
-        if min(self.image_size) < 1:
-            raise RecipeError(f"image_size must be two positive numbers, got {self.image_size}")
 
 
 def _keys(config: type, prefix: str = "") -> Iterator[str]:
@@ -188,7 +189,10 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
-    check_keys(given, str(path), ["base", *_keys(Recipe)])
+    check_keys(given, str(path), ["base", *RENAMED, *_keys(Recipe)])
+    for key in set(given) & set(RENAMED):
+        group, _, name = RENAMED[key].partition(".")
+        given[group] = {name: given.pop(key), **(given.get(group) or {})}
     base = given.pop("base", None)
     return given if base is None else _overlay(read_keys(path.parent / str(base), [*heirs, path]), given)
 
@@ -213,6 +217,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     path = Path(path)
     given = read_keys(path)
+    overrides = [_renamed(word) for word in overrides]
     flags = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(dict.fromkeys(flags), "command line")
 
@@ -225,8 +230,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: {error}") from error
 
 
+def _renamed(word: str) -> str:
+    key, sign, value = word.removeprefix("--").partition("=")
+    return f"--{RENAMED[key]}{sign}{value}" if word.startswith("--") and key in RENAMED else word
+
+
 def save_recipe(path: str | Path, recipe: Recipe) -> None:
     """Write the resolved recipe as YAML that `load_recipe` takes."""
     content = asdict(recipe)
-    content["image_size"] = list(recipe.image_size)
+    content["view"] = {key: value for key, value in recipe.view.to_json().items() if key != "kind"}
     write_text(path, yaml.safe_dump(content, sort_keys=False))

@@ -190,7 +190,7 @@ def train(recipe: Recipe, resume: bool = False, progress: ProgressBar | None = N
     prepared = PreparedDataset(recipe.data)
     if leader:
         check_resumable(folder, recipe, prepared)
-    model, config = _build(recipe, prepared.num_classes)
+    model, config = _build(recipe, prepared.channels, prepared.num_classes)
     loaded = None if recipe.pretrained is None else load_pretrained(model, recipe.pretrained)
 
     if leader:
@@ -204,20 +204,19 @@ def train(recipe: Recipe, resume: bool = False, progress: ProgressBar | None = N
         model=recipe.model.name,
         config=config,
         class_names=prepared.class_names,
-        intensity=prepared.intensity,
-        image_size=recipe.image_size,
-        orientation=prepared.orientation,
+        preprocessing=prepared.preprocessing(recipe.view).to_json(),
         dataset=prepared.name,
         fingerprint=prepared.fingerprint,
         version=__version__,
+        label_values=prepared.label_values,
     )
     run_folder = RunFolder(folder, metadata)
     module = SegmentationModule(
-        model, recipe.optimizer, recipe.iterations, recipe.image_size, prepared.class_names, recipe.seed
+        model, recipe.optimizer, recipe.iterations, recipe.view, prepared.class_names, recipe.seed
     )
     data = SegmentationDataModule(
         prepared,
-        recipe.image_size,
+        recipe.view,
         recipe.batch_size,
         recipe.iterations,
         recipe.augment,
@@ -241,10 +240,12 @@ def train(recipe: Recipe, resume: bool = False, progress: ProgressBar | None = N
     return folder
 
 
-def _build(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The recipe's network, its weights drawn by the recipe's seed, and its constructor arguments."""
     config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name)
-    config |= {"in_channels": 1, "num_classes": num_classes}
+    for key, found in (("in_channels", channels), ("num_classes", num_classes)):
+        if config.setdefault(key, found) != found:
+            raise RecipeError(f"model.arguments.{key} is {config[key]}, but the data has {found}; leave the key out")
     torch.manual_seed(recipe.seed)
     try:
         return build_model(recipe.model.name, **config), config

@@ -13,7 +13,7 @@ def test_second_version(nnunet, tmp_path, make):
     assert detect_layout(source)[0] is reader.NNUNET
     prepared = prepare(source, tmp_path / "out", progress=False)
     assert prepared.name == "Hearts" and prepared.class_names == ["background", "one", "two", "three"]
-    assert np.array_equal(prepared.case("s3").image, make.minmax(make.subject(3).image))
+    assert np.array_equal(prepared.case("s3").image[0], make.minmax(make.subject(3).image))
     assert np.array_equal(prepared.case("s3").label, make.subject(3).label)
 
 
@@ -106,7 +106,7 @@ def test_unlabelled_test_images_are_left_alone_and_said(nnunet, make):
 
 def test_ct_is_windowed_and_said_so(nnunet, tmp_path):
     prepared = prepare(nnunet(channel_names={"0": "CT"}), tmp_path / "out", progress=False)
-    assert prepared.intensity["method"] == "window"
+    assert prepared.intensity[0]["method"] == "window"
     assert "CT is windowed" in (tmp_path / "out" / "check.txt").read_text()
 
 

@@ -16,12 +16,19 @@ PART_OF_PATIENT = re.compile(r"([_-](frame|slice|phase|time)[_-]?\d+)+$", re.IGN
 
 @dataclass(frozen=True)
 class Entry:
-    """One case on disk: its files (several where a volume is stored slice by slice, in order)."""
+    """One case on disk.
+
+    Attributes:
+        identifier: unique in its data set.
+        patient: groups the cases that must stay in one split.
+        image: of each channel, in order, its files (several where a volume is stored slice by slice, in order).
+        label: its files; None of an image without a label.
+    """
 
     identifier: str
     patient: str
-    image: Files
-    label: Files
+    image: tuple[Files, ...]
+    label: Files | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,10 @@ class Listing:
         name, description: what the data says of itself.
         labels: class name -> stored label value, where the layout knows it; None: to be taken from the files.
         other_values: stored label values that are right but no class: they become background.
-        intensity: the rule for the images' intensities; None: the data set's.
+        channel_names: of the images' channels, in order; empty where nothing names them.
+        ignore: the stored label value of pixels without ground truth, where there is one.
+        frames_are_channels: the fourth axis of an image is its channels, not time.
+        intensity: the rule for the images' intensities, or a list of one for each channel; None: the data set's.
         scaled: the images are in 0..1 by that rule already.
         splits: split -> patients, where the folder itself says so.
     """
@@ -51,7 +61,10 @@ class Listing:
     description: str = ""
     labels: Mapping[str, int] | None = None
     other_values: Sequence[int] = ()
-    intensity: Mapping[str, Any] | None = None
+    channel_names: Sequence[str] = ()
+    ignore: int | None = None
+    frames_are_channels: bool = False
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     scaled: bool = False
     splits: Mapping[str, Sequence[str]] | None = None
 
@@ -103,7 +116,7 @@ def pair(
                 )
             )
     entries = [
-        Entry(identifier, patient(identifier), image_files[identifier], label_files[identifier])
+        Entry(identifier, patient(identifier), (image_files[identifier],), label_files[identifier])
         for identifier in sorted(image_files.keys() & label_files.keys())
     ]
     return entries, problems
