@@ -96,6 +96,16 @@ def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(work, capsys, words, me
     assert message in error and "Traceback" not in error
 
 
+def test_check_takes_patients_and_classes_from_the_command_line(work, capsys):
+    words = ["--patient-regex", "[0-9]+$", "--class-names", "a", "b", "c", "--ignore-label", "9"]
+    assert main(["check", str(work / "raw"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "8 cases, each a patient of its own" in out
+    assert "classes: background, a, b, c" in out
+    assert main(["check", str(work / "raw"), "--class-names", "heart", "--binary-masks", "1"]) == 0
+    assert "values from 1 on are 'heart'" in capsys.readouterr().out
+
+
 def test_a_command_with_an_unknown_option_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["info", "--devise", "cpu"])

@@ -95,8 +95,8 @@ def predict(
         slice_axis: "x", "y" or "z": cut slices across this axis; None takes the one of the acquisition.
         batch_size: slices at a time; None takes 16, on a CPU 4.
         device: "auto", "cpu", "cuda", ...
-        outputs: of "auto" (a picture of a picture, else NIfTI), "nifti", "picture", "dicom-seg", "probabilities",
-            "preview", "statistics".
+        outputs: of "auto" (a picture for a picture, NIfTI for all else), "nifti", "picture", "dicom-seg",
+            "probabilities", "preview", "statistics".
         cardiac: also volumes and ejection fraction of the heart.
         overwrite: predict again what is finished in `out`.
         part: (k, n) takes every n-th case from the k-th on, to share a list between machines.

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mamba_unet.commands.options import Commands, command, layout_and_split, source
+from mamba_unet.commands.options import Commands, command, layout_and_split, source, source_options
 
 
 def add(commands: Commands) -> None:
@@ -14,8 +14,6 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.data import check
 
-    report = check(
-        args.source, dataset=args.dataset, layout=args.layout, splits=args.split, folds=args.folds, seed=args.seed
-    )
+    report = check(args.source, **source_options(args))
     print(report.table())
     return 1 if report.errors else 0

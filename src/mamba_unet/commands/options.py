@@ -51,6 +51,24 @@ def layout_and_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", type=Path, help="JSON file with the patients of each split (default: published one)")
     parser.add_argument("--folds", type=int, help="also split the patients into this number of folds")
     parser.add_argument("--seed", type=int, default=0, help="of a split that is drawn at random (default: %(default)s)")
+    patient = (
+        "how a patient shows in a case's name: the first group, or the whole match (default: by folders and names)"
+    )
+    parser.add_argument("--patient-regex", metavar="REGEX", help=patient)
+    names = "of the values in the masks, in ascending order, without the background"
+    parser.add_argument("--class-names", nargs="+", metavar="NAME", help=names)
+    binary = "one class: all values from this one on (default: the middle, 128 of 255); for masks with grey levels"
+    parser.add_argument(
+        "--binary-masks", nargs="?", type=float, const=True, default=False, metavar="THRESHOLD", help=binary
+    )
+    ignore = "value in the masks that marks pixels without ground truth"
+    parser.add_argument("--ignore-label", type=int, metavar="VALUE", help=ignore)
+
+
+def source_options(args: argparse.Namespace) -> dict[str, object]:
+    """What `layout_and_split` parsed, as `data.check` and `data.prepare` take it."""
+    words = ("dataset", "layout", "folds", "seed", "patient_regex", "class_names", "binary_masks", "ignore_label")
+    return {"splits": args.split, **{word: getattr(args, word) for word in words}}
 
 
 def named_recipe(word: str) -> tuple[str, str]:

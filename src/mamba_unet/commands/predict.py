@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     inputs = "NIfTI, MHA, NRRD, DICOM (folder or zip), PNG, JPEG, TIFF, HDF5; folders and patterns of these"
     parser.add_argument("inputs", nargs="*", metavar="input", help=inputs)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write DIR/<case>.nii.gz or DIR/<case>.png to"
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write DIR/<case>.nii.gz ... to"
     )
     group = parser.add_argument_group("more inputs")
     group.add_argument("--data", type=Path, metavar="PREPARED", help="also the cases of a prepared data set's split")
@@ -35,8 +35,10 @@ def add(commands: Commands) -> None:
     group.add_argument("--batch-size", type=int, metavar="N", help="slices at a time (default: 16, on a CPU 4)")
     options.device(group)
     group = parser.add_argument_group("what is written of a case")
-    kinds = "the labels as nifti, picture or dicom-seg (of DICOM), or several (default: auto, a picture of a picture, "
-    kinds += "else nifti)"
+    kinds = (
+        "the labels as auto (default: a picture for a picture, NIfTI for all else), nifti, picture or dicom-seg, which "
+        "needs DICOM inputs. Several may be given"
+    )
     words = ("auto", "nifti", "picture", "dicom-seg")
     group.add_argument("--output-type", nargs="+", choices=words, default=["auto"], help=kinds)
     for word, text in (

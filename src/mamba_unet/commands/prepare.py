@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command, layout_and_split, source
+from mamba_unet.commands.options import Commands, command, layout_and_split, source, source_options
 
 
 def add(commands: Commands) -> None:
@@ -17,16 +17,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.data import prepare
 
-    prepared = prepare(
-        args.source,
-        args.out,
-        dataset=args.dataset,
-        layout=args.layout,
-        splits=args.split,
-        folds=args.folds,
-        seed=args.seed,
-        skip_bad=args.skip_bad,
-    )
+    prepared = prepare(args.source, args.out, skip_bad=args.skip_bad, **source_options(args))
     print((args.out / "check.txt").read_text(encoding="utf-8"))
     print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))

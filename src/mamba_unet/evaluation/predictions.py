@@ -81,7 +81,7 @@ def read_prediction(file: Path, case: Case) -> np.ndarray:
         UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
     """
     volume = read_volume(file, "label")
-    expected = case.image.shape[1:]
+    expected = case.image.shape[1:]  # without channels
     if volume.array.shape != (1, 1, *expected):
         found = volume.shape if volume.frames == 1 else (volume.frames, *volume.shape)
         raise UnreadableError(file, f"shape {found}, expected {expected}, that of {case.identifier} (D, H, W)")

@@ -32,6 +32,8 @@ def read_arrays(path: Path, kind: Kind, name: str) -> Volume:
                 raise UnreadableError(path, f"{kind!r} is no array in this file, but a group or in another file")
             array = stored[()]
     array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise UnreadableError(path, f"{kind} of type {array.dtype}; expected plain numbers")
     if array.ndim not in (2, 3) or not array.size:
         raise UnreadableError(path, f"{kind} of shape {array.shape}, expected (H, W) or (D, H, W)")
     return Volume.from_array(array, name=name)
