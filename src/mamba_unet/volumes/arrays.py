@@ -1,45 +1,103 @@
 """HDF5, npz and npy: plain arrays, without geometry."""
 
+import contextlib
+import math
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, UnreadableError, ending
+from mamba_unet.volumes.formats import Kind, RefusedError, called, ending, printable
+from mamba_unet.volumes.limits import require_memory
+from mamba_unet.volumes.payload import read_array
 from mamba_unet.volumes.volume import Volume
 
 
 def read_arrays(path: Path, kind: Kind, name: str) -> Volume:
     """The array `image` or `label` of an HDF5 or npz file, or that of an npy file: (H, W) or (D, H, W).
 
+    Type and size are checked before the values are read.
+
     Raises:
-        UnreadableError: no such array, another number of axes, or a link to another file.
+        RefusedError: no such array, another number of axes, no numbers, or a link to another file.
+        UnreadableError: more than the memory limit.
     """
     if ending(path, (".npy",)):
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as stream:
+            array = _read_npy(path, stream, kind)
     elif ending(path, (".npz",)):
-        # opened here, because numpy leaves a broken archive open
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            array = _named(arrays, kind, path)
+        array = _read_npz(path, kind)
     else:
-        import h5py
-
-        with h5py.File(path, "r") as arrays:
-            stored = _named(arrays, kind, path)
-            # HDF5 can point into any file; one that was sent to a server must not point into the server's own
-            is_own = isinstance(stored, h5py.Dataset) and stored.file.filename == arrays.filename
-            if not is_own or stored.external or stored.is_virtual:
-                raise UnreadableError(path, f"{kind!r} is no array in this file, but a group or in another file")
-            array = stored[()]
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        raise UnreadableError(path, f"{kind} of type {array.dtype}; expected plain numbers")
-    if array.ndim not in (2, 3) or not array.size:
-        raise UnreadableError(path, f"{kind} of shape {array.shape}, expected (H, W) or (D, H, W)")
+        array = _read_hdf5(path, kind)
     return Volume.from_array(array, name=name)
 
 
-def _named(arrays: Any, kind: str, path: Path) -> Any:
-    if kind not in arrays:
-        raise UnreadableError(path, f"no array {kind!r} in it; it holds {', '.join(arrays) or 'nothing'}")
-    return arrays[kind]
+def _check(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if dtype.kind not in "biuf":
+        raise RefusedError(f"{kind} of type {str(dtype)[:60]}; expected plain numbers")
+    if len(shape) not in (2, 3) or not math.prod(shape):
+        raise RefusedError(f"{kind} of shape {shape[:9]}, expected (H, W) or (D, H, W)")
+
+
+def _read_npy(path: Path, stream: BinaryIO, kind: str) -> np.ndarray:
+    form = np.lib.format
+    begins = stream.read(6)
+    if begins != form.MAGIC_PREFIX:
+        raise RefusedError(f"no array of numpy: {called(begins)}")
+    version = tuple(stream.read(2))
+    headers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    if version not in headers:
+        raise RefusedError(f"an array of numpy's version {version}; expected (1, 0) or (2, 0): save it again")
+    shape, fortran, dtype = headers[version](stream)
+    _check(kind, shape, dtype)
+    return read_array(path, stream, shape[::-1], dtype).T if fortran else read_array(path, stream, shape, dtype)
+
+
+def _read_npz(path: Path, kind: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        found = [member for member in archive.infolist() if member.filename == f"{kind}.npy"]
+        if len(found) != 1:
+            there = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+            raise RefusedError(f"{'no array' if not found else 'several arrays'} {kind!r} in it; {_list(there)}")
+        if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise RefusedError("packed in an unusual way; save it with numpy.savez_compressed")
+        with archive.open(found[0]) as stream:  # stops at the size that the directory tells, and compares the checksum
+            return _read_npy(path, stream, kind)
+
+
+def _read_hdf5(path: Path, kind: str) -> np.ndarray:
+    import h5py
+
+    with h5py.File(path, "r") as arrays:
+        if kind not in arrays:
+            raise RefusedError(f"no array {kind!r} in it; {_list(arrays)}")
+        # HDF5 can point into any file; one that was sent to a server must not point into the server's own
+        direct = isinstance(arrays.get(kind, getlink=True), h5py.HardLink)
+        stored = arrays[kind] if direct else None
+        if not isinstance(stored, h5py.Dataset) or stored.external or stored.is_virtual:
+            raise RefusedError(f"{kind!r} is no array in this file, but a group or in another file")
+        _check(kind, stored.shape or (), stored.dtype)
+        size = math.prod(stored.shape) * stored.dtype.itemsize
+        if stored.chunks is not None:  # a whole chunk is unpacked at a time, whatever part of it is wanted
+            size += math.prod(stored.chunks) * stored.dtype.itemsize
+            _check_chunks(stored)
+        require_memory(path, size)
+        return stored[()]
+
+
+def _check_chunks(stored: Any) -> None:
+    """Refuse chunks that are stored in more bytes than they can need: the library unpacks them to whatever size."""
+    most = math.prod(stored.chunks) * stored.dtype.itemsize
+    with contextlib.suppress(AttributeError, NotImplementedError):  # an HDF5 library that does not tell
+        if any(stored.id.get_chunk_info(number).size > 1.1 * most + 4096 for number in range(_chunks(stored))):
+            raise RefusedError(f"a chunk of it takes more than the {most:,} bytes it holds; damaged, save it again")
+
+
+def _chunks(stored: Any) -> int:
+    return stored.id.get_num_chunks() if stored.chunks else 0
+
+
+def _list(names: Any) -> str:
+    some = [printable(str(name))[:60] for name, _ in zip(names, range(8), strict=False)]
+    return f"it holds {', '.join(some) or 'nothing'}{', ...' if len(names) > len(some) else ''}"

@@ -1,7 +1,5 @@
 """What kinds of files there are, by the ends of their names, and the error that names a file which cannot be read."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +10,42 @@ Kind = Literal["image", "label"]  # of an array in a file that holds both; a lab
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 NRRD = (".nrrd", ".nhdr")
-ITK = (".mha", ".mhd", *NRRD)
+METAIMAGE = (".mha", ".mhd")
+ITK = (*METAIMAGE, *NRRD)
 ARRAYS = (".h5", ".hdf5", ".npz", ".npy")
 ZIP = (".zip",)
 FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)  # DICOM is known by its content
+MAKE_NIFTI = "save it as .nii.gz, with the program that wrote it or with nibabel"
+OTHERS = {  # kinds that are known and not taken, and what to do with them
+    ".nii.bz2": "unpack it (bunzip2) and give the .nii",
+    ".nii.xz": "unpack it (unxz) and give the .nii",
+    ".nii.zst": "unpack it (unzstd) and give the .nii",
+    ".hdr": f"a pair of .hdr and .img; {MAKE_NIFTI}",
+    ".img": f"a pair of .hdr and .img; {MAKE_NIFTI}",
+    ".mgz": f"FreeSurfer's format; {MAKE_NIFTI} (mri_convert)",
+    ".mgh": f"FreeSurfer's format; {MAKE_NIFTI} (mri_convert)",
+    ".mnc": f"MINC; {MAKE_NIFTI} (mnc2nii)",
+    ".raw": "bare values; give the header that lies beside it (.mhd or .nhdr)",
+    ".zraw": "bare values; give the header that lies beside it (.mhd)",
+    ".rar": "unpack it and give the folder",
+    ".7z": "unpack it and give the folder",
+    ".tar": "unpack it and give the folder",
+    ".tar.gz": "unpack it and give the folder",
+    ".tgz": "unpack it and give the folder",
+}
+SIGNS = {  # how files begin that are often taken for images
+    b"version https://git-lfs": "a pointer of git-lfs, not the file itself; fetch it (git lfs pull)",
+    b"<": "a web page, as a failed download leaves it; download it again",
+    b"{": "JSON text, as a failed download leaves it; download it again",
+    b"\x1f\x8b": "gzipped twice; unpack it once (gunzip)",
+    b"PK\x03\x04": "a zip; unpack it, or name it .zip",
+    b"BZh": "packed by bzip2; unpack it (bunzip2)",
+    b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
+    b"\x89HDF": "HDF5; name it .h5",
+    b"\x89PNG": "a picture; name it .png",
+    b"NRRD": "NRRD; name it .nrrd",
+    b"ObjectType": "MetaImage; name it .mha",
+}
 TAKEN = (
     "NIfTI (.nii, .nii.gz), .mha, .mhd, .nrrd, pictures (.png, .jpg, .bmp, .tif, .gif), "
     "HDF5 or npz with an array `image`, npy, or DICOM (a folder, a .zip or a file)"
@@ -26,8 +56,17 @@ class UnreadableError(ValueError):
     """A file that is truncated, of another kind than its name says, or without the array looked for."""
 
     def __init__(self, file: Path, reason: str):
-        super().__init__(f"{file}: {reason}")
+        super().__init__(f"{printable(str(file))}: {reason}")
         self.file, self.reason = file, reason
+
+
+class RefusedError(ValueError):
+    """Why a file is not read; `reading` adds its name."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and what is no text, as escapes: a terminal must not obey a file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def ending(file: Path, endings: Sequence[str]) -> str | None:
@@ -41,17 +80,31 @@ def stem(file: Path) -> str:
     return file.name[: len(file.name) - len(end)] if end else file.name
 
 
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn what numpy, h5py, Pillow and nibabel raise at a damaged file into an `UnreadableError` that names it."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-    from PIL.Image import DecompressionBombError
+def called(beginning: bytes) -> str:
+    """What a file is by its first bytes, and what to do, where another kind was expected."""
+    if not beginning.strip(b"\0"):
+        return "empty, or zeros; copy it again" if beginning else "empty; copy it again"
+    if beginning[128:132] == b"DICM":
+        return "DICOM; name it .dcm"
+    known = (text for sign, text in SIGNS.items() if beginning.lstrip().startswith(sign))
+    return next(known, f"it begins with {beginning[:8]!r}; damaged, or of another kind")
 
-    broken = (OSError, EOFError, KeyError, SyntaxError, TypeError, ValueError, zlib.error, zipfile.BadZipFile)
+
+@contextmanager
+def reading(file: Path, problem: str = "") -> Iterator[None]:
+    """Turn whatever is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem.
+
+    Its cause is the error of a library; what we refuse ourselves has none.
+    """
     try:
         yield
     except UnreadableError:
         raise
-    except (*broken, ImageFileError, HeaderDataError, DecompressionBombError) as error:
-        raise UnreadableError(file, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    except RefusedError as error:
+        raise UnreadableError(file, printable(f"{problem}{error}")) from None
+    except MemoryError as error:
+        raise UnreadableError(file, f"{printable(problem)}needs more memory than the machine has") from error
+    except Exception as error:  # a damaged file can raise anything in the libraries that take it apart
+        what = "cannot be opened" if isinstance(error, OSError) and error.errno else "damaged or cut short"
+        said = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+        raise UnreadableError(file, f"{printable(problem)}{what}; copy it again, or leave it out ({said})") from error

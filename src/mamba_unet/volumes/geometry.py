@@ -44,6 +44,14 @@ def voxel_size_mm(affine: np.ndarray) -> tuple[float, float, float]:
     return z, y, x
 
 
+def singular(affine: np.ndarray) -> bool:
+    """Whether an affine (4, 4) loses a direction or a size."""
+    axes = affine[:3, :3]
+    if not np.isfinite(affine).all():
+        return True
+    return abs(np.linalg.det(axes)) <= 1e-9 * np.prod(np.linalg.norm(axes, axis=0))
+
+
 def through_plane(spacing_mm: Sequence[float]) -> int | None:
     """The axis whose spacing is at least 1.5 times each other one: slices were acquired across it; None without one."""
     *_, second, largest = sorted(spacing_mm)

@@ -19,6 +19,12 @@ def default_limit() -> int:
 max_bytes = default_limit()
 
 
+def set_limit(gib: float) -> None:
+    """The limit of this process, in GiB."""
+    global max_bytes
+    max_bytes = int(gib * GIB)
+
+
 def require_memory(path: Path, bytes_wanted: int) -> None:
     """Refuse an input that would take more than `max_bytes` of memory.
 
@@ -29,5 +35,5 @@ def require_memory(path: Path, bytes_wanted: int) -> None:
         raise UnreadableError(
             path,
             f"needs {bytes_wanted / GIB:.3g} GiB of memory, the limit is {max_bytes / GIB:.3g} GiB; if the file is "
-            "what you expect and the machine has the memory, raise the limit, else the file is damaged",
+            "what you expect and the machine has the memory, raise the limit (--max-memory), else the file is damaged",
         )

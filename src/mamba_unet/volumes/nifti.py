@@ -1,23 +1,82 @@
 """NIfTI: voxels, colours, and an affine whose sizes are right even where a header contradicts itself."""
 
+import math
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, UnreadableError
+from mamba_unet.volumes.formats import Kind, RefusedError, UnreadableError, called, ending
+from mamba_unet.volumes.geometry import singular
+from mamba_unet.volumes.limits import require_memory
+from mamba_unet.volumes.payload import GZIP, inflated, read_array
 from mamba_unet.volumes.volume import Volume, native
 
 SIZES_AGREE = 0.01  # relative: headers hold sizes and affine as float32, some rounded to few decimals
+MOST_EXTENSIONS = 1 << 26  # bytes before the voxels: other programs keep notes there, a damaged header asks for more
 COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
 def read_nifti_file(path: Path, kind: Kind, name: str) -> Volume:
-    import nibabel as nib
+    """A NIfTI file, gzipped or not whatever its name says.
+
+    Raises:
+        RefusedError: no NIfTI, or gzipped wrongly.
+        UnreadableError: see `read_nifti`; more than the memory limit.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == GZIP
+        file.seek(0)
+        stream = inflated(file) if packed else file
+        header = _header(path, stream, packed)
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+        if len(shape) < 2 or len(shape) > 7 or min(shape) < 1:
+            raise RefusedError(f"shape {shape}: expected two to seven axes, none of them empty")
+        _check(path, dtype, shape)
+        slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
+        scaled = np.isfinite(slope) and slope != 0 and (slope, intercept) != (1, 0)
+        require_memory(path, math.prod(shape) * (dtype.itemsize + 8 * scaled))
+        stored = read_array(path, stream, shape[::-1], dtype).T
+    if scaled:
+        from nibabel.volumeutils import apply_read_scaling
+
+        stored = apply_read_scaling(stored, slope, intercept if np.isfinite(intercept) else 0.0)
+    header.set_slope_inter(1, 0)
+    return _volume(stored, shape, header, _affine(header, None, path), path, name)
+
+
+def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
+    """nibabel's header of a NIfTI file; leaves the stream at the first voxel."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
 
     # a unit quaternion whose parts were rounded one by one may be a little too long; nibabel allows less than happens
-    nib.Nifti1Header.quaternion_threshold = min(nib.Nifti1Header.quaternion_threshold, -1e-5)
-    return read_nifti(nib.load(path, mmap=False), path, name)
+    for kind in (Nifti1Header, Nifti2Header):
+        kind.quaternion_threshold = min(kind.quaternion_threshold, -1e-5)
+    block = stream.read(Nifti1Header.sizeof_hdr)
+    if not packed and ending(path, (".gz",)) and Nifti1Header.may_contain_header(block):
+        raise RefusedError("NIfTI that is not gzipped; rename it to .nii")
+    sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
+    kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.sizeof_hdr in sizes), None)
+    if kind is None:
+        raise RefusedError(f"no NIfTI{' in it' if packed else ''}: {called(block)}")
+    block += stream.read(kind.sizeof_hdr - len(block))
+    if len(block) < kind.sizeof_hdr:
+        raise RefusedError("cut short in its header; copy it again")
+    if kind(block, check=False)["magic"].tobytes()[:3] in (b"ni1", b"ni2"):
+        raise RefusedError("the header of a pair (.hdr and .img); save both as one .nii")
+    offset = float(kind(block, check=False)["vox_offset"])
+    if not kind.sizeof_hdr <= offset <= MOST_EXTENSIONS:
+        raise RefusedError(f"its voxels begin at byte {offset:g}; expected {kind.sizeof_hdr} to {MOST_EXTENSIONS}")
+    block += stream.read(int(offset) - len(block))
+    if len(block) < int(offset):
+        raise RefusedError("cut short before its voxels; copy it again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd extensions, which are other programs' own
+        return kind.from_fileobj(BytesIO(block))
 
 
 def read_nifti(image: Any, file: Path, name: str) -> Volume:
@@ -34,9 +93,12 @@ def read_nifti(image: Any, file: Path, name: str) -> Volume:
     Raises:
         UnreadableError: other axes than these, complex numbers, a singular affine.
     """
-    from nibabel.nifti1 import Nifti1Header
+    _check(file, image.get_data_dtype(), image.shape)
+    placed = _affine(image.header, image.affine, file)
+    return _volume(np.asanyarray(image.dataobj), image.shape, image.header, placed, file, name)
 
-    dtype, shape = image.get_data_dtype(), image.shape
+
+def _check(file: Path, dtype: np.dtype, shape: Sequence[int]) -> None:
     colours = dtype.names in COLOURS
     axes = [*shape, *[1] * (5 - len(shape))]
     if not 2 <= len(shape) <= 7 or 0 in shape or any(size > 1 for size in axes[5:]) or (colours and axes[4] > 1):
@@ -45,24 +107,36 @@ def read_nifti(image: Any, file: Path, name: str) -> Volume:
         )
     if dtype.kind not in "biuf" and not colours:
         raise UnreadableError(file, f"type {dtype}: expected one real number per voxel, or RGB colours")
-    affine, notes = _affine(image, file)
-    stored = np.asanyarray(image.dataobj)
-    if colours:
+
+
+def _volume(
+    stored: np.ndarray,
+    shape: tuple[int, ...],
+    header: Any,
+    placed: tuple[np.ndarray, tuple[str, ...]],
+    file: Path,
+    name: str,
+) -> Volume:
+    from nibabel.nifti1 import Nifti1Header
+
+    axes = [*shape, *[1] * (5 - len(shape))]
+    if stored.dtype.names in COLOURS:
         array = np.stack([stored[colour] for colour in "RGB"], axis=-1).reshape(*axes[:4], 3)
     else:
-        array = stored.reshape(axes[:5])
+        array = stored.reshape(axes[:5], order="F")
+    affine, notes = placed
     return Volume(
         name,
         native(np.moveaxis(array.T, 0, 1)),  # (C, T, Z, Y, X) -> (T, C, D, H, W)
         affine,
         source=file,
-        header=image.header if isinstance(image.header, Nifti1Header) else None,
+        header=header if isinstance(header, Nifti1Header) else None,
         stored_shape=shape[:4] if axes[4] > 1 else shape,
         notes=notes,
     )
 
 
-def _affine(image: Any, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(header: Any, affine: np.ndarray | None, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """(4, 4) of (X, Y, Z) to millimetres, and remarks.
 
     Where sform and pixdim give different voxel sizes, pixdim is right: so do ITK and nnU-Net read it, and the files of
@@ -70,11 +144,11 @@ def _affine(image: Any, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     from nibabel.nifti1 import Nifti1Header
 
-    header, notes = image.header, ()
-    affine = header.get_best_affine() if image.affine is None else np.array(image.affine, float)
+    notes = ()
+    affine = header.get_best_affine() if affine is None else np.array(affine, float)
     if isinstance(header, Nifti1Header):
         coded = int(header["qform_code"]) > 0
-        if _singular(affine) and coded:
+        if singular(affine) and coded:
             affine = header.get_qform()
         zooms = np.array([*header.get_zooms()[:3], 1.0, 1.0][:3], float)
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -88,13 +162,6 @@ def _affine(image: Any, file: Path) -> tuple[np.ndarray, tuple[str, ...]]:
             affine = header.get_qform() if coded else affine @ np.diag([*(zooms / sizes), 1.0])
         to_mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) % 8, 1)  # codes 1 metre, 2 mm, 3 micron
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine
-    if _singular(affine):
+    if singular(affine):
         raise UnreadableError(file, "its affine is singular: voxel size or direction is lost")
     return affine, notes
-
-
-def _singular(affine: np.ndarray) -> bool:
-    axes = affine[:3, :3]
-    if not np.isfinite(affine).all():
-        return True
-    return abs(np.linalg.det(axes)) <= 1e-9 * np.prod(np.linalg.norm(axes, axis=0))

@@ -1,15 +1,20 @@
 """Pictures of 1 to 32 bits: grey values, colours, or the indices of a label."""
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mamba_unet.files import atomic_path
-from mamba_unet.volumes.formats import Kind, UnreadableError
+from mamba_unet.volumes.formats import Kind, RefusedError
+from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.volume import Volume
 
+BYTES = {"1": 3, "L": 3, "P": 12, "I;16": 6, "I;16B": 6, "I;16L": 6}  # a pixel takes on its way to an array; else 12
+TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")  # what Pillow may take a picture for, whatever its name
 
 
@@ -20,28 +25,44 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
     palette stands for indices.
 
     Raises:
-        UnreadableError: a label in colours, pages of different sizes, an animation.
+        RefusedError: a label in colours, pages of different sizes, an animation.
+        UnreadableError: more than the memory limit.
     """
-    from PIL import Image, ImageOps, ImageSequence
+    from PIL import Image, ImageOps
 
-    with Image.open(path, formats=FORMATS) as picture:
-        pages = getattr(picture, "n_frames", 1)
-        if pages > 1 and picture.format != "TIFF":
-            raise UnreadableError(path, f"an animation of {pages} pictures; expected one picture")
-        arrays = [_page(ImageOps.exif_transpose(page), kind) for page in ImageSequence.Iterator(picture)]
+    notes: tuple[str, ...] = ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked here
+        with Image.open(path, formats=FORMATS) as picture:
+            pages = getattr(picture, "n_frames", 1)
+            if picture.format == "MPO" and pages > 1:  # a camera's JPEG with another view or a preview behind it
+                notes, pages = (f"the first of the {pages} pictures in it is taken",), 1
+            elif pages > 1 and picture.format != "TIFF":
+                raise RefusedError(f"an animation of {pages} pictures; expected one picture")
+            arrays, size = [], 0
+            for page in range(pages):
+                picture.seek(page)
+                width, height = picture.size
+                size += width * height * BYTES.get(picture.mode, 12)
+                require_memory(path, size + _tile(picture))
+                arrays.append(_page(ImageOps.exif_transpose(picture), kind))
     if len({array.shape[:2] for array in arrays}) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(array.shape[:2] for array in arrays))
-        raise UnreadableError(path, f"pages of different sizes: {sizes}; expected one volume's slices, all alike")
+        raise RefusedError(f"pages of different sizes: {sizes[:200]}; expected one volume's slices, all alike")
     grey = all(array.ndim == 2 or (array == array[..., :1]).all() for array in arrays)
     if kind == "label" and not grey:
-        raise UnreadableError(
-            path, "a label in colours: expected one class index per pixel; convert each colour to an index"
-        )
+        raise RefusedError("a label in colours: expected one class index per pixel; convert each colour to an index")
     if grey:
         arrays = [array if array.ndim == 2 else array[..., 0] for array in arrays]
-        return Volume.from_array(np.stack(arrays), name=name)
+        return replace(Volume.from_array(np.stack(arrays), name=name), notes=notes)
     arrays = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1) for array in arrays]
-    return Volume.from_array(np.stack(arrays), name=name, channel_axis=-1)
+    return replace(Volume.from_array(np.stack(arrays), name=name, channel_axis=-1), notes=notes)
+
+
+def _tile(picture: Any) -> int:
+    """Bytes of one tile of a TIFF, which may be larger than the picture; 0 of other pictures."""
+    tags = getattr(picture, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_HEIGHT, 0)) * 4
 
 
 def _page(picture: Any, kind: Kind) -> np.ndarray:

@@ -13,19 +13,24 @@ from mamba_unet.volumes.dicom.find import find_series, list_series
 from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import (
     ARRAYS,
-    ITK,
+    METAIMAGE,
     NIFTI,
+    NRRD,
+    OTHERS,
     PICTURES,
     TAKEN,
     ZIP,
     Kind,
+    RefusedError,
     UnreadableError,
+    called,
     ending,
     reading,
     stem,
 )
-from mamba_unet.volumes.itk import read_itk
+from mamba_unet.volumes.metaimage import read_metaimage
 from mamba_unet.volumes.nifti import read_nifti_file
+from mamba_unet.volumes.nrrd import read_nrrd
 from mamba_unet.volumes.pictures import read_picture
 from mamba_unet.volumes.volume import Volume
 
@@ -45,10 +50,15 @@ class Format:
 
 FORMATS = (
     Format(NIFTI, read_nifti_file),
-    Format(ITK, read_itk),
+    Format(METAIMAGE, read_metaimage),
+    Format(NRRD, read_nrrd),
     Format(PICTURES, read_picture),
     Format(ARRAYS, read_arrays),
 )
+
+
+SMALLEST_MM, LARGEST_MM = 1e-6, 1e5  # a nanometre, a hundred metres
+LARGEST_VALUE = 1e37  # sums and differences of such values still fit into float32
 
 
 def case_name(path: Path) -> str:
@@ -76,11 +86,35 @@ def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
         known = None if path.is_dir() else next((one for one in FORMATS if ending(path, one.endings)), None)
         if known is not None:
             volume = known.read(path, kind, case_name(path))
+            _check(volume)
         elif path.is_dir() or ending(path, ZIP) or is_dicom(path):
             volume = _read_dicom(path)
         else:
-            raise UnreadableError(path, f"not a kind of file that is taken; expected {TAKEN}")
+            raise RefusedError(_not_taken(path))
     return replace(volume, source=path)
+
+
+def _check(volume: Volume) -> None:
+    """Refuse sizes and values that no image has and that arithmetic breaks at."""
+    if volume.spacing_mm is not None and not all(SMALLEST_MM <= size <= LARGEST_MM for size in volume.spacing_mm):
+        sizes = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
+        raise RefusedError(f"voxels of {sizes} mm; expected {SMALLEST_MM:g} to {LARGEST_MM:g}: its header is damaged")
+    if volume.array.dtype.kind == "f" and volume.array.dtype.itemsize > 2:
+        lowest, largest = np.nanmin(volume.array, initial=0), np.nanmax(volume.array, initial=0)
+        if np.isfinite([lowest, largest]).all() and max(-lowest, largest) > LARGEST_VALUE:
+            raise RefusedError(
+                f"values from {lowest:.3g} to {largest:.3g}; expected less than {LARGEST_VALUE:g}: damaged, or of "
+                "another type than its header says"
+            )
+
+
+def _not_taken(path: Path) -> str:
+    if remedy := OTHERS.get(ending(path, OTHERS) or ""):
+        return f"not a kind of file that is taken: {remedy}"
+    with open(path, "rb") as file:
+        beginning = file.read(132)
+    known = called(beginning)
+    return f"not a kind of file that is taken; expected {TAKEN}" + ("" if "it begins" in known else f"; it is {known}")
 
 
 def as_volume(image: Any, spacing_mm: Sequence[float] | None = None, channel_axis: int | None = None) -> Volume:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.volumes.geometry import LPS_TO_RAS, axis_codes, voxel_size_mm
+from mamba_unet.volumes.geometry import LPS_TO_RAS, axis_codes, singular, voxel_size_mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class Volume:
         dicom: what a DICOM segmentation must refer to: the source's data sets in the order of D, without pixels; None
             for other sources.
         notes: remarks on the file that its user should see.
+        class_names: of a label whose file tells them; the first is background.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Volume:
     stored_shape: tuple[int, ...] | None = None
     dicom: Any = None
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != 5:
@@ -158,18 +160,40 @@ class Volume:
                 f"{name}: pixels are {pixel} with {components} components; expected one real number each, or colours: "
                 "take one component (SimpleITK.VectorIndexSelectionCast) or the magnitude"
             )
-        axes = min(dimension, 3)
-        direction = np.reshape(image.GetDirection(), (dimension, dimension))[:axes, :axes]
-        affine = np.eye(4)
-        affine[:axes, :axes] = direction * image.GetSpacing()[:axes]
-        affine[:axes, 3] = image.GetOrigin()[:axes]
+        direction = np.reshape(image.GetDirection(), (dimension, dimension))
         array = sitk.GetArrayFromImage(image)
-        if colour:
-            volume = cls.from_array(array[..., :3], name=name, channel_axis=-1)
-        else:
-            volume = cls.from_array(array, name=name)
-        affine = LPS_TO_RAS @ affine
-        return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=image.GetSize())
+        return in_lps(array, direction * image.GetSpacing(), np.array(image.GetOrigin()), name, colour)
+
+
+def in_lps(array: np.ndarray, steps: np.ndarray, origin: np.ndarray, name: str, colours: bool = False) -> Volume:
+    """A volume of an array in the space of ITK, left posterior superior, as MetaImage, NRRD and SimpleITK tell it.
+
+    Args:
+        array: (H, W), (D, H, W) or (T, D, H, W); with colours in one more axis, the last.
+        steps: between voxels along X, Y, Z, T, as columns.
+        origin: of the first voxel.
+        name: of the volume.
+        colours: whether there are, of three or four bytes (the fourth, opacity, is left out).
+
+    Raises:
+        RefusedError: other vectors than colours, or axes that do not span a space.
+    """
+    from mamba_unet.volumes.formats import RefusedError
+
+    if colours and (array.dtype != np.uint8 or array.shape[-1] not in (3, 4)):
+        raise RefusedError(
+            f"{array.shape[-1]} values of {array.dtype} per voxel; expected one, or colours in bytes: take one "
+            "component, or the magnitude"
+        )
+    axes = min(len(steps), 3)
+    affine = np.eye(4)
+    affine[:axes, :axes], affine[:axes, 3] = steps[:axes, :axes], origin[:axes]
+    affine = LPS_TO_RAS @ affine
+    if singular(affine):
+        raise RefusedError("its axes do not span a space: voxel size or direction is lost")
+    size = array.shape[-2::-1] if colours else array.shape[::-1]
+    volume = Volume.from_array(array[..., :3] if colours else array, name=name, channel_axis=-1 if colours else None)
+    return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=tuple(size))
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamba_unet.volumes.dicom.files import RefusedError, reading
+from mamba_unet.volumes.dicom.files import reading
 from mamba_unet.volumes.dicom.frame import Frame
+from mamba_unet.volumes.formats import RefusedError
 from mamba_unet.volumes.limits import require_memory
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes import formats
+from mamba_unet.volumes.formats import RefusedError, UnreadableError
 from mamba_unet.volumes.limits import require_memory
 
 if TYPE_CHECKING:
@@ -25,36 +26,14 @@ _DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
-class RefusedError(ValueError):
-    """Why a file or a series is not read; `reading` adds its name."""
-
-
-def printable(text: str) -> str:
-    """The text with control characters, and what is no text, as escapes: a terminal must not obey a file."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 @contextmanager
 def reading(place: Path, problem: str = "") -> Iterator[None]:
-    """Turn what is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem.
-
-    pydicom's remarks on odd values in users' files are silenced: what matters of them is checked here.
-    """
+    """`formats.reading`, without pydicom's remarks on odd values in users' files: what matters is checked here."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pydicom")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        with formats.reading(place, problem):
             yield
-    except UnreadableError:
-        raise
-    except RefusedError as error:
-        raise UnreadableError(place, printable(f"{problem}{error}")) from error
-    except MemoryError as error:
-        raise UnreadableError(place, f"{printable(problem)}needs more memory than the machine has") from error
-    except Exception as error:  # a damaged file can raise anything in the libraries that take it apart
-        what = "cannot be opened" if isinstance(error, OSError) and error.errno else "damaged or cut short"
-        said = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-        raise UnreadableError(place, f"{printable(problem)}{what}; copy it again, or leave it out ({said})") from error
 
 
 @dataclass(frozen=True)
@@ -167,6 +146,8 @@ def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         )
     if any(member.flag_bits & 1 for member in members):
         raise RefusedError("the zip is encrypted; unpack it and give the folder")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise RefusedError("the zip is packed in an unusual way, which cannot be unpacked within bounds; pack it again")
     # what a member really unpacks to is bounded too: zipfile stops at the size that the directory tells
     require_memory(path, sum(member.file_size for member in members))
 

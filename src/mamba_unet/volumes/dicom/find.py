@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_unet.volumes.dicom import phases
-from mamba_unet.volumes.dicom.files import Files, RefusedError, is_directory, opened, printable, reading
+from mamba_unet.volumes.dicom.files import Files, is_directory, opened, reading
 from mamba_unet.volumes.dicom.frame import Frame, number
 from mamba_unet.volumes.dicom.stack import SAME_POSITION_MM, stack_of
+from mamba_unet.volumes.formats import RefusedError, printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset

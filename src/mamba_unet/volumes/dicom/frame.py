@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamba_unet.volumes.dicom.files import RefusedError
+from mamba_unet.volumes.formats import RefusedError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

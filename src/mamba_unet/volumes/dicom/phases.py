@@ -10,8 +10,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mamba_unet.volumes.dicom.files import RefusedError
 from mamba_unet.volumes.dicom.frame import Frame, number
+from mamba_unet.volumes.formats import RefusedError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_unet.volumes.dicom.decode import decode
-from mamba_unet.volumes.dicom.files import RefusedError, place, reading
+from mamba_unet.volumes.dicom.files import place, reading
 from mamba_unet.volumes.dicom.frame import Frame, number
+from mamba_unet.volumes.formats import RefusedError
 from mamba_unet.volumes.limits import require_memory
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 
 import mamba_unet
 from mamba_unet.files import atomic_path
-from mamba_unet.volumes.dicom.files import RefusedError, printable
 from mamba_unet.volumes.dicom.frame import number
 from mamba_unet.volumes.dicom.patient import completed
+from mamba_unet.volumes.formats import RefusedError, printable
 from mamba_unet.volumes.geometry import LPS_TO_RAS
 from mamba_unet.volumes.volume import Volume
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mamba_unet.volumes.dicom.files import RefusedError
 from mamba_unet.volumes.dicom.frame import Frame, number
 from mamba_unet.volumes.dicom.phases import in_time, without_duplicates
+from mamba_unet.volumes.formats import RefusedError
 
 SAME_POSITION_MM = 1e-3
 _SAME_COSINE = 1e-3  # of orientations written with few decimals

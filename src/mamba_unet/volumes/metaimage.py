@@ -1,0 +1,119 @@
+"""MetaImage (.mha, .mhd), read by ourselves: libraries open whatever file a header names, and break at odd numbers.
+
+C channels, X Y Z T axes as the header counts them, X fastest.
+"""
+
+import contextlib
+import re
+from pathlib import Path
+
+import numpy as np
+
+from mamba_unet.volumes.formats import Kind, RefusedError
+from mamba_unet.volumes.payload import inflated, read_array
+from mamba_unet.volumes.text_header import axis_lengths, beside, next_line, numbers
+from mamba_unet.volumes.volume import Volume, in_lps
+
+TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+LINE = re.compile(r"([A-Za-z_][\w.|-]*)\s*=(?!\s*[=:])\s*(.*?)\s*")
+SAME = {  # other names of a field
+    "Position": "Offset",
+    "Origin": "Offset",
+    "Orientation": "TransformMatrix",
+    "Rotation": "TransformMatrix",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+}
+LAST = "ElementDataFile"  # the values follow
+
+
+def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
+    """A MetaImage of two to four axes, the fourth time, of one number per voxel or colours of bytes.
+
+    Raises:
+        RefusedError: a header that is none, numbers out of range, data elsewhere, too little of it or damaged.
+    """
+    with contextlib.ExitStack() as files:
+        stream = files.enter_context(open(path, "rb"))
+        header = _header(stream)
+        (axes,) = numbers("NDims", header.get("NDims", ""), 1, int)
+        if not 2 <= axes <= 4:
+            raise RefusedError(f"NDims is {axes}; expected 2, 3 or 4")
+        lengths = axis_lengths("DimSize", header.get("DimSize", ""), axes)
+        (channels,) = numbers("ElementNumberOfChannels", header.get("ElementNumberOfChannels", "1"), 1, int)
+        stored = TYPES.get(header.get("ElementType", ""))
+        if stored is None:
+            raise RefusedError(f"ElementType is {header.get('ElementType')!r}; expected one of {', '.join(TYPES)}")
+        if not _flag(header, "BinaryData", "True"):
+            raise RefusedError("its values are written as text (BinaryData = False); save it as binary")
+        packed = _flag(header, "CompressedData", "False")
+        dtype = np.dtype(stored).newbyteorder(">" if _flag(header, "BinaryDataByteOrderMSB", "False") else "<")
+        shape = (*lengths[::-1], *((channels,) if channels != 1 else ()))
+
+        local = header[LAST].upper() == "LOCAL"
+        if not local:
+            stream = files.enter_context(open(beside(path, header[LAST]), "rb"))
+        _skip(stream, header, local or packed, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+        array = read_array(path, inflated(stream) if packed else stream, shape, dtype)
+
+    def geometry(field: str, count: int, default: str) -> np.ndarray:
+        return np.array(numbers(field, header.get(field, default), count))
+
+    spacing = geometry("ElementSpacing", axes, header.get("ElementSize", " ".join("1" * axes)))
+    steps = geometry("TransformMatrix", axes * axes, " ".join(np.eye(axes, dtype=int).ravel().astype(str)))
+    steps = steps.reshape(axes, axes).T * spacing  # a row of the matrix is the direction of an axis
+    return in_lps(array, steps, geometry("Offset", axes, " ".join("0" * axes)), name, colours=channels != 1)
+
+
+def _header(stream) -> dict[str, str]:
+    """The fields, up to the one behind which the values are."""
+    header: dict[str, str] = {}
+    while LAST not in header:
+        line = next_line(stream)
+        if line is None:
+            raise RefusedError(f"its header has no {LAST}: cut short, or no MetaImage")
+        match = LINE.fullmatch(line)
+        if match is None and line.strip():
+            raise RefusedError(f"{line[:60]!r} in its header; expected `Key = Value`")
+        if match:
+            field = SAME.get(match[1], match[1])
+            if field in header:
+                raise RefusedError(f"its header tells {field} twice")
+            if field != LAST and field.lower() == LAST.lower():
+                raise RefusedError(f"{field} in its header; expected {LAST}")
+            header[field] = match[2]
+    if header.get("ObjectType", "Image") != "Image":
+        raise RefusedError(f"ObjectType is {header['ObjectType']!r}; expected Image")
+    return header
+
+
+def _flag(header: dict[str, str], field: str, default: str) -> bool:
+    word = header.get(field, default).lower()
+    if word not in ("true", "false", "1", "0", "t", "f"):
+        raise RefusedError(f"{field} is {word!r}; expected True or False")
+    return word[0] in "t1"
+
+
+def _skip(stream, header: dict[str, str], at_once: bool, wanted: int) -> None:
+    """Go to the values in a file of their own: behind HeaderSize bytes; for -1, as many as are wanted end the file."""
+    (before,) = numbers("HeaderSize", header.get("HeaderSize", "0"), 1, int)
+    if before < -1 or (before > 0 and at_once):
+        raise RefusedError(f"HeaderSize is {before}; expected 0, or bytes before the values in a file of their own")
+    if before == -1 and not at_once:
+        before = stream.seek(0, 2) - wanted
+        if before < 0:
+            raise RefusedError(f"its data file lacks {-before:,} of {wanted:,} bytes: cut short; copy it again")
+    if not at_once:
+        stream.seek(before)
