@@ -64,6 +64,10 @@ class RefusedError(ValueError):
     """Why a file is not read; `reading` adds its name."""
 
 
+class DamagedError(RefusedError):
+    """Why a file cannot be read, though its kind is known."""
+
+
 def printable(text: str) -> str:
     """The text with control characters, and what is no text, as escapes: a terminal must not obey a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -94,14 +98,16 @@ def called(beginning: bytes) -> str:
 def reading(file: Path, problem: str = "") -> Iterator[None]:
     """Turn whatever is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem.
 
-    Its cause is the error of a library; what we refuse ourselves has none.
+    It has a cause where the file is damaged, and none where it is whole and not what is taken.
     """
     try:
         yield
     except UnreadableError:
         raise
     except RefusedError as error:
-        raise UnreadableError(file, printable(f"{problem}{error}")) from None
+        raise UnreadableError(file, printable(f"{problem}{error}")) from (
+            error if isinstance(error, DamagedError) else None
+        )
     except MemoryError as error:
         raise UnreadableError(file, f"{printable(problem)}needs more memory than the machine has") from error
     except Exception as error:  # a damaged file can raise anything in the libraries that take it apart

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, RefusedError
+from mamba_unet.volumes.formats import DamagedError, Kind, RefusedError
 from mamba_unet.volumes.payload import inflated, read_array
 from mamba_unet.volumes.text_header import axis_lengths, beside, next_line, numbers
 from mamba_unet.volumes.volume import Volume, in_lps
@@ -83,7 +83,7 @@ def _header(stream) -> dict[str, str]:
     while LAST not in header:
         line = next_line(stream)
         if line is None:
-            raise RefusedError(f"its header has no {LAST}: cut short, or no MetaImage")
+            raise DamagedError(f"its header has no {LAST}: cut short, or no MetaImage")
         match = LINE.fullmatch(line)
         if match is None and line.strip():
             raise RefusedError(f"{line[:60]!r} in its header; expected `Key = Value`")
@@ -114,6 +114,6 @@ def _skip(stream, header: dict[str, str], at_once: bool, wanted: int) -> None:
     if before == -1 and not at_once:
         before = stream.seek(0, 2) - wanted
         if before < 0:
-            raise RefusedError(f"its data file lacks {-before:,} of {wanted:,} bytes: cut short; copy it again")
+            raise DamagedError(f"its data file lacks {-before:,} of {wanted:,} bytes: cut short; copy it again")
     if not at_once:
         stream.seek(before)

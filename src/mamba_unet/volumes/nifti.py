@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, RefusedError, UnreadableError, called, ending
-from mamba_unet.volumes.geometry import singular
+from mamba_unet.volumes.formats import DamagedError, Kind, RefusedError, UnreadableError, called, ending
+from mamba_unet.volumes.geometry import axis_codes, singular
 from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.payload import GZIP, inflated, read_array
 from mamba_unet.volumes.volume import Volume, native
@@ -62,10 +62,10 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
     kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.sizeof_hdr in sizes), None)
     if kind is None:
-        raise RefusedError(f"no NIfTI{' in it' if packed else ''}: {called(block)}")
+        raise DamagedError(f"no NIfTI{' in it' if packed else ''}: {called(block)}")
     block += stream.read(kind.sizeof_hdr - len(block))
     if len(block) < kind.sizeof_hdr:
-        raise RefusedError("cut short in its header; copy it again")
+        raise DamagedError("cut short in its header; copy it again")
     if kind(block, check=False)["magic"].tobytes()[:3] in (b"ni1", b"ni2"):
         raise RefusedError("the header of a pair (.hdr and .img); save both as one .nii")
     offset = float(kind(block, check=False)["vox_offset"])
@@ -73,7 +73,7 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
         raise RefusedError(f"its voxels begin at byte {offset:g}; expected {kind.sizeof_hdr} to {MOST_EXTENSIONS}")
     block += stream.read(int(offset) - len(block))
     if len(block) < int(offset):
-        raise RefusedError("cut short before its voxels; copy it again")
+        raise DamagedError("cut short before its voxels; copy it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd extensions, which are other programs' own
         return kind.from_fileobj(BytesIO(block))
@@ -144,12 +144,14 @@ def _affine(header: Any, affine: np.ndarray | None, file: Path) -> tuple[np.ndar
     """
     from nibabel.nifti1 import Nifti1Header
 
-    notes = ()
-    affine = header.get_best_affine() if affine is None else np.array(affine, float)
+    notes: tuple[str, ...] = ()
     if isinstance(header, Nifti1Header):
-        coded = int(header["qform_code"]) > 0
-        if singular(affine) and coded:
-            affine = header.get_qform()
+        qform = _qform(header)
+        if affine is None:
+            affine = _best_affine(header, qform)
+        affine = np.array(affine, float)
+        if singular(affine) and qform is not None:
+            affine = qform
         zooms = np.array([*header.get_zooms()[:3], 1.0, 1.0][:3], float)
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
         usable = np.isfinite(zooms).all() and (zooms > 0).all() and (sizes > 0).all()
@@ -159,9 +161,39 @@ def _affine(header: Any, affine: np.ndarray | None, file: Path) -> tuple[np.ndar
                 f"the header contradicts itself: voxels of {said[0]} by its affine (sform), of {said[1]} by its sizes "
                 "(pixdim); the sizes are taken. Save the file again with one of them corrected",
             )
-            affine = header.get_qform() if coded else affine @ np.diag([*(zooms / sizes), 1.0])
+            affine = qform if qform is not None else affine @ np.diag([*(zooms / sizes), 1.0])
+        elif qform is not None and header["sform_code"] == header["qform_code"] and not singular(affine):
+            here, there = axis_codes(affine), axis_codes(qform)
+            if here != there:
+                notes = (
+                    f"the header contradicts itself: axes run {here} by its sform and {there} by its qform, and both "
+                    "claim one space; the sform is taken. If left and right look swapped, save it with one of them",
+                )
         to_mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) % 8, 1)  # codes 1 metre, 2 mm, 3 micron
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine
+    affine = np.array(affine, float)
     if singular(affine):
         raise UnreadableError(file, "its affine is singular: voxel size or direction is lost")
     return affine, notes
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """None where the header has none, or one that is no rotation."""
+    if int(header["qform_code"]) <= 0:
+        return None
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        qform = header.get_qform()
+    except (ValueError, HeaderDataError):
+        return None
+    return None if singular(qform) else qform
+
+
+def _best_affine(header: Any, qform: np.ndarray | None) -> np.ndarray:
+    """By sform, else qform, else the sizes alone."""
+    if int(header["sform_code"]) > 0:
+        return header.get_sform()
+    if qform is None and int(header["qform_code"]) > 0:
+        raise RefusedError("its qform is no rotation, and it has no sform: its direction is lost; save it again")
+    return header.get_base_affine() if qform is None else qform

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, RefusedError
+from mamba_unet.volumes.formats import DamagedError, Kind, RefusedError
 from mamba_unet.volumes.payload import inflated, read_array
 from mamba_unet.volumes.text_header import axis_lengths, beside, next_line, numbers
 from mamba_unet.volumes.volume import Volume, in_lps
@@ -78,7 +78,7 @@ def _header(stream: BinaryIO) -> tuple[dict[str, str], dict[str, str]]:
     pairs: dict[str, str] = {}
     first = stream.read(8)
     if not re.fullmatch(rb"NRRD000[1-5]", first):
-        raise RefusedError(f"begins with {first!r}, expected NRRD0001 to NRRD0005: no NRRD file")
+        raise DamagedError(f"begins with {first!r}, expected NRRD0001 to NRRD0005: no NRRD file")
     next_line(stream)
     while line := next_line(stream):
         if line.startswith("#"):

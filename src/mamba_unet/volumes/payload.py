@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import RefusedError
+from mamba_unet.volumes.formats import DamagedError
 from mamba_unet.volumes.limits import require_memory
 
 CHUNK = 1 << 20
@@ -41,7 +41,7 @@ class Inflated(io.RawIOBase):
                 buffer[: len(plain)] = plain
                 return len(plain)
             if not packed and not self._unpacker.eof:
-                raise RefusedError("its packed data is cut short; copy it again")
+                raise DamagedError("its packed data is cut short; copy it again")
 
 
 def inflated(packed: BinaryIO) -> BinaryIO:
@@ -61,7 +61,7 @@ def read_array(path: Path, stream: BinaryIO, shape: Sequence[int], dtype: np.dty
 
     Raises:
         UnreadableError: more than the memory limit.
-        RefusedError: fewer bytes than that, or far more.
+        DamagedError: fewer bytes than that, or far more.
     """
     wanted = math.prod(shape) * dtype.itemsize
     require_memory(path, wanted)
@@ -70,10 +70,10 @@ def read_array(path: Path, stream: BinaryIO, shape: Sequence[int], dtype: np.dty
     while done < wanted and (count := stream.readinto(view[done : done + CHUNK])):
         done += count
     if done < wanted:
-        raise RefusedError(f"{done:,} bytes of values, expected {wanted:,}: cut short; copy it again")
+        raise DamagedError(f"{done:,} bytes of values, expected {wanted:,}: cut short; copy it again")
     left = TRAILING if to_end else 0
     while left > 0 and (more := stream.read(CHUNK)):
         left -= len(more)
     if to_end and left <= 0:
-        raise RefusedError(f"goes on long after the {wanted:,} bytes that its header tells; export it again")
+        raise DamagedError(f"goes on long after the {wanted:,} bytes that its header tells; export it again")
     return array.reshape(shape)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from mamba_unet.volumes.formats import RefusedError, printable
+from mamba_unet.volumes.formats import DamagedError, RefusedError, printable
 
 LONGEST_LINE, MOST_BYTES = 1 << 16, 1 << 22
 MOST_VOXELS_ALONG = 1 << 31
@@ -18,12 +18,12 @@ def next_line(stream: BinaryIO) -> str | None:
     """
     line = stream.readline(LONGEST_LINE)
     if stream.tell() > MOST_BYTES or (len(line) == LONGEST_LINE and not line.endswith(b"\n")):
-        raise RefusedError("its header has no end; expected lines of text")
+        raise DamagedError("its header has no end; expected lines of text")
     if not line:
         return None
     text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
     if any(ord(character) < 32 and character != "\t" for character in text):
-        raise RefusedError(f"a line of its header is no text: {text[:60]!r}; damaged, or of another kind")
+        raise DamagedError(f"a line of its header is no text: {text[:60]!r}; damaged, or of another kind")
     return text
 
 
@@ -39,7 +39,7 @@ def numbers(name: str, text: str, count: int, kind: Callable[[str], float] = flo
         found = []
     if len(found) != count:
         what = "whole number" if kind is int else "number"
-        raise RefusedError(f"{name} is {printable(text[:60])!r}; expected {count} {what}{'s' * (count > 1)}")
+        raise DamagedError(f"{name} is {printable(text[:60])!r}; expected {count} {what}{'s' * (count > 1)}")
     return found
 
 
