@@ -81,6 +81,7 @@ def predict(
     overwrite: bool = False,
     part: tuple[int, int] = (1, 1),
     report: str | Path | None = None,
+    isolated: bool | None = None,
     progress: bool = False,
 ) -> "Predicted":
     """Segment images into files of the same geometry; a bad image does not stop the others.
@@ -101,6 +102,8 @@ def predict(
         overwrite: predict again what is finished in `out`.
         part: (k, n) takes every n-th case from the k-th on, to share a list between machines.
         report: JSON file to write what was done to.
+        isolated: read images in a process of its own, so that a crash at one is one failed case; None does so unless
+            all inputs are single files.
         progress: show a bar.
 
     Returns:
@@ -128,6 +131,7 @@ def predict(
         part=part,
         overwrite=overwrite,
         report=report,
+        isolated=isolated,
     )
 
 

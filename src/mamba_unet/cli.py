@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()]
     try:
+        if getattr(args, "max_memory", None) is not None:
+            from mamba_unet.volumes.limits import set_limit
+
+            set_limit(args.max_memory)
         return args.run(args)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"mamba-unet: {error}", file=sys.stderr)

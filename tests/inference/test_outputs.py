@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mamba_unet.cli import main
-from mamba_unet.inference import Predictor, predict_files
+from mamba_unet.inference import Predictor, outputs, predict_files
 from mamba_unet.inference.outputs import sha256
 
 HEART = ["background", "left ventricle"]
@@ -159,6 +160,22 @@ def test_a_series_is_finished_until_one_of_its_files_changes(save_threshold, wri
     slice_.PatientComments = "corrected"
     slice_.save_as(series / "1.dcm")
     assert list(predict_files(predictor, [tmp_path / "patient"], out).written) == ["patient"]
+
+
+def test_a_file_replaced_by_another_of_its_size_and_time_is_another_input(tmp_path, monkeypatch):
+    files = [tmp_path / f"{number}.dcm" for number in range(3)]
+    for file in files:
+        file.write_bytes(b"slice" + file.name.encode())
+        os.utime(file, (1e9, 1e9))
+    for small in (1 << 20, 0):  # by content, and by what the disk says of every file
+        monkeypatch.setattr(outputs, "SMALL", small)
+        before = outputs.stamp(files)
+        assert outputs.stamp(files) == before
+        other = tmp_path / "other"
+        other.write_bytes(b"SLICE0.dcm" if small else b"Slice0.dcm")
+        os.utime(other, (1e9, 1e9))
+        os.replace(other, files[0])
+        assert outputs.stamp(files) != before
 
 
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):

@@ -1,7 +1,10 @@
 import gc
 import json
+import os
 import time
 import weakref
+from dataclasses import replace
+from functools import partial
 
 import h5py
 import nibabel as nib
@@ -14,13 +17,15 @@ from mamba_unet import build_model
 from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.data.registry import DATASETS
-from mamba_unet.inference import Predictor, Segmentation, predict_files, scores
+from mamba_unet.inference import Predictor, Segmentation, pipeline, predict_files, scores
 from mamba_unet.inference.outputs import OUTPUTS
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import resolve_config
 from mamba_unet.views.intensity import MINMAX
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.slices import Slices
+from mamba_unet.volumes.find import find_volumes
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.volume import Volume
 
 
@@ -51,7 +56,6 @@ def test_files_and_folders_are_segmented_under_their_names(predictor, save_scan,
     assert np.array_equal(labels(tmp_path / "out" / "case.nii.gz"), corner > 3.5)
     assert np.array_equal(labels(tmp_path / "out" / "other.nii.gz"), corner[::-1] > 3.5)
     assert np.array_equal(labels(tmp_path / "out" / "heart.nii.gz"), corner > 3.5)
-    assert np.array_equal(np.squeeze(labels(tmp_path / "out" / "eye.nii.gz")), corner[..., 1] > 3.5)
 
 
 def test_a_case_joined_from_slices_is_segmented_whole_under_its_own_name(save_threshold, corner, tmp_path):
@@ -238,11 +242,82 @@ def test_few_scans_are_in_memory_at_once_however_many_there_are(checkpoint, corn
     for number in range(30):
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "images" / f"{number:02}.nii.gz").touch()
-    assert len(predict_files(predictor, [tmp_path / "images"], tmp_path / "out").written) == 30
+    assert len(predict_files(predictor, [tmp_path / "images"], tmp_path / "out", isolated=False).written) == 30
     # 16 slices of a batch are of up to 5 scans of 5 slices; one is read meanwhile, one written
     assert len(alive) == 30 and most <= 7
     gc.collect()
     assert not any(array() is not None for array in alive)
+
+
+def test_a_file_at_which_the_reader_crashes_or_hangs_loses_no_other(predictor, save_scan, tmp_path, monkeypatch):
+    for number in range(6):
+        save_scan(f"{number}.nii.gz")
+    crashes = {"1": os.abort, "2": partial(os._exit, 0), "4": partial(time.sleep, 60)}
+
+    def found(*words):
+        return [replace(file, read=crashes.get(file.name, file.read)) for file in find_volumes(*words)]
+
+    monkeypatch.setattr(pipeline, "find_volumes", found)
+    monkeypatch.setattr(pipeline, "Reader", partial(Reader, deadline_s=5))
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert sorted(done.written) == ["0", "3", "5"] and len(done.failures) == 3
+    listed = json.loads((tmp_path / "out" / "failures.json").read_text())
+    assert listed == done.failures and "SIGABRT" in listed[str(tmp_path / "images" / "1.nii.gz")]
+
+
+@pytest.mark.parametrize(
+    ("given", "isolated", "apart"),
+    [
+        ("images", None, True),
+        ("images/*.nii", None, True),
+        ("images/a.nii", None, False),
+        ("images/a.nii", True, True),
+        ("images", False, False),
+    ],
+)
+def test_what_is_not_named_file_by_file_is_read_apart(
+    predictor, save_scan, tmp_path, monkeypatch, given, isolated, apart
+):
+    save_scan("a.nii")
+    read = []
+    monkeypatch.setattr(Reader, "read", lambda self, call, path: read.append(path) or call())
+    predict_files(predictor, [tmp_path / given], tmp_path / "out", progress=False, isolated=isolated)
+    assert bool(read) == apart
+
+
+def test_a_full_disk_loses_no_word_of_what_failed(predictor, save_scan, tmp_path, monkeypatch):
+    save_scan("a.nii.gz")
+    (tmp_path / "images" / "b.nii.gz").write_bytes(b"x" * 400)
+
+    def full(*words):
+        raise OSError(28, "No space left on device", str(tmp_path / "out" / "statistics.csv"))
+
+    monkeypatch.setattr("mamba_unet.inference.outputs.OutputFolder.merge", full)
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert list(done.written) == ["a"] and len(done.failures) == 2
+    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == done.failures
+    write = pipeline.write_json
+
+    def full_too(path, value):
+        full() if path.name == "failures.json" else write(path, value)
+
+    monkeypatch.setattr(pipeline, "write_json", full_too)
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert "No space left" in done.failures[str(tmp_path / "out" / "failures.json")] and len(done.failures) == 3
+
+
+def test_names_with_control_characters_or_without_text_are_shown_escaped(predictor, save_scan, tmp_path):
+    save_scan("a.nii.gz")
+    for name in (b"b\x1b[2J.nii.gz", b"c\xff.nii.gz", b"d\n.nii.gz"):
+        with open(os.fsencode(tmp_path / "images") + b"/" + name, "wb") as file:
+            file.write(b"x" * 400)
+    os.link(tmp_path / "images" / "a.nii.gz", os.fsencode(tmp_path / "images") + b"/\xfe.nii.gz")
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert len(done.written) == 2 and len(done.failures) == 3
+    assert all(text.isprintable() for pair in done.failures.items() for text in pair)
+    assert "b\\x1b[2J" in "".join(done.failures)
+    again = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
+    assert len(again.skipped) == 2
 
 
 def test_an_interruption_keeps_what_is_finished_and_stops(checkpoint, save_scan, tmp_path, monkeypatch):

@@ -99,13 +99,18 @@ def test_a_hub_id_is_fetched_as_safetensors_and_loads_like_a_file(model, metadat
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
-    assert load_checkpoint("someone/heart-unet")[1] == metadata
+    assert load_checkpoint("hf:someone/heart-unet")[1] == metadata
     assert asked == [("someone/heart-unet", "model.safetensors")]
 
     save_checkpoint(tmp_path / "runs" / "acdc" / "best.safetensors", model, metadata)
     assert find_checkpoint("runs/acdc").name == "best.safetensors" and len(asked) == 1  # a path here is that path
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/absent\.safetensors"):
         find_checkpoint("runs/absent.safetensors")
+    for missing in ("demo/run", "someone/heart-unet"):  # its owner there would supply the network
+        with pytest.raises(FileNotFoundError, match=rf"no checkpoint at {missing}.* is written hf:{missing}"):
+            find_checkpoint(missing)
+    with pytest.raises(FileNotFoundError, match="expected hf:owner/name"):
+        find_checkpoint("hf:../run")
     assert len(asked) == 1
 
 
@@ -115,8 +120,8 @@ def test_what_is_neither_here_nor_on_the_hub_is_said_once_and_clearly(tmp_path, 
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at runs/acdc: .* \(no connection\)$"):
-        load_checkpoint("runs/acdc")
+    with pytest.raises(FileNotFoundError, match=r"^hf:someone/unet: .* \(no connection\)$"):
+        load_checkpoint("hf:someone/unet")
 
 
 def test_a_misspelt_run_in_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):

@@ -2,13 +2,14 @@
 
 import argparse
 
-from mamba_unet.commands.options import Commands, command, layout_and_split, source, source_options
+from mamba_unet.commands.options import Commands, command, layout_and_split, memory, source, source_options
 
 
 def add(commands: Commands) -> None:
     parser = command(commands, "check", "list every problem of a data set, without writing anything", run)
     source(parser)
     layout_and_split(parser)
+    memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:

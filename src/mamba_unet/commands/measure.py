@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command
+from mamba_unet.commands.options import Commands, command, memory
 
 MOST_SHOWN = 20  # cases whose table is printed
 
@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
     names = "of the label values 1, 2, ... (default: what the files say)"
     group.add_argument("--class-names", nargs="+", metavar="NAME", help=names)
     group.add_argument("--dataset", help="take the class names of this data set: acdc or synapse")
+    memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,6 +29,21 @@ def device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, ...")
 
 
+def memory(parser: argparse._ActionsContainer) -> None:
+    text = "most memory that one input may take (default: 8 GiB, or half of the machine's where that is less)"
+    parser.add_argument("--max-memory", type=gib, metavar="GIB", help=text)
+
+
+def gib(word: str) -> float:
+    try:
+        size = float(word)
+    except ValueError:
+        size = 0
+    if not 0 < size < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a size in GiB, such as 16, got {word!r}")
+    return size
+
+
 def conventions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hd95", metavar="NAME", help="how HD95 is defined, see docs/metrics.md")
     parser.add_argument("--asd", metavar="NAME", help="how the average surface distance is defined")

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         run,
         usage="%(prog)s CHECKPOINT INPUT... --out DIR [options]",
     )
-    parser.add_argument("checkpoint", help="run folder, checkpoint, or a hub id (owner/name)")
+    parser.add_argument("checkpoint", help="run folder, checkpoint, or a hub id (hf:owner/name)")
     inputs = "NIfTI, MHA, NRRD, DICOM (folder or zip), PNG, JPEG, TIFF, HDF5; folders and patterns of these"
     parser.add_argument("inputs", nargs="*", metavar="input", help=inputs)
     parser.add_argument(
@@ -55,6 +55,13 @@ def add(commands: Commands) -> None:
     group.add_argument("--overwrite", action="store_true", help="predict again the cases that are finished in --out")
     part = "only every N-th case from the K-th on, to share a list between machines"
     group.add_argument("--part", type=options.part, default=(1, 1), metavar="K/N", help=part)
+    group = parser.add_argument_group("images that others sent")
+    options.memory(group)
+    isolated = (
+        "read in a process of its own, so that a file at which a library crashes or hangs is one failed case (default: "
+        "unless all inputs are single files)"
+    )
+    group.add_argument("--isolated", action=argparse.BooleanOptionalAction, help=isolated)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             part=args.part,
             report=args.report,
+            isolated=args.isolated,
             progress=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:

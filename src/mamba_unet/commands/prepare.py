@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command, layout_and_split, source, source_options
+from mamba_unet.commands.options import Commands, command, layout_and_split, memory, source, source_options
 
 
 def add(commands: Commands) -> None:
@@ -12,6 +12,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the cases with errors, and name them")
     layout_and_split(parser)
+    memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:

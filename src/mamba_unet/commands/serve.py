@@ -2,12 +2,14 @@
 
 import argparse
 
-from mamba_unet.commands.options import Commands, command, device
+from mamba_unet.commands.options import Commands, command, device, memory
 
 
 def add(commands: Commands) -> None:
     parser = command(commands, "serve", "segment and show images on a local web page", run)
-    checkpoint = "run folder, checkpoint or hub id; may be given several times (default: the runs in runs/)"
+    checkpoint = (
+        "run folder, checkpoint or hub id (hf:owner/name); may be given several times (default: the runs in runs/)"
+    )
     parser.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]CHECKPOINT", help=checkpoint)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; any other than this machine's own demands a token"
@@ -25,6 +27,7 @@ def add(commands: Commands) -> None:
         "--install-viewer", action="store_true", help="only fetch the image viewer, if the installation lacks it"
     )
     device(parser)
+    memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:

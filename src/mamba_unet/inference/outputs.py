@@ -21,6 +21,7 @@ from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, 
 from mamba_unet.volumes.formats import PICTURES, ending
 
 AUTO = "auto"
+SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
 
 def _save_preview(segmentation: Segmentation, path: Path) -> None:
@@ -217,14 +218,17 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def stamp(files: Sequence[Path]) -> dict[str, int]:
-    """What tells that an input is still the one it was, without reading it."""
-    found = [file.stat() for file in files]
-    return {
-        "files": len(found),
-        "bytes": sum(file.st_size for file in found),
-        "modified_ns": max(file.st_mtime_ns for file in found),
-    }
+def stamp(files: Sequence[Path]) -> dict[str, Any]:
+    """What tells that an input is still the one it was: every file's content where it is small, else what the disk
+    says of it."""
+    digest, size = hashlib.sha256(), 0
+    for file in files:
+        found = file.stat()
+        small = found.st_size <= SMALL
+        content = sha256([file]) if small else f"{found.st_mtime_ns} {found.st_ino}"
+        digest.update(f"{file.name}\0{found.st_size}\0{content}\0".encode("utf-8", "surrogateescape"))
+        size += found.st_size
+    return {"files": len(files), "bytes": size, "sha256": digest.hexdigest()}
 
 
 def sha256(files: Sequence[Path]) -> str:
@@ -232,7 +236,7 @@ def sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         if len(files) > 1:
-            digest.update(f"{file.name}\n".encode())
+            digest.update(f"{file.name}\n".encode("utf-8", "surrogateescape"))
         with open(file, "rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,10 @@ from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
 from mamba_unet.inference.outputs import AUTO, OutputFolder, sha256
 from mamba_unet.inference.predictor import Predictor, PreparedVolume, Segmentation
-from mamba_unet.volumes.find import find_volumes
-from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.find import VolumeFile, find_volumes
+from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, printable
 from mamba_unet.volumes.geometry import SLICE_AXES
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
 
@@ -67,6 +68,7 @@ def predict_files(
     part: tuple[int, int] = (1, 1),
     overwrite: bool = False,
     report: str | Path | None = None,
+    isolated: bool | None = None,
 ) -> Predicted:
     """Segment images into `out`, each under its own name; a bad one does not stop the others.
 
@@ -75,7 +77,7 @@ def predict_files(
 
     Args:
         predictor: the networks.
-        inputs: files, folders, zips and globs as `scans.find.find_volumes` takes them.
+        inputs: files, folders, zips and globs as `volumes.find.find_volumes` takes them.
         out: folder to write; several machines may share it.
         prepared: a data set some of whose cases to segment as well,
         identifiers: namely these.
@@ -86,6 +88,8 @@ def predict_files(
         part: (k, n) takes every n-th case of the list sorted by name, beginning with the k-th.
         overwrite: redo finished cases, and replace results of other networks or settings.
         report: file for a machine-readable report of this run; inputs are hashed for it.
+        isolated: read images in a process of its own, so that a file at which a library crashes, hangs or takes all
+            memory is one failed case; None does so unless all inputs are single files.
 
     Returns:
         What was written and what failed. Failures are also in `out/failures.json`, those of a part in
@@ -100,26 +104,28 @@ def predict_files(
         predictor.require_data(prepared)
     if not 1 <= k <= n:
         raise ValueError(f"part {k}/{n}: expected k/n with k from 1 to n")
-    jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs)
-    checkpoints = [sha256([path]) for path in predictor.checkpoints]
-    settings = {"tta": predictor.tta, "slice_axis": slice_axis}
-    names = predictor.metadata.class_names
-    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
-    folder.claim({job.name: job.source for job in jobs}, overwrite)
+    if isolated is None:
+        isolated = not all(Path(given).is_file() and not ending(Path(given), ZIP) for given in inputs)
+    with Reader() if isolated else nullcontext() as reader:
+        jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs, reader)
+        checkpoints = [sha256([path]) for path in predictor.checkpoints]
+        settings = {"tta": predictor.tta, "slice_axis": slice_axis}
+        names = predictor.metadata.class_names
+        folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
+        folder.claim({job.name: job.source for job in jobs}, overwrite)
 
-    share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
-    todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
-    pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
-    pipeline.run(progress)
+        share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
+        todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
+        pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
+        pipeline.run(progress)
     failures = pipeline.failures
-    hearts = folder.merge()
+    try:
+        hearts = folder.merge()
+    except OSError as error:  # a full disk; the failures are told all the same
+        hearts, failures["tables of all cases"] = {}, str(error)
     if part == (1, 1):  # the other frame of a heart may be in another part
         failures |= {f"cardiac measures of {name}": reason for name, reason in hearts.items()}
-
-    failures_file = folder.folder / ("failures.json" if part == (1, 1) else f"failures_{k}_of_{n}.json")
-    failures_file.unlink(missing_ok=True)
-    if failures:
-        write_json(failures_file, failures)
+    _write_failures(folder.folder / ("failures.json" if part == (1, 1) else f"failures_{k}_of_{n}.json"), failures)
     skipped = [job.name for job in share if job.name not in pipeline.jobs]
     if report is not None:
         networks = zip(predictor.checkpoints, checkpoints, strict=True)
@@ -146,6 +152,16 @@ def predict_files(
             },
         )
     return Predicted(pipeline.written, skipped, failures)
+
+
+def _write_failures(file: Path, failures: dict[str, str]) -> None:
+    """Replace the list of a run before; where it cannot be written, the caller's has that too."""
+    try:
+        file.unlink(missing_ok=True)
+        if failures:
+            write_json(file, failures)
+    except OSError as error:
+        failures[str(file)] = str(error)
 
 
 class Pipeline:
@@ -247,7 +263,7 @@ class Pipeline:
                 bar.update()
 
     def _fail(self, job: Job, error: Exception, bar: tqdm) -> None:
-        name = str(job.source) if self._inputs[job.source] == 1 else f"{job.source} ({job.name})"
+        name = printable(str(job.source) if self._inputs[job.source] == 1 else f"{job.source} ({job.name})")
         if isinstance(error, UnreadableError) and error.file == job.source:
             self.failures[name] = error.reason
         else:
@@ -274,9 +290,11 @@ def _jobs(
     identifiers: Sequence[str],
     slice_axis: str | None,
     probabilities: bool,
+    reader: Reader | None,
 ) -> list[Job]:
-    def read_file(read: Callable[[], Volume], name: str) -> PreparedVolume:
-        return predictor.prepare(replace(read(), name=name), slice_axis, probabilities)
+    def read_file(file: VolumeFile) -> PreparedVolume:
+        volume = file.read() if reader is None else reader.read(file.read, file.path)
+        return predictor.prepare(replace(volume, name=file.name), slice_axis, probabilities)
 
     def read_case(identifier: str) -> PreparedVolume:
         """Its NIfTI file. A source without geometry may be one slice of many: then the prepared array."""
@@ -292,7 +310,7 @@ def _jobs(
         return predictor.prepare(volume, slice_axis, probabilities, scaled=case.affine is None)
 
     files = find_volumes(inputs, predictor.preprocessing.channels) if inputs or not identifiers else []
-    jobs = [Job(file.name, file.path, file.files, partial(read_file, file.read, file.name)) for file in files]
+    jobs = [Job(file.name, file.path, file.files, partial(read_file, file)) for file in files]
     for name in identifiers:
         case = prepared.case(name)
         jobs.append(Job(name, case.source, list(case.sources), partial(read_case, name)))

@@ -212,7 +212,7 @@ class Predictor:
     as long as one at a time uses it.
 
     Args:
-        checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, or a hub id (`owner/name`);
+        checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, or a hub id (`hf:owner/name`);
             several make an ensemble, whose probabilities are averaged.
         device: `auto` (a GPU where there is one), or as torch names it.
         batch_size: tiles at a time; None takes 16, on a CPU 4.

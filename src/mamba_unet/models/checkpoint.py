@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 HEADER_KEY = "mamba_unet"
 FILE_NAMES = ("best.safetensors", "model.safetensors")  # as `train` and as `save_pretrained` write them
-HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)"  # owner/name
+HUB = "hf:"  # what a hub id begins with: a path that is missing must not be asked of strangers
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 
 
 class CheckpointError(ValueError):
@@ -104,22 +105,26 @@ def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
 def find_checkpoint(path: str | Path) -> Path:
     """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, or by a hub id.
 
-    What is no path here, nor in a folder that is here, but looks like `owner/name` is fetched from the Hugging Face
-    Hub into its cache; only `model.safetensors`, which cannot hold code.
+    `hf:owner/name` is fetched from the Hugging Face Hub into its cache; only `model.safetensors`, which cannot hold
+    code. Nothing else is ever asked of it.
 
     Raises:
         FileNotFoundError: there is none.
     """
+    if str(path).startswith(HUB):
+        return _fetch(str(path).removeprefix(HUB))
     path = Path(path)
-    if not (path.exists() or path.parent.is_dir()) and re.fullmatch(HUB_ID, path.as_posix()):
-        return _fetch(path.as_posix())
     if path.is_dir():
         for name in FILE_NAMES:
             if (path / name).is_file():
                 return path / name
         raise FileNotFoundError(f"no checkpoint in {path}: expected {' or '.join(FILE_NAMES)} there")
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one")
+        meant = re.fullmatch(HUB_ID, path.as_posix()) and path.suffix != ".safetensors"
+        hub = f"; a model of the Hugging Face Hub is written {HUB}{path.as_posix()}" if meant else ""
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one{hub}"
+        )
     return path
 
 
@@ -127,11 +132,13 @@ def _fetch(hub_id: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    log.info("%s is no path here; asking the Hugging Face Hub for it", hub_id)
+    if not re.fullmatch(HUB_ID, hub_id):
+        raise FileNotFoundError(f"{HUB}{hub_id}: expected {HUB}owner/name")
+    log.info("fetching %s of %s from the Hugging Face Hub", FILE_NAMES[1], hub_id)
     try:
         return Path(hf_hub_download(hub_id, FILE_NAMES[1]))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"no checkpoint at {hub_id}: expected a .safetensors file or a folder that holds one; as a model of the "
-            f"Hugging Face Hub it could not be fetched either ({str(error).splitlines()[0]})"
+            f"{HUB}{hub_id}: {FILE_NAMES[1]} could not be fetched from the Hugging Face Hub "
+            f"({str(error).splitlines()[0]})"
         ) from error
