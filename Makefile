@@ -37,7 +37,7 @@ ifndef DATA
 endif
 	$(BIN)/mamba-unet prepare "$(SOURCE)" $(OUT)/prepared
 	rm -rf $(OUT)/run
-	$(BIN)/mamba-unet train recipes/demo.yaml --data $(OUT)/prepared --out $(OUT)/run
+	$(BIN)/mamba-unet train demo --data $(OUT)/prepared --out $(OUT)/run
 	$(BIN)/mamba-unet evaluate $(OUT)/run --data $(OUT)/prepared
 	$(BIN)/mamba-unet predict $(OUT)/run --data $(OUT)/prepared --out $(OUT)/predictions --overwrite --preview --statistics
 	$(BIN)/mamba-unet report $(OUT)/run

@@ -1,6 +1,6 @@
 """Compare networks on a real data set under one budget and write the table down.
 
-    python benchmarks/comparison.py recipes/acdc_*.yaml --source path/to/ACDC --out comparison_acdc --iterations 400 ...
+    python benchmarks/comparison.py acdc_cpu acdc_cpu_unet --source path/to/ACDC --out comparison --iterations 400 ...
 
 prepares the data in OUT/data, runs `mamba-unet compare` in OUT/comparison with the words given (what is trained already
 is not trained again), and writes benchmarks/results/comparison_<data>_<hardware>_<date>.md and .json.

@@ -1,6 +1,6 @@
 """Train, evaluate and write down one recipe's result on a real data set.
 
-    python benchmarks/training.py recipes/acdc_cpu.yaml --source path/to/ACDC --out runs/acdc_cpu
+    python benchmarks/training.py acdc_cpu --source path/to/ACDC --out runs/acdc_cpu
 
 prepares the data in OUT/data, trains in OUT/run (continuing where a killed one stopped), chooses the checkpoint on the
 validation patients, measures it once on the test patients, and writes benchmarks/results/training_<recipe>_<hardware>_
@@ -15,6 +15,7 @@ from pathlib import Path
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.cases import Evaluation
 from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.runs import RunFolder
 from mamba_unet.training.recipe import load_recipe
 from measuring import run, write_result
 
@@ -38,9 +39,9 @@ def main() -> None:
 
     prepared = PreparedDataset(data)
     model, metadata = load_checkpoint(folder)
-    progress = json.loads((folder / "progress.json").read_text())
-    evaluations = {split: Evaluation.read(folder / f"evaluation_{split}") for split in ("val", "test")}
-    recipe = load_recipe(folder / "recipe.yaml")
+    progress = RunFolder(folder).read_progress()
+    evaluations = {split: Evaluation.read(RunFolder(folder).evaluation(split)) for split in ("val", "test")}
+    recipe = load_recipe(RunFolder(folder).recipe)
     parameters = sum(p.numel() for p in model.parameters())
     words = ["benchmarks/training.py", args.recipe, "--source", args.source.name, "--out", args.out.name, *overrides]
     command = "python " + shlex.join(map(str, words))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_every_command_of_the_own_dataset_example_runs(tmp_path):
     blocks = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "examples" / "own_dataset.md").read_text(), re.S | re.M)
     script = "set -e\n" + "".join(blocks).replace("iterations: 200", "iterations: 2\nmodel: {size: nano}")
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300

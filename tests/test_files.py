@@ -35,6 +35,16 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_what_numpy_says_of_a_full_disk_is_told_with_the_file_too(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"a\.npy could not be written; is the disk full"),
+        atomic_path(tmp_path / "a.npy"),
+    ):
+        raise OSError("99456 requested and 992 written")
+    with pytest.raises(OSError, match=r"^another sentence$"), atomic_path(tmp_path / "a.npy"):
+        raise OSError("another sentence")
+
+
 def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", {"x": float("nan")})

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk is told without the file
+    except OSError as error:  # a full disk is told without the file, by numpy without the reason too
+        if error.errno is not None and error.filename is None:
             error.filename = str(path)
+        if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+            raise OSError(f"{path} could not be written; is the disk full? ({error})") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

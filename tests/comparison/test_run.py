@@ -15,8 +15,8 @@ from mamba_unet.comparison import run as run_module
 from mamba_unet.comparison.run import compare
 from mamba_unet.data.splits import shipped_split
 from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import RecipeError, load_recipe
-from mamba_unet.training.train import SegmentationModule
 
 WRITTEN = [
     "comparison.html",
@@ -95,15 +95,15 @@ def test_another_seed_trains_that_seed_only(out, recipes, phantom, trained, tmp_
 def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(
     out, recipes, phantom, trained, tmp_path, monkeypatch, capsys
 ):
-    real = SegmentationModule.training_step
+    real = Training._iterate
 
-    def stop(self, batch, batch_idx):
-        if self.global_step == 3 and self.seed == 1:
+    def stop(self, batch):
+        if self.step == 3 and self.recipe.seed == 1:
             raise RuntimeError("stopped")
-        return real(self, batch, batch_idx)
+        return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationModule, "training_step", stop)
+        patch.setattr(Training, "_iterate", stop)
         with pytest.raises(RuntimeError, match="stopped"):
             main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1"))
     capsys.readouterr()

@@ -6,6 +6,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
+from mamba_unet.models.baselines.unet import UNet
 from mamba_unet.models.checkpoint import (
     HEADER_KEY,
     CheckpointError,
@@ -124,3 +125,33 @@ def test_a_misspelt_run_in_a_folder_that_is_here_is_not_looked_for_on_the_hub(tm
     (tmp_path / "runs" / "acdc").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint at runs/adcd: expected"):
         load_checkpoint("runs/adcd")
+
+
+def test_from_pretrained_takes_a_run_folder_and_refuses_another_network(model, metadata, tmp_path):
+    save_checkpoint(tmp_path / "run" / "best.safetensors", model, metadata)
+    again = MambaUNet.from_pretrained(tmp_path / "run")
+    assert again.metadata == metadata
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="holds a mamba_unet, not a UNet; take MambaUNet"):
+        UNet.from_pretrained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("scan", ["selective", "identity"])
+def test_a_network_of_someones_own_loop_can_be_saved_with_what_prediction_needs(tmp_path, scan):
+    model = MambaUNet(in_channels=1, num_classes=3, depths=(1, 1), dims=(8, 16), d_state=2, scan=scan)
+    names, preprocessing = ["background", "a", "b"], {"intensity": {"method": "minmax"}, "image_size": [32, 48]}
+    with pytest.raises(ValueError, match="also image_size, intensity must be given"):
+        model.save_pretrained(tmp_path, class_names=names)
+    with pytest.raises(ValueError, match="has 3 classes, background included; got the names a, b"):
+        model.save_pretrained(tmp_path, class_names=names[1:], preprocessing=preprocessing)
+    model.save_pretrained(tmp_path, class_names=names, preprocessing=preprocessing)
+    again, metadata = load_checkpoint(tmp_path)
+    assert metadata.class_names == names and metadata.image_size == (32, 48)
+    x = torch.randn(1, 1, 16, 16)
+    torch.testing.assert_close(again(x), model.eval()(x))
+
+
+def test_the_file_follows_the_umask(model, metadata, tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", model, metadata)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.models.loading import PretrainedError, load_pretrained, read_weights
+from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint
+from mamba_unet.models.loading import PretrainedError, load, load_pretrained, read_weights
+from mamba_unet.models.registry import list_models
 
 
 @pytest.fixture
@@ -149,3 +151,76 @@ def test_a_yacs_configuration_beside_the_weights_is_read_as_inert_data(tmp_path,
     torch.save({"model": {"norm.weight": torch.ones(3)}, "config": config}, tmp_path / "a.pth")
     monkeypatch.undo()
     assert torch.equal(read_weights(tmp_path / "a.pth")["norm.weight"], torch.ones(3))
+
+
+def metadata_of(name: str, config: dict) -> CheckpointMetadata:
+    names = ["background", *map(str, range(1, config["num_classes"]))]
+    return CheckpointMetadata(name, config, names, {"method": "minmax"}, (32, 32), lineage=("a" * 64,))
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("channels", [(3, 1), (3, 4), (1, 3)])
+def test_every_network_starts_from_its_own_run_with_other_classes_and_channels(tmp_path, name, channels):
+    torch.manual_seed(0)
+    before, after = channels
+    old = build_model(name, in_channels=before, num_classes=3, size="nano")
+    save_checkpoint(
+        tmp_path / "run" / "best.safetensors", old, metadata_of(name, {"in_channels": before, "num_classes": 3})
+    )
+    new = build_model(name, in_channels=after, num_classes=5, size="nano")
+    report = load_pretrained(new, tmp_path / "run")
+    assert not report.unexpected and report.lineage == ("a" * 64,) and report.kind.startswith(name)
+    head = {target for target, theirs, ours in report.mismatched}
+    assert {theirs[0] for _, theirs, _ in report.mismatched} == {3}, "the class head alone keeps its own values"
+    assert set(report.missing) == head
+    first = next(module for module in new.modules() if isinstance(module, torch.nn.Conv2d)).weight
+    theirs = next(module for module in old.modules() if isinstance(module, torch.nn.Conv2d)).weight
+    if theirs.shape != first.shape:  # TransUNet shows one channel three times
+        assert f"made for {before} channels" in report.adapted and "made for" in str(report)
+        expected = (theirs.sum(1, keepdim=True) / after).expand_as(first)
+        torch.testing.assert_close(first, expected)
+
+
+def test_a_run_of_another_network_is_refused_by_its_name(small, tmp_path):
+    unet = build_model("unet", size="nano")
+    save_checkpoint(tmp_path / "best.safetensors", unet, metadata_of("unet", {"in_channels": 1, "num_classes": 4}))
+    with pytest.raises(PretrainedError, match="not a checkpoint for MambaUNet: it is a unet; expected Mamba-UNet or"):
+        load_pretrained(small, tmp_path)
+
+
+def test_a_hub_id_is_fetched(small, tmp_path, monkeypatch):
+    path = tmp_path / "cache" / "model.safetensors"
+    save_checkpoint(path, small, metadata_of("mamba_unet", {"in_channels": 1, "num_classes": 4}))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words: str(path))
+    monkeypatch.chdir(tmp_path)
+    assert not load_pretrained(build_model("mamba_unet", size="nano"), "someone/heart").missing
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "module.", "_orig_mod.", "model._orig_mod.", "module.model."])
+def test_what_training_code_puts_before_the_names_is_dropped(small, tmp_path, prefix):
+    torch.save(
+        {"state_dict": {prefix + k: v for k, v in small.state_dict().items()} | {"loss.weight": torch.ones(3)}},
+        tmp_path / "lightning.ckpt",
+    )
+    report = load_pretrained(build_model("mamba_unet", size="nano"), tmp_path / "lightning.ckpt")
+    assert not report.missing and report.unexpected == ("loss.weight",)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(small, tmp_path, bad):
+    config = {"in_channels": 1, "num_classes": 4, "depths": (1, 1, 1), "dims": (16, 32, 64), "d_state": 4}
+    small.norm.weight.data[0] = bad
+    save_checkpoint(tmp_path / "best.safetensors", small, metadata_of("mamba_unet", config))
+    for refused in (load, lambda folder: load_pretrained(build_model("mamba_unet", size="nano"), folder)):
+        with pytest.raises(CheckpointError, match=r"NaN or infinite weights \(norm\.weight\)"):
+            refused(tmp_path)
+
+
+def test_load_gives_the_network_with_its_metadata(small, tmp_path):
+    config = {"in_channels": 1, "num_classes": 4, "depths": [1, 1, 1], "dims": [16, 32, 64], "d_state": 4}
+    save_checkpoint(tmp_path / "best.safetensors", small, metadata_of("mamba_unet", config))
+    network = load(tmp_path)
+    assert not network.training and network.metadata.class_names[0] == "background"
+    save_checkpoint(tmp_path / "best.safetensors", small, metadata_of("mamba_unet", config | {"dims": [8, 16, 32]}))
+    with pytest.raises(CheckpointError, match="does not hold the network that its header describes"):
+        load(tmp_path)

@@ -4,9 +4,18 @@ from pathlib import Path
 import pytest
 
 from mamba_unet.models.registry import BASELINE_SIZES, SIZES, list_models
-from mamba_unet.training.recipe import Recipe, RecipeError, load_recipe, save_recipe
+from mamba_unet.training.recipe import (
+    PLACE_KEYS,
+    Recipe,
+    RecipeError,
+    experiment,
+    list_recipes,
+    load_recipe,
+    recipe_text,
+    save_recipe,
+)
 
-PUBLISHED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+PUBLISHED = list(list_recipes())
 
 
 def write(path: Path, text: str) -> Path:
@@ -14,16 +23,16 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_every_published_recipe_loads_and_names_a_network_there_is(path):
-    recipe = load_recipe(path)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_recipe_loads_and_names_a_network_there_is(name):
+    recipe = load_recipe(name)
     assert recipe.model.name in list_models()
     assert recipe.model.size is None or recipe.model.size in BASELINE_SIZES.get(recipe.model.name, SIZES)
 
 
 @pytest.mark.parametrize("name", ["acdc_mamba_unet", "synapse_mamba_unet"])
 def test_the_papers_recipes_are_the_papers(name):
-    recipe = load_recipe(next(path for path in PUBLISHED if path.stem == name))
+    recipe = load_recipe(name)
     assert (recipe.iterations, recipe.batch_size, recipe.image_size) == (10_000, 24, (224, 224))
     o = recipe.optimizer
     assert (o.name, o.lr, o.momentum, o.weight_decay, o.power) == ("sgd", 0.01, 0.9, 1e-4, 0.9)
@@ -94,8 +103,7 @@ def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path):
 
 @pytest.mark.parametrize(("base", "without"), [("acdc_base", set()), ("acdc_cpu", {"mamba_unet"})])
 def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
-    heirs = [path for path in PUBLISHED if f"base: {base}.yaml" in path.read_text(encoding="utf-8")]
-    recipes = [load_recipe(path) for path in heirs]
+    recipes = [load_recipe(name) for name in PUBLISHED if f"base: {base}\n" in recipe_text(name)]
     assert {recipe.model.name for recipe in recipes} == set(list_models()) - without
     assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
 
@@ -106,6 +114,12 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
         ("itterations: 3", r"r\.yaml: unknown recipe key 'itterations'; did you mean 'iterations'"),
         ("optimizer: {lrate: 3}", "unknown recipe key 'optimizer.lrate'; did you mean 'optimizer.lr'"),
         ("momentum: 0.5", "did you mean 'optimizer.momentum'"),
+        ("optimizer: {learning_rate: 3}", "unknown .*; did you mean 'optimizer.lr'"),
+        ("trainer: {gpus: 2}", "known keys: base, data"),
+        ("trainer: {devices: 0}", "number of devices from 1 on, auto, .* got 0"),
+        ("trainer: {devices: two}", "number of devices from 1 on, auto, .* got 'two'"),
+        ("optimizer: {lr_pretrained_factor: -1}", "must not be negative"),
+        ("loggers: [csv, tensorbored]", "tensorboard"),
         ("optimizer: 3", "'optimizer' is a group of keys, got 3"),
         ("iterations: many", "Expected a <class 'int'>"),
         ("optimizer: {name: adam}", "'sgd', 'adamw'"),
@@ -128,3 +142,39 @@ def test_an_unknown_word_on_the_command_line_is_refused(tmp_path):
 def test_a_recipe_that_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="no recipe at"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_a_published_recipe_goes_by_its_name_and_serves_as_a_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder of that name is no recipe
+    assert load_recipe("demo").model.size == "micro"
+    recipe = load_recipe(write(tmp_path / "mine.yaml", "base: acdc_unet\nbatch_size: 2"))
+    assert (recipe.model.name, recipe.batch_size, recipe.optimizer.lr) == ("unet", 2, 0.01)
+    write(tmp_path / "demo.yaml", "iterations: 3")
+    assert load_recipe("demo.yaml").iterations == 3
+    assert list_recipes()["demo"].startswith("A small network for")
+    assert recipe_text("demo").startswith("# A small network for")
+
+
+@pytest.mark.parametrize("word", ["acdc_unett", "recipes/acdc_unet.yaml"])
+def test_a_name_that_no_recipe_has_is_answered_with_the_nearest(word):
+    with pytest.raises(FileNotFoundError, match="did you mean 'acdc_unet'"):
+        load_recipe(word)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"optimizer.lr": 0.5, "iterations": 3}, {"optimizer": {"lr": 0.5}, "iterations": 3}]
+)
+def test_keys_are_overridden_by_arguments_of_a_recipe_and_of_a_name(changes):
+    for start in ("demo", load_recipe("demo")):
+        recipe = load_recipe(start, changes)
+        assert (recipe.optimizer.lr, recipe.iterations, recipe.optimizer.name) == (0.5, 3, "adamw")
+    with pytest.raises(RecipeError, match=r"arguments: .*did you mean 'optimizer.lr'"):
+        load_recipe("demo", {"optimizer.learning_rate": 0.5})
+
+
+def test_where_a_run_is_computed_is_no_part_of_the_experiment():
+    here = load_recipe("demo", {"data": "a", "out": "b", "workers": 3, "loggers": ["csv"], "trainer.devices": 2})
+    assert experiment(here) == experiment(load_recipe("demo"))
+    assert PLACE_KEYS.isdisjoint({"trainer.precision", "trainer.deterministic", "model.arguments", "pretrained"})
+    assert experiment(here) != experiment(load_recipe(here, {"trainer.precision": "bf16-mixed"}))

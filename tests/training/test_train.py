@@ -1,5 +1,7 @@
 import csv
 import dataclasses
+import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -15,11 +17,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mamba_unet.data import prepare, write_phantom
+from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.models.loading import load_checkpoint
-from mamba_unet.training import train as run_module
-from mamba_unet.training.loop import NonFiniteLossError, SegmentationModule
-from mamba_unet.training.recipe import RecipeError, save_recipe
+from mamba_unet.ops import use_backend
+from mamba_unet.runs import RunFolder
+from mamba_unet.training.loop import NonFiniteLossError, Training
+from mamba_unet.training.objectives.supervised import Supervised
+from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, RecipeError, TrainerRecipe, save_recipe
+from mamba_unet.training.signals import TrainingStopped
+from mamba_unet.training.state import ResumeError, save_state
 from mamba_unet.training.train import train
 
 
@@ -76,8 +83,8 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_the_uninterrupted_one_bit_for
     best, again = load_file(whole / "best.safetensors"), load_file(killed / "best.safetensors")
     assert best.keys() == again.keys() and all(torch.equal(best[name], again[name]) for name in best)
     states = [torch.load(f / "last.ckpt", weights_only=True) for f in (whole, killed)]
-    assert states[0]["global_step"] == states[1]["global_step"] == 16
-    assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
+    assert states[0]["step"] == states[1]["step"] == 16
+    assert all(torch.equal(v, states[1]["objective"][k]) for k, v in states[0]["objective"].items())
     assert logged(whole, "val/dice") == logged(killed, "val/dice")
 
 
@@ -128,14 +135,14 @@ def test_resuming_on_data_that_was_prepared_anew_is_refused_before_anything_is_w
 
 
 def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recipe, monkeypatch):
-    real = run_module.SegmentationModule.training_step
+    real = Supervised.forward
 
-    def poisoned(self: SegmentationModule, batch, batch_idx):
-        if self.global_step == 5:
-            batch["image"][0] = float("nan")
-        return real(self, batch, batch_idx)
+    def poisoned(self: Supervised, batch, step):
+        if step == 5:
+            batch["labelled"]["image"][0] = float("nan")
+        return real(self, batch, step)
 
-    monkeypatch.setattr(run_module.SegmentationModule, "training_step", poisoned)
+    monkeypatch.setattr(Supervised, "forward", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"iteration 5; slices in the batch: phantom\S+/\d+"):
         train(recipe)
     model, metadata = load_checkpoint(recipe.out)
@@ -144,14 +151,14 @@ def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recip
 
 
 def test_weights_that_became_infinite_do_not_become_the_state_to_resume_from(recipe, monkeypatch):
-    def poisoned(self: SegmentationModule, *args):
-        if self.global_step == 8:  # after the last update before the second validation, whose loss was finite
-            next(self.model.parameters()).data[0] = float("inf")
+    def poisoned(self: Supervised, step):
+        if step == 8:  # after the last update before the second validation, whose loss was finite
+            next(self.network.parameters()).data[0] = float("inf")
 
-    monkeypatch.setattr(run_module.SegmentationModule, "on_train_batch_end", poisoned)
+    monkeypatch.setattr(Supervised, "after_step", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"weights .* at iteration 7; slices in the batch: phantom\S+/\d+"):
         train(recipe)
-    assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == 4
 
 
 def test_the_last_iteration_is_validated_whatever_the_interval(recipe):
@@ -159,20 +166,32 @@ def test_the_last_iteration_is_validated_whatever_the_interval(recipe):
     folder = train(recipe)
     assert list(logged(folder, "val/dice")) == [1, 3, 4]
     train(recipe, resume=True)  # has nothing left to do
-    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert torch.load(folder / "last.ckpt", weights_only=True)["step"] == 5
     assert json.loads((folder / "progress.json").read_text())["iteration"] == 5
     assert list(logged(folder, "val/dice")) == [1, 3, 4]
 
 
-def test_validation_patients_without_any_foreground_are_said(recipe, phantom, tmp_path, monkeypatch):
-    data = shutil.copytree(phantom.folder, tmp_path / "data")
-    for case in phantom.split("val"):
-        np.save(data / "labels" / f"{case}.npy", np.zeros(phantom.shape(case), np.uint8))
-    recipe.data, recipe.iterations, recipe.validate_every = str(data), 1, 1
-    empty = "mamba_unet.training.loop.predict_volume"
-    monkeypatch.setattr(empty, lambda model, image, size: np.zeros(image.shape, np.uint8))
-    with pytest.raises(ValueError, match="no foreground class is in any label of the validation cases"):
+def relabelled(phantom, folder, change) -> Path:
+    """A copy of the phantom whose labels are changed: change(identifier, label) -> label."""
+    data = shutil.copytree(phantom.folder, folder / "data")
+    for case in phantom.identifiers:
+        np.save(data / "labels" / f"{case}.npy", change(case, np.array(phantom.case(case).label)))
+    return data
+
+
+def test_validation_patients_without_any_foreground_are_refused_before_the_first_iteration(recipe, phantom, tmp_path):
+    val = phantom.split("val")
+    recipe.data = str(relabelled(phantom, tmp_path, lambda case, label: label * (case not in val)))
+    with pytest.raises(ValueError, match=f"no foreground class is in any label of the validation .*{val[0]}"):
         train(recipe)
+    assert not Path(recipe.out).exists()
+
+
+def test_a_class_that_no_training_label_shows_is_warned_of(recipe, phantom, tmp_path, caplog):
+    recipe.data = str(relabelled(phantom, tmp_path, lambda case, label: np.where(label == 2, 0, label)))
+    recipe.iterations = 1
+    train(recipe)
+    assert f"no label of the training cases shows {phantom.class_names[2]}:" in caplog.text
 
 
 def test_a_constructor_argument_that_the_network_does_not_have_is_said(recipe):
@@ -195,3 +214,233 @@ def test_a_run_killed_behind_its_last_checkpoint_is_completed_by_resuming(recipe
     progress = json.loads((folder / "progress.json").read_text())
     assert progress["iteration"] == progress["iterations"] == 8
     assert progress["best_validation_dice"] == pytest.approx(max(logged(folder, "val/dice").values()))
+
+
+@pytest.mark.parametrize("key", ["trainer.precision", "trainer.deterministic"])
+def test_resuming_in_another_precision_is_another_experiment_and_leaves_the_recipe(recipe, key):
+    recipe.iterations = recipe.validate_every = 1
+    folder = train(recipe)
+    before = (folder / "recipe.yaml").read_bytes()
+    with pytest.raises(RecipeError, match=f"{key}: .* then"):
+        train(recipe, resume=True, **{key: {"trainer.precision": "bf16-true", "trainer.deterministic": True}[key]})
+    assert (folder / "recipe.yaml").read_bytes() == before
+    train(recipe, resume=True, workers=1, loggers=["csv"])  # the place may change
+
+
+def test_a_recipe_is_trained_by_its_name_with_keys_as_arguments(phantom, tmp_path):
+    folder = train(
+        "demo",
+        data=phantom.folder,
+        out=tmp_path / "run",
+        iterations=2,
+        image_size=[32, 32],
+        batch_size=2,
+        model={"size": "nano"},
+        loggers=["csv"],
+        **{"optimizer.lr": 0.005, "trainer.accelerator": "cpu"},
+    )
+    said = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert said["optimizer"]["lr"] == 0.005 and said["optimizer"]["name"] == "adamw" and said["iterations"] == 2
+    assert not (folder / "tensorboard").exists() and (folder / "curves.png").exists()
+
+
+# Recorded with the training loop of commit a6d14c7, Lightning's, on the portable scan in one thread.
+BEFORE = {
+    "sgd": ("b3aaf940b8b0fba5", (0.5887234807014465, 0.5911769866943359), (0.0, 0.0)),
+    "adamw": ("73270b34b6f75eb6", (0.6772152185440063, 0.615001916885376), (0.0, 0.02555031143128872)),
+}
+
+
+@pytest.mark.parametrize("name", list(BEFORE))
+def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
+    adamw = OptimizerRecipe(name="adamw", lr=1e-3, weight_decay=0.01, warmup=5, clip_norm=1.0)
+    recipe = Recipe(
+        data=str(phantom.folder),
+        out=str(tmp_path / "run"),
+        model=ModelRecipe(size="nano"),
+        image_size=(32, 32),
+        batch_size=4,
+        iterations=20,
+        validate_every=10,
+        optimizer=OptimizerRecipe() if name == "sgd" else adamw,
+        trainer=TrainerRecipe(accelerator="cpu", devices=1),
+        workers=0,
+    )
+    with use_backend("torch"):
+        folder = train(recipe)
+    digest, losses, dice = BEFORE[name]
+    assert tuple(logged(folder, "train/loss").values()) == pytest.approx(losses, rel=1e-5)
+    assert tuple(logged(folder, "val/dice").values()) == pytest.approx(dice, abs=1e-3)
+    if torch.__version__.startswith("2.13.0") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        weights = torch.load(folder / "last.ckpt", weights_only=True)["objective"]
+        found = hashlib.sha256()
+        for key in sorted(weights):
+            found.update(key.removeprefix("network.").encode() + weights[key].numpy().tobytes())
+        assert found.hexdigest()[:16] == digest, "bit for bit, on the same torch and instruction set"
+        assert tuple(logged(folder, "train/loss").values()) == losses
+
+
+@pytest.mark.parametrize(("signal_name", "devices"), [("SIGUSR1", 1), ("SIGTERM", 2)])
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_a_run_asked_to_stop_saves_at_the_next_step_and_exits_143(recipe, tmp_path, signal_name, devices):
+    recipe.iterations = recipe.validate_every = 2000
+    recipe.trainer.devices, recipe.trainer.strategy = devices, "ddp" if devices == 2 else "auto"
+    words = command(recipe, tmp_path / "recipe.yaml")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    logs = Path(recipe.out) / "logs" / "version_0" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not logs.exists():  # flushed after 100 iterations
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, signal_name))
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    state = torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)
+    assert 100 <= state["step"] < 2000
+    assert f"stopped by {signal_name} behind iteration {state['step']} of 2000" in said and "Traceback" not in said
+    assert json.loads((Path(recipe.out) / "progress.json").read_text())["iteration"] == state["step"]
+
+
+def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(recipe, tmp_path, monkeypatch):
+    whole = train(recipe)
+    real = Training._iterate
+
+    def asked(self, batch):
+        real(self, batch)
+        if self.step in (2, 4):  # between validations, and where one is due
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    recipe.out = str(tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_iterate", asked)
+        for step in (2, 4):
+            with pytest.raises(TrainingStopped):
+                train(recipe, resume=True)
+            assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == step
+    stopped = train(recipe, resume=True)
+    best, again = load_file(whole / "best.safetensors"), load_file(stopped / "best.safetensors")
+    assert all(torch.equal(best[name], again[name]) for name in best)
+    assert logged(whole, "val/dice") == logged(stopped, "val/dice")
+
+
+def test_a_state_that_is_cut_short_is_replaced_by_the_one_before(recipe, caplog):
+    folder = train(recipe)
+    whole = load_file(folder / "best.safetensors")
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    train(recipe, resume=True)
+    assert "last.ckpt cannot be read" in caplog.text and "going on from previous.ckpt, iteration 4" in caplog.text
+    assert torch.load(last, weights_only=True)["step"] == 8
+    again = load_file(folder / "best.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    for path in (last, folder / "previous.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(ResumeError, match=r"last\.ckpt cannot be read.*previous\.ckpt cannot be read"):
+        train(recipe, resume=True)
+
+
+def test_what_a_training_writes_follows_the_umask_and_half_written_files_are_removed(recipe):
+    recipe.iterations = recipe.validate_every = 1
+    folder = train(recipe)
+    (folder / ".0a1b2c3d.last.ckpt").touch()
+    assert (folder / "best.safetensors").stat().st_mode & 0o777 == (folder / "recipe.yaml").stat().st_mode & 0o777
+    train(recipe, resume=True)
+    assert not (folder / ".0a1b2c3d.last.ckpt").exists()
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "mps", "tpu", "abacus"])
+def test_devices_that_are_not_here_are_one_sentence_and_leave_no_folder(recipe, accelerator):
+    if (accelerator == "gpu" and torch.cuda.is_available()) or (accelerator == "mps" and torch.mps.is_available()):
+        pytest.skip("it is here")
+    recipe.trainer.accelerator = accelerator
+    with pytest.raises(RecipeError, match=f"accelerator {accelerator}, .*cannot be had here .*--trainer"):
+        train(recipe)
+    assert not Path(recipe.out).exists()
+
+
+def test_a_training_that_fails_before_its_first_iteration_is_done_leaves_no_folder(recipe):
+    recipe.model.name, recipe.model.arguments = "unet", {}
+    recipe.batch_size, recipe.image_size = 1, (16, 16)
+    with pytest.raises(RecipeError, match="batch_size is 1 and slices of 16 x 16 shrink to one pixel"):
+        train(recipe)
+    assert not Path(recipe.out).exists()
+
+
+def test_too_little_shared_memory_is_said_with_the_remedy(recipe, monkeypatch):
+    def bus(*args):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
+
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", bus)
+    with pytest.raises(OSError, match=r"too little shared memory .*--workers 0"):
+        train(recipe, workers=1)
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing_is_one_sentence(recipe, logger, monkeypatch):
+    if importlib.util.find_spec(logger):
+        pytest.skip("it is installed")
+    with pytest.raises(RecipeError, match=f"{logger} needs its package.*pip install {logger}"):
+        train(recipe, loggers=["csv", logger])
+    assert not Path(recipe.out).exists()
+
+
+def test_a_log_file_gets_plain_lines(recipe, capsys):
+    train(recipe)
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 2 and "\r" not in said.err and "\x1b" not in said.err and not said.out
+    assert said.err.startswith("iteration 4 of 8: validation Dice 0.")
+
+
+def test_a_full_disk_names_the_file_and_leaves_what_was_there(recipe, monkeypatch):
+    recipe.iterations = 4
+    folder = train(recipe)
+    before = (folder / "last.ckpt").read_bytes()
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=r"last\.ckpt could not be written; is the disk full\?"):
+        save_state(RunFolder(folder), {"step": 5})
+    assert (folder / "last.ckpt").read_bytes() == before and not list(folder.glob(".*"))
+
+
+def test_fine_tuning_keeps_the_first_runs_patients_in_mind_and_needs_its_file_once(recipe, phantom, tmp_path, caplog):
+    recipe.iterations = recipe.validate_every = 1
+    first = train(recipe)
+    _, before = load_checkpoint(first)
+    used = [*phantom.split("train"), *phantom.split("val")]
+    assert set(before.lineage) == {phantom.image_hash(case) for case in used}
+
+    # the same images under other names and another split, and a class more
+    data = shutil.copytree(phantom.folder, tmp_path / "data")
+    splits = json.loads((data / "splits.json").read_text())
+    splits["cases"] |= {"train": splits["cases"]["test"], "test": splits["cases"]["train"]}
+    (data / "splits.json").write_text(json.dumps(splits))
+    described = json.loads((data / "dataset.json").read_text())
+    described["class_names"].append("scar")
+    (data / "dataset.json").write_text(json.dumps(described))
+    recipe.data, recipe.out = str(data), str(tmp_path / "second")
+    recipe.pretrained, recipe.optimizer.lr_pretrained_factor = str(first), 0.1
+    recipe.iterations = 4
+    caplog.clear()
+    second = train(recipe, validate_every=2)
+    assert "no label of the training cases shows scar" in caplog.text
+    assert f"test cases ({phantom.split('train')[0]}" in caplog.text and "`evaluate` will refuse" in caplog.text
+    assert "output.weight" in (second / "pretrained.txt").read_text()
+    _, after = load_checkpoint(second)
+    assert set(before.lineage) < set(after.lineage) == {phantom.image_hash(case) for case in phantom.identifiers}
+    state = torch.load(second / "last.ckpt", weights_only=True)
+    assert [group["lr"] / group["initial_lr"] for group in state["optimizer"]["param_groups"]] == [0, 0]
+    assert [group["initial_lr"] for group in state["optimizer"]["param_groups"]] == [1e-3, 1e-4]
+    with pytest.raises(ValueError, match="fine-tuned from"):
+        evaluate_checkpoint(second, PreparedDataset(data))
+
+    whole = load_file(second / "best.safetensors")
+    shutil.rmtree(first)  # a run that goes on needs it no more
+    (second / "previous.ckpt").replace(second / "last.ckpt")
+    train(recipe, resume=True, validate_every=2)
+    again = load_file(second / "best.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    assert load_checkpoint(second)[1].lineage == after.lineage

@@ -17,6 +17,8 @@ def add(commands: Commands) -> None:
         "--max-upload-mb", type=int, default=2048, metavar="MIB", help="size of one upload (default: %(default)s)"
     )
     keep = "delete a result when nobody has asked for it for this long (default: %(default)s)"
+    disk = "size of all uploads and results together (default: %(default)s)"
+    parser.add_argument("--max-disk-mb", type=int, default=20480, metavar="MIB", help=disk)
     parser.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument(
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         args.host,
         args.port,
         max_upload_mb=args.max_upload_mb,
+        max_disk_mb=args.max_disk_mb,
         keep_minutes=args.keep_minutes,
         open_browser=args.open,
     )

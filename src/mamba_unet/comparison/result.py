@@ -19,16 +19,11 @@ from mamba_unet.drawing.examples import Example, largest_slice, pick_cases
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.tables import Table
+from mamba_unet.training.recipe import PLACE_KEYS
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")
-NOT_OF_THE_NETWORK = (
-    "data",
-    "out",
-    "seed",
-    "fold",
-    "workers",
-)  # keys that say nothing about the network
+NOT_OF_THE_NETWORK = PLACE_KEYS | {"seed", "fold"}  # keys that say nothing about the network
 
 SYNTHETIC = "Synthetic data: drawn images, not patients. The numbers say nothing about medical images."
 
@@ -89,7 +84,7 @@ class Comparison:
         differing = [
             key
             for key in keys
-            if key.split(".")[0] not in NOT_OF_THE_NETWORK
+            if key not in NOT_OF_THE_NETWORK
             and key not in shown
             and len({str(recipe.get(key)) for recipe in recipes.values()}) > 1
         ]

@@ -1,6 +1,5 @@
 """From recipes and predictions to a comparison: train what is missing, measure all by one function."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -26,28 +23,29 @@ from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.runs import RunFolder
+from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.train import check_resumable, train
 
 log = logging.getLogger(__name__)
 
 
-class WholeProgress(ProgressBar):
+class WholeProgress(Progress):
     """One bar over all the trainings of a comparison, with the time that is left for all; few lines in a log file."""
 
     def __init__(self, runs: Sequence[Recipe]) -> None:
-        super().__init__()
         every = 0.1 if sys.stderr.isatty() else 60
         self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.update(trainer.global_step)  # the iterations that a resumed run has done before
+    def start(self, step: int, iterations: int) -> None:
+        self.bar.update(step)  # the iterations that a resumed run has done before
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def step(self, step: int, loss: float) -> None:
         self.bar.update()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.set_postfix_str(f"validation Dice {pl_module.evaluation.mean_foreground_dice:.3f}")
+    def validated(self, step: int, dice: float, best: float) -> None:
+        self.bar.set_postfix_str(f"validation Dice {dice:.3f}")
 
 
 def compare(
@@ -101,7 +99,7 @@ def compare(
         find_predictions(folder, tested)
     plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
     for run in (run for runs in plan.values() for run in runs):
-        check_resumable(Path(run.out), run, prepared)
+        check_resumable(RunFolder(run.out), run, prepared)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
     if waiting:
@@ -183,8 +181,7 @@ def _plan(
 
 
 def _is_complete(run: Recipe) -> bool:
-    progress = Path(run.out) / "progress.json"
-    return progress.is_file() and json.loads(progress.read_text(encoding="utf-8"))["iteration"] == run.iterations
+    return RunFolder(run.out).read_progress().get("iteration") == run.iterations
 
 
 def _read_evaluation(run: str, identifiers: Sequence[str], split: str, conventions: Conventions) -> Evaluation | None:
@@ -200,10 +197,10 @@ def _read_evaluation(run: str, identifiers: Sequence[str], split: str, conventio
 
 
 def _describe(run: Recipe, out: Path) -> dict[str, Any]:
-    folder = Path(run.out)
-    progress, versions = (json.loads((folder / f"{name}.json").read_text()) for name in ("progress", "versions"))
+    folder = RunFolder(run.out)
+    progress, versions = folder.read_progress(), folder.read_versions()
     return {
-        "folder": folder.relative_to(out).as_posix(),
+        "folder": folder.path.relative_to(out).as_posix(),
         "seed": run.seed,
         "fold": run.fold,
         "iteration": progress["iteration"],

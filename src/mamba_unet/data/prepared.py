@@ -98,6 +98,10 @@ class PreparedDataset:
         """(D, H, W), without touching the arrays."""
         return tuple(self._record(identifier)["shape"])
 
+    def image_hash(self, identifier: str) -> str:
+        """sha256 of the case's image, by which it is known under another name too."""
+        return self._record(identifier)["image_sha256"]
+
     def case(self, identifier: str) -> Case:
         """One case; image and label are memory-mapped, read-only, and the image is in 0..1."""
         record = self._record(identifier)
@@ -112,10 +116,6 @@ class PreparedDataset:
             sources=tuple(map(Path, record["sources"])),
             frames_are_channels=record["frames_are_channels"],
         )
-
-    def image_hash(self, identifier: str) -> str:
-        """sha256 of the prepared image: the same image under another name has the same."""
-        return self._record(identifier)["image_sha256"]
 
     def split(self, name: str) -> list[str]:
         """Identifiers of a split. Raises ValueError that names the splits there are."""

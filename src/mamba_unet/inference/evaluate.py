@@ -1,6 +1,6 @@
 """A trained network measured on a split of a prepared data set."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import atomic_path
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.runs import RunFolder
 
 
 def evaluate_checkpoint(
@@ -45,6 +46,7 @@ def evaluate_checkpoint(
     identifiers = prepared.split(split)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
+    _refuse_leak_of_lineage(checkpoint, predictor.metadata.lineage, split, prepared)
     predictor.require_data(prepared)
 
     def predict(case: Case) -> np.ndarray:
@@ -68,14 +70,14 @@ def evaluation_folder(checkpoint: str | Path, split: str) -> Path:
     weights = find_checkpoint(checkpoint)
     if not Path(checkpoint).exists():
         raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
-    return weights.parent / f"evaluation_{split.replace('/', '_')}"
+    return RunFolder(weights.parent).evaluation(split)
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:
     """A split that calls itself test holds no case that the run in this folder, if it is one, trained or chose on."""
-    if not split.endswith("test") or not (run / "split.json").is_file():
+    if not split.endswith("test"):
         return
-    before = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    before = RunFolder(run).read_split()
     for name in ("train", "val"):
         if leaked := sorted(set(identifiers) & set(before.get(name, ()))):
             raise ValueError(
@@ -83,3 +85,18 @@ def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:
                 f"trained ({', '.join(leaked[:5])}{', ...' if len(leaked) > 5 else ''}); measure it on the split of "
                 "its own training (a fold's is --split fold0/test, ...)"
             )
+
+
+def _refuse_leak_of_lineage(
+    checkpoint: str | Path, lineage: Sequence[str], split: str, prepared: PreparedDataset
+) -> None:
+    """Nor one that a network it started from was trained or chosen on, whatever the case was called there."""
+    if not split.endswith("test"):
+        return
+    known, identifiers = set(lineage), prepared.split(split)
+    if leaked := [identifier for identifier in identifiers if prepared.image_hash(identifier) in known]:
+        raise ValueError(
+            f"{checkpoint}: {len(leaked)} cases of the split {split!r} were among those that this network, or one that "
+            f"it was fine-tuned from, was trained or chosen on ({', '.join(leaked[:5])}"
+            f"{', ...' if len(leaked) > 5 else ''}); measure it on patients that none of them has seen"
+        )

@@ -1,5 +1,7 @@
 """`from_pretrained`, `save_pretrained` and `push_to_hub` for every network, through huggingface_hub's mixin."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,14 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
 
-from mamba_unet.models.checkpoint import CheckpointMetadata, read_metadata, save_checkpoint
+from mamba_unet import __version__
+from mamba_unet.models.checkpoint import (
+    CheckpointError,
+    CheckpointMetadata,
+    find_checkpoint,
+    read_metadata,
+    save_checkpoint,
+)
 
 
 class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-segmentation"]):
@@ -17,6 +26,60 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
     """
 
     metadata: CheckpointMetadata | None = None
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        class_names: Sequence[str] | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Write a folder that `from_pretrained` and, where the network has metadata, `mamba-unet predict` take.
+
+        A network from `mamba-unet train` has its metadata. One that was trained in another loop gets it here:
+
+            model.save_pretrained(
+                "heart",
+                class_names=["background", "ventricle"],
+                preprocessing={"intensity": {"method": "minmax"}, "image_size": (224, 224), "orientation": "SPL"},
+            )
+
+        Args:
+            save_directory: to write.
+            class_names: of every class; the first is background.
+            preprocessing: how images were prepared: `intensity`, `image_size` and, where known, `orientation`, as
+                `CheckpointMetadata` has them.
+            kwargs: as huggingface_hub's mixin takes them.
+
+        Raises:
+            ValueError: only one of the two is given to a network without metadata, or they do not fit it.
+        """
+        if class_names is not None or preprocessing is not None:
+            self.metadata = self._described(class_names, preprocessing)
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _described(
+        self, class_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
+    ) -> CheckpointMetadata:
+        from mamba_unet.models.registry import name_of  # which imports the networks, and they this module
+
+        known = {} if self.metadata is None else asdict(self.metadata)
+        known |= {} if class_names is None else {"class_names": list(class_names)}
+        known |= {} if preprocessing is None else dict(preprocessing)
+        if absent := {"class_names", "intensity", "image_size"} - known.keys():
+            raise ValueError(f"to predict with this network, also {', '.join(sorted(absent))} must be given")
+        config = dict(self._hub_mixin_config)
+        if len(known["class_names"]) != config["num_classes"]:
+            raise ValueError(
+                f"the network has {config['num_classes']} classes, background included; got the names "
+                f"{', '.join(known['class_names'])}"
+            )
+        known |= {"image_size": tuple(known["image_size"])}
+        try:
+            return CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
+        except TypeError as error:
+            raise ValueError(f"preprocessing has a key that is not known: {error}") from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(save_directory / SAFETENSORS_SINGLE_FILE, self, self.metadata)
@@ -35,8 +98,10 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
         strict: bool = True,
         **model_kwargs: Any,
     ) -> "HubModel":
+        from mamba_unet.models.registry import build_model
+
         if Path(model_id).is_dir():
-            path = Path(model_id) / SAFETENSORS_SINGLE_FILE
+            path = find_checkpoint(model_id)  # that of a run folder too
         else:
             path = hf_hub_download(
                 model_id,
@@ -47,7 +112,16 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
                 local_files_only=local_files_only,
                 token=token,
             )
-        model = cls(**model_kwargs)
+        metadata = read_metadata(path)
+        if metadata is None:
+            model = cls(**model_kwargs)
+        else:  # a run folder has no configuration but this one
+            model = build_model(metadata.model, **{**metadata.config, **model_kwargs})
+            if not isinstance(model, cls):
+                raise CheckpointError(
+                    f"{model_id} holds a {metadata.model}, not a {cls.__name__}; "
+                    f"take {type(model).__name__}.from_pretrained, or mamba_unet.models.loading.load for any network"
+                )
         model.load_state_dict(load_file(path, device=map_location), strict=strict)
-        model.metadata = read_metadata(path)
+        model.metadata = metadata
         return model.eval()

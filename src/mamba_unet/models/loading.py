@@ -1,4 +1,4 @@
-"""Public checkpoints into our networks: which of their names are whose of ours, and a report of what was loaded."""
+"""Checkpoints into networks: our own as they are, and public ones by which of their names are whose of ours."""
 
 import math
 import pickle
@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from mamba_unet.models.resolution import resize_grid
 Weights = dict[str, Tensor]
 
 
-class PretrainedError(ValueError):
+class PretrainedError(CheckpointError):
     """A file is not the checkpoint it was taken for."""
 
 
@@ -39,6 +40,8 @@ class LoadReport:
         missing: parameters of the network that kept their own.
         unexpected: entries of the checkpoint that found no place.
         mismatched: entries whose shape differs, as (name, checkpoint's shape, network's shape).
+        adapted: the first convolution's filters, where they were made for another number of channels.
+        lineage: hashes of the images that the checkpoint was trained or chosen on, where it is ours.
     """
 
     kind: str
@@ -46,6 +49,8 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    adapted: str = ""
+    lineage: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         def some(names: tuple, most: int = 4) -> str:
@@ -55,7 +60,8 @@ class LoadReport:
         return (
             f"{self.kind}: {len(self.loaded)} parameters loaded; {len(self.missing)} missing{some(self.missing)}; "
             f"{len(self.unexpected)} unexpected{some(self.unexpected)}; "
-            f"{len(self.mismatched)} of another shape{some(self.mismatched)}"
+            f"{len(self.mismatched)} of another shape, which keep their own values{some(self.mismatched)}"
+            + (f"; {self.adapted}" if self.adapted else "")
         )
 
 
@@ -161,6 +167,8 @@ KINDS: tuple[CheckpointKind, ...] = (
     CheckpointKind("ResNet", r"^layer1\.0\.conv1\.weight$"),
 )
 
+PREFIXES = ("module.", "model.", "net.")  # of nn.DataParallel, Lightning and people's own modules
+
 # Buffers in public checkpoints that follow from the sizes, and that our networks compute.
 COMPUTED = re.compile(r"\.(attn_mask|relative_position_index)$")
 
@@ -168,17 +176,21 @@ COMPUTED = re.compile(r"\.(attn_mask|relative_position_index)$")
 def read_weights(path: str | Path) -> Weights:
     """Tensors by name in a `.safetensors` or `.npz` file or a PyTorch checkpoint, without unpickling foreign code.
 
-    In the last, the tensors may lie under `model`, `state_dict` or `model_state_dict`; a `module.` prefix is dropped.
+    In the last, the tensors may lie under `model`, `state_dict` or `model_state_dict`. Prefixes that training code puts
+    before every name (`module.`, `model.`, `net.`, `_orig_mod.`) are dropped.
 
     Raises:
         FileNotFoundError: no such file.
-        PretrainedError: not a checkpoint, or one that needs code to be unpickled.
+        PretrainedError: not a checkpoint, one that needs code to be unpickled, or one with NaN or infinite weights.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
-        weights = load_file(path)
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise PretrainedError(f"{path} is not readable as safetensors: {error}. Is it complete?") from error
     elif path.suffix == ".npz":
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -203,7 +215,26 @@ def read_weights(path: str | Path) -> Weights:
     tensors = isinstance(weights, Mapping) and {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     if not tensors:
         raise PretrainedError(f"{path} holds no tensors by name; expected a network's state dict")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    _refuse_non_finite(path, tensors)
+    return _without_prefixes(tensors)
+
+
+def _without_prefixes(weights: Mapping[str, Tensor]) -> Weights:
+    """Names without what wrappers put before most of them, in any order (`model._orig_mod.`)."""
+    weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    for prefix in 2 * PREFIXES:
+        if sum(name.startswith(prefix) for name in weights) > len(weights) / 2:
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _refuse_non_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise PretrainedError(
+                f"{path} holds NaN or infinite weights ({name}): the training that wrote it went wrong; take an "
+                "earlier checkpoint, or train again with a lower learning rate"
+            )
 
 
 def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
@@ -217,11 +248,8 @@ def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
 def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
     """A checkpoint's value for a network of other sizes than the checkpoint's, where one follows from the other.
 
-    Filters of three colours are summed for one channel: the same function as repeating the channel three times.
     Position embeddings and tables of relative position biases are interpolated.
     """
-    if name == "patch_embed.proj.weight" and value.shape[1] == 3 and parameter.shape[1] == 1:
-        return value.sum(dim=1, keepdim=True)
     if name.endswith("position_embeddings") and value.shape[-1] == parameter.shape[-1]:
         side = math.isqrt(parameter.shape[1])
         return resize_grid(value, side, side)
@@ -231,38 +259,75 @@ def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
     return value
 
 
+def _for_channels(filters: Tensor, channels: int) -> Tensor:
+    """Filters (out, m, h, w) of a first convolution for another number of input channels.
+
+    Every channel gets the sum over the m channels, divided by their new number: an image whose channels are all alike
+    is answered as before. For one channel that is the sum.
+    """
+    return (filters.sum(dim=1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+
+
+def _first_convolution(model: nn.Module) -> str | None:
+    """The name of the filters that see the image."""
+    names = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    return next((f"{name}.weight" for name in names), None)
+
+
+def _kind_for(model: nn.Module, weights: Weights, metadata: CheckpointMetadata | None, where: str) -> CheckpointKind:
+    """What the weights are. Raises PretrainedError if they are not for this network."""
+    own = set(model.state_dict())
+    if metadata is not None and len(own & weights.keys()) > len(own) / 2:
+        return CheckpointKind(f"{metadata.model} of mamba-unet {metadata.version}".rstrip(), "", type(model))
+    kind = identify(weights)
+    if kind is not None and kind.network is not None and isinstance(model, kind.network):
+        return kind
+    if len(own & weights.keys()) > len(own) / 2:
+        return CheckpointKind(f"{type(model).__name__} by its names", "", type(model))
+    if metadata is not None:
+        looks = f"it is a {metadata.model}"
+    elif kind is None:
+        looks = f"its names are unknown, such as {next(iter(weights), None)!r}"
+    else:
+        looks = f"it looks like {kind.name}" + (f", which is for {kind.network.__name__}" if kind.network else "")
+    usable = [k.name for k in KINDS if k.network and isinstance(model, k.network)]
+    usable += ["what `mamba-unet train` wrote for the same network"]
+    raise PretrainedError(
+        f"{where} is not a checkpoint for {type(model).__name__}: {looks}; expected {' or '.join(usable)}"
+    )
+
+
 @torch.no_grad()
-def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
-    """Fill a network from a public checkpoint: ImageNet weights for its encoder, or weights released for itself.
+def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
+    """Fill a network from one that was trained before, or from a public checkpoint.
 
     | network | checkpoints |
     |---|---|
+    | every one | a run folder, a file or a hub id of ours, for the same network; plain weights under its names |
     | `MambaUNet`, also as a control | VMamba-Tiny of January 2024 (`vssmtiny_dp01_ckpt_epoch_292.pth`), Mamba-UNet's |
     | `SwinUNet` | Swin-T (`swin_tiny_patch4_window7_224.pth`), Swin-Unet's |
     | `TransUNet` | Google's `R50+ViT-B_16.npz`, TransUNet's |
     | `UNet` | WSL4MIS' and SSL4MIS' |
 
-    The stages of VMamba and Swin fill the encoder and, mirrored, the decoder; classifiers are left out. A class head of
-    another size keeps its own values, which the report says.
+    The stages of VMamba and Swin fill the encoder and, mirrored, the decoder; classifiers are left out. The filters of
+    the first convolution are brought to the network's number of channels, see `_for_channels`. A class head of another
+    size keeps its own values. The report says all of it.
 
     Raises:
-        FileNotFoundError: no such file.
-        PretrainedError: a checkpoint for another network or for none we know, which the message names, or nothing in
-            it fits.
+        FileNotFoundError: nothing there.
+        PretrainedError: a checkpoint for another network or for none we know, which the message names, NaN or infinite
+            weights, or nothing in it fits.
     """
+    path = Path(where)
+    if not path.is_file():
+        path = find_checkpoint(where)
+    metadata = read_metadata(path) if path.suffix == ".safetensors" else None
     weights = {name: value for name, value in read_weights(path).items() if not COMPUTED.search(name)}
-    kind = identify(weights)
-    if kind is None or kind.network is None or not isinstance(model, kind.network):
-        if kind is None:
-            looks = f"its names are unknown, such as {next(iter(weights), None)!r}"
-        else:
-            looks = f"it looks like {kind.name}" + (f", which is for {kind.network.__name__}" if kind.network else "")
-        usable = [k.name for k in KINDS if k.network and isinstance(model, k.network)]
-        expected = f"expected {' or '.join(usable)}" if usable else "no public checkpoint for it is known"
-        raise PretrainedError(f"{path} is not a checkpoint for {type(model).__name__}: {looks}; {expected}")
+    kind = _kind_for(model, weights, metadata, str(where))
 
     parameters = model.state_dict()
     stages = len(getattr(model, "layers", ()))
+    first, adapted = _first_convolution(model), ""
     loaded, unexpected, mismatched = [], [], []
     for name, value in weights.items():
         targets = [target for target in kind.targets(name, stages) if target in parameters]
@@ -271,15 +336,25 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
         for target in targets:
             parameter = parameters[target]
             fitted = _resized(target, kind.layout(value, parameter), parameter)
+            if target == first and fitted.ndim == 4 and fitted.shape[1] != parameter.shape[1]:
+                before, channels = fitted.shape[1], parameter.shape[1]
+                fitted = _for_channels(fitted, channels)
+                adapted = (
+                    f"{target} was made for {before} channels: each of the {channels} gets the sum of its filters"
+                    + (f" / {channels}" if channels > 1 else "")
+                )
             if fitted.shape == parameter.shape:
                 parameter.copy_(fitted)
                 loaded.append(target)
             else:
                 mismatched.append((target, tuple(value.shape), tuple(parameter.shape)))
     if not loaded:
-        raise PretrainedError(f"{path} looks like {kind.name}, but no parameter has this network's shape: {mismatched}")
+        raise PretrainedError(
+            f"{where} looks like {kind.name}, but no parameter has this network's shape: {mismatched[:4]}"
+        )
     missing = tuple(name for name in parameters if name not in set(loaded))
-    return LoadReport(kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched))
+    lineage = () if metadata is None else tuple(metadata.lineage)
+    return LoadReport(kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched), adapted, lineage)
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
@@ -287,16 +362,33 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
 
     Raises:
         FileNotFoundError: nothing there.
-        CheckpointError: damaged, or weights without our metadata.
+        CheckpointError: damaged, weights without our metadata, or NaN or infinite weights.
     """
     path = find_checkpoint(path)
     metadata = read_metadata(path)
     if metadata is None:
         raise CheckpointError(
             f"{path} holds weights only: nothing says how images are prepared for them. Use a checkpoint that "
-            "`mamba-unet train` wrote, or build the network and call mamba_unet.models.loading.load_pretrained"
+            "`mamba-unet train` wrote, or build the network, load it by mamba_unet.models.loading.load_pretrained and "
+            "write it by model.save_pretrained(folder, class_names=..., preprocessing=...)"
         )
-    model = build_model(metadata.model, **metadata.config)
-    model.load_state_dict(load_file(path))
+    try:
+        weights = load_file(path)
+        model = build_model(metadata.model, **metadata.config)
+        model.load_state_dict(weights)
+    except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} does not hold the network that its header describes: {reason}") from error
+    _refuse_non_finite(path, weights)
     model.metadata = metadata  # so that `save_pretrained` writes it again
     return model.eval(), metadata
+
+
+def load(where: str | Path) -> nn.Module:
+    """A trained network in eval mode, on the CPU, from a run folder, a file or a hub id; `.metadata` says what it is.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: damaged, weights without our metadata, or NaN or infinite weights.
+    """
+    return load_checkpoint(where)[0]

@@ -57,6 +57,11 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
+def name_of(network: nn.Module) -> str:
+    """The name of a network's class. A control has its base's, and tells by its arguments what it is."""
+    return next(name for name, made in MODELS.items() if made is type(network))
+
+
 def _lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in table:
         close = difflib.get_close_matches(name, table, n=1)

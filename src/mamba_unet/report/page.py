@@ -22,6 +22,7 @@ from mamba_unet.evaluation.summary import format_interval
 from mamba_unet.files import atomic_path, write_text
 from mamba_unet.report.cases import class_name, every_case, extremes, missing, segmentations
 from mamba_unet.report.run import Run, read_run
+from mamba_unet.runs import RunFolder
 from mamba_unet.tables import Html, Table, number
 
 SYNTHETIC = (
@@ -49,7 +50,7 @@ def write_report(
         ValueError: `run_dir` is no run folder, or `evaluation_dir` no evaluation.
     """
     run = read_run(run_dir, evaluation_dir)
-    out = Path(out) if out is not None else run.folder / "report.html"
+    out = Path(out) if out is not None else RunFolder(run.folder).report
     sections = [_header(run)]
     if run.evaluation is None:
         sections.append(section("Result", missing("Nothing has been evaluated yet: run `mamba-unet evaluate`.")))

@@ -1,6 +1,5 @@
 """What a run folder holds, gathered for its report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from mamba_unet.drawing.figures import Curves, read_curves
 from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.runs import RunFolder
 
 if TYPE_CHECKING:
     from mamba_unet.data.prepared import PreparedDataset
@@ -117,23 +117,20 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     """
     import yaml
 
-    folder = Path(run_dir)
-    if not (folder / "recipe.yaml").is_file():
-        raise ValueError(f"{folder}: expected a run folder that `mamba-unet train` wrote, but recipe.yaml is not there")
-    recipe_text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    folder = RunFolder(run_dir)
+    recipe_text = folder.read_recipe()
     recipe = yaml.safe_load(recipe_text)
 
     if evaluation_dir is None:
-        found = [path.parent for path in sorted(folder.glob("evaluation_*/summary.json"))]
-        evaluation_dir = next((path for path in found if path.name == "evaluation_test"), found[0] if found else None)
+        evaluation_dir = next(iter(folder.evaluations.values()), None)
     elif not (Path(evaluation_dir) / "summary.json").is_file():
         raise ValueError(f"{evaluation_dir}: expected what `mamba-unet evaluate` writes, but summary.json is not there")
 
     checkpoint = None
-    if (folder / "best.safetensors").is_file():
+    if folder.best.is_file():
         from mamba_unet.models.checkpoint import read_metadata
 
-        checkpoint = read_metadata(folder / "best.safetensors")
+        checkpoint = read_metadata(folder.best)
     prepared, why_no_data = None, ""
     try:
         from mamba_unet.data.prepared import PreparedDataset
@@ -142,18 +139,14 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     except ValueError as error:
         why_no_data = str(error)
 
-    def read(name: str) -> dict[str, Any]:
-        path = folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
     return Run(
-        folder=folder,
+        folder=folder.path,
         recipe_text=recipe_text,
         recipe=recipe,
-        split=read("split.json"),
-        versions=read("versions.json"),
-        progress=read("progress.json"),
-        curves=read_curves(folder.glob("logs/version_*/metrics.csv")),
+        split=folder.read_split(),
+        versions=folder.read_versions(),
+        progress=folder.read_progress(),
+        curves=read_curves(folder.metrics),
         checkpoint=checkpoint,
         evaluation=None if evaluation_dir is None else Evaluation.read(evaluation_dir),
         evaluation_dir=None if evaluation_dir is None else Path(evaluation_dir),

@@ -1,19 +1,26 @@
-"""A prepared data set as Lightning takes it: training batches of slices, validation on whole volumes."""
+"""A prepared data set as training takes it: named streams of batches of slices, and the cases of validation."""
 
 import os
-from collections.abc import Iterator
+import re
+import signal
+import zlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
+from mamba_unet.training.objectives.base import Batch
+from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.slices import Slices
 
 Draw = tuple[int, tuple[int, int]]  # (slice, what seeds its augmentation)
+
+# how torch tells that workers cannot hand their batches over
+NO_SHARED_MEMORY = re.compile(r"Bus error|shared memory|/torch_\d", re.IGNORECASE)
 
 
 class StepSampler(Sampler[list[Draw]]):
@@ -60,18 +67,20 @@ class StepSampler(Sampler[list[Draw]]):
             yield batch
 
 
-class SegmentationDataModule(LightningDataModule):
-    """Training and validation loaders over a `PreparedDataset`.
+class TrainingData:
+    """Streams of training slices and the validation cases of a `PreparedDataset`.
 
     Args:
         prepared: the data, with splits `train` and `val`.
         view: what the network sees of a case.
-        batch_size: slices per iteration over all devices.
-        iterations: of the whole run.
         augment: the paper's rotations and flips.
         seed: of order and augmentation.
         workers: loading processes; None fits the machine.
         fold: train and validate on this fold's splits; None on `train` and `val`.
+
+    Attributes:
+        slices: stream -> the slices that its batches are drawn from.
+        validation_cases: identifiers.
 
     Raises:
         ValueError: a split is absent or empty.
@@ -81,45 +90,92 @@ class SegmentationDataModule(LightningDataModule):
         self,
         prepared: PreparedDataset,
         view: Slices,
-        batch_size: int,
-        iterations: int,
         augment: bool = True,
         seed: int = 0,
         workers: int | None = None,
         fold: int | None = None,
     ) -> None:
-        super().__init__()
         train, val = (split_name(name, fold) for name in ("train", "val"))
         for split in (train, val):
             if not prepared.splits.get(split):
-                way_out = "a split that has training and validation patients" if fold is None else "--folds"
+                remedy = "a split that has training and validation patients" if fold is None else "--folds"
                 raise ValueError(
                     f"{prepared.folder} has no cases in split {split!r}, only {', '.join(sorted(prepared.splits))}; "
-                    f"prepare it again with {way_out}"
+                    f"prepare it again with {remedy}"
                 )
-        self.prepared, self.batch_size, self.iterations, self.seed = prepared, batch_size, iterations, seed
-        self.train_slices = Samples(prepared, prepared.splits[train], view, augment)
-        self.validation_cases = prepared.splits[val]
+        self.prepared, self.seed = prepared, seed
+        self.training_cases, self.validation_cases = prepared.splits[train], prepared.splits[val]
+        self.samples: dict[str, Samples] = {"labelled": Samples(prepared, self.training_cases, view, augment)}
         self.workers = _default_workers() if workers is None else workers
 
-    def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        sampler = StepSampler(
-            len(self.train_slices), self.batch_size, self.iterations, self.seed, trainer.global_rank, trainer.world_size
-        )
-        sampler.first_step = trainer.global_step
-        return DataLoader(
-            self.train_slices,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-        )
+    def absent_classes(self) -> list[str]:
+        """Foreground classes that no label of the training cases shows.
 
-    def val_dataloader(self) -> DataLoader:
-        # identifiers: a case is memory-mapped where it is used. Every process validates every case, so that all of them
-        # know the result without telling one another
-        return DataLoader(self.validation_cases, batch_size=None)
+        Raises:
+            ValueError: no label of the validation cases shows any foreground, so that no checkpoint could be chosen.
+        """
+        labels = (np.asarray(self.prepared.case(case).label) for case in self.validation_cases)
+        if not any(((label != 0) & (label != IGNORE)).any() for label in labels):
+            raise ValueError(
+                "no foreground class is in any label of the validation cases "
+                f"({', '.join(self.validation_cases[:5])}{', ...' if len(self.validation_cases) > 5 else ''}), so no "
+                "checkpoint can be chosen on them; prepare the data with a split whose validation patients show one"
+            )
+        absent = set(range(1, self.prepared.num_classes))
+        for case in self.training_cases:
+            if not absent:
+                break
+            label = np.asarray(self.prepared.case(case).label)
+            absent = {index for index in absent if not (label == index).any()}
+        return [self.prepared.class_names[index] for index in sorted(absent)]
+
+    def hashes(self) -> list[str]:
+        """Of the images that the network is trained and chosen on; they tell an image whatever its case is called."""
+        return [self.prepared.image_hash(case) for case in (*self.training_cases, *self.validation_cases)]
+
+    def batches(
+        self, streams: Mapping[str, int], first_step: int, iterations: int, rank: int, world_size: int, pin_memory: bool
+    ) -> Iterator[dict[str, Batch]]:
+        """The batches of the iterations from `first_step` on, each with one part for every stream.
+
+        Raises:
+            ValueError: this data has no such stream, or a stream's samples cannot be shared by the processes.
+            OSError: the loading processes have too little shared memory.
+        """
+        if unknown := streams.keys() - self.samples.keys():
+            raise ValueError(f"no stream {', '.join(unknown)} in this data, only {', '.join(self.samples)}")
+        loaders = []
+        for name, samples in streams.items():
+            # the labelled stream has the run's own seed; others must not draw the same order
+            seed = self.seed if name == "labelled" else zlib.crc32(f"{self.seed}/{name}".encode())
+            sampler = StepSampler(len(self.samples[name]), samples, iterations, seed, rank, world_size)
+            sampler.first_step = first_step
+            loaders.append(
+                DataLoader(
+                    self.samples[name],
+                    batch_sampler=sampler,
+                    num_workers=self.workers,
+                    pin_memory=pin_memory,
+                    worker_init_fn=_end_with_its_signals,
+                )
+            )
+        try:
+            for parts in zip(*loaders, strict=True):
+                yield dict(zip(streams, parts, strict=True))
+        except RuntimeError as error:
+            if self.workers and NO_SHARED_MEMORY.search(str(error)):
+                raise OSError(
+                    f"the {self.workers} loading processes have too little shared memory (/dev/shm; containers often "
+                    "have 64 MB): give --workers 0, or the container more (docker run --shm-size 2g)"
+                ) from error
+            raise
+
+
+def _end_with_its_signals(worker: int) -> None:
+    """A loading process has inherited the training's answer to signals, which is to go on to the next step."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def _default_workers() -> int:

@@ -1,19 +1,34 @@
-"""One training step and one validation, as a LightningModule."""
+"""The training loop: what an iteration does, when the network is validated, and what is kept of it."""
 
+import contextlib
+import logging
+import math
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from lightning.fabric import Fabric
+from torch import Tensor
 
 from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
+from mamba_unet.files import write_json
 from mamba_unet.inference.scores import predict_array
-from mamba_unet.training.objectives.losses import segmentation_loss
-from mamba_unet.training.recipe import OptimizerRecipe
-from mamba_unet.views.slices import Slices
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.runs import RunFolder
+from mamba_unet.training.batches import TrainingData
+from mamba_unet.training.objectives.base import Batch, Objective
+from mamba_unet.training.optimizer import build_optimizer
+from mamba_unet.training.progress import Progress
+from mamba_unet.training.recipe import Recipe, RecipeError
+from mamba_unet.training.signals import StopSignals, TrainingStopped
+from mamba_unet.training.state import save_state
+
+LOG_EVERY = 10  # iterations
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -22,89 +37,229 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, what: str, iteration: int, names: Sequence[str]) -> None:
         super().__init__(
             f"{what} at iteration {iteration}; slices in the batch: {', '.join(names)}. The run folder keeps its last "
-            "good checkpoints. Ways out: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, "
+            "good checkpoints. What may help: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, "
             "trainer.precision=32-true; `mamba-unet check` finds broken images"
         )
 
 
-class SegmentationModule(LightningModule):
-    """Trains `model` by cross-entropy and Dice, and validates it on whole volumes.
+class Training:
+    """One training from its first iteration, or from a saved state, to its last.
 
     Every random draw of an iteration is seeded by (seed, iteration, process), so that a run killed anywhere and
-    resumed repeats the uninterrupted run exactly.
+    resumed repeats the uninterrupted run exactly. Every process validates every case, so that all of them know the
+    result without telling one another; the first one writes.
 
     Args:
-        model: (B, C, H, W) -> logits (B, K, H, W).
-        optimizer: the optimiser's recipe.
-        iterations: optimiser steps of the whole run.
-        view: what the network sees of a case.
-        class_names: the first is background.
-        seed: of stochastic depth and dropout.
+        fabric: devices, precision and loggers.
+        objective: what is minimised.
+        data: streams and validation cases.
+        recipe: of the run.
+        run: folder to write.
+        metadata: of the network, without validation.
+        progress: is told how far it is.
+        pretrained: names of the network's parameters that were loaded from elsewhere.
+        state: what `save_state` wrote, to go on from.
+
+    Attributes:
+        step: iterations done.
+        validated: iterations that were done at the last validation.
+        best_dice: best mean foreground Dice on the validation patients so far.
+        seconds: spent up to the last state that was saved.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: OptimizerRecipe,
-        iterations: int,
-        view: Slices,
-        class_names: list[str],
-        seed: int = 0,
+        fabric: Fabric,
+        objective: Objective,
+        data: TrainingData,
+        recipe: Recipe,
+        run: RunFolder,
+        metadata: CheckpointMetadata,
+        progress: Progress,
+        pretrained: Sequence[str] = (),
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.recipe, self.iterations = model, optimizer, iterations
-        self.view, self.class_names, self.seed = view, class_names, seed
-        self.evaluation: Evaluation | None = None  # the last validation's
-        self._validated: dict[str, np.ndarray] = {}  # the predictions alone: an open case holds two files open
-        self._batch_names: Sequence[str] = ()  # the last iteration's
+        self.fabric, self.objective, self.data, self.recipe = fabric, objective, data, recipe
+        self.run_folder, self.metadata, self.progress = run, metadata, progress
+        self.pretrained = list(pretrained)
+        self.step, self.validated, self.best_dice, self.seconds = 0, 0, float("-inf"), 0.0
+        self._since, self._names = time.monotonic(), list[str]()
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}/{self.global_rank}".encode()))
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self._batch_names = batch["name"]
-        losses = segmentation_loss(self.model(batch["image"]), batch["label"])
-        if not torch.isfinite(losses["loss"]):
-            raise NonFiniteLossError(f"the loss became {losses['loss'].item()}", self.global_step, self._batch_names)
-        self.log("train/loss", losses["loss"], prog_bar=True, sync_dist=True)
-        self.log("train/cross_entropy", losses["cross_entropy"], sync_dist=True)
-        self.log("train/dice_loss", losses["dice_loss"], sync_dist=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return losses["loss"]
-
-    def on_validation_epoch_start(self) -> None:
-        # a finite loss can have an infinite gradient; such weights must not become the checkpoint to resume from
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise NonFiniteLossError("weights became NaN or infinite", self.global_step - 1, self._batch_names)
-
-    def validation_step(self, identifier: str, batch_idx: int) -> None:
-        case = self.trainer.datamodule.prepared.case(identifier)
-        self._validated[identifier] = predict_array(self.model, case.image, self.view, len(self.class_names))
-
-    def on_validation_epoch_end(self) -> None:
-        self.evaluation = evaluate_cases(
-            lambda case: self._validated[case.identifier],
-            map(self.trainer.datamodule.prepared.case, self._validated),
-            self.class_names,
-            distances=False,
+        optimizer, self.schedule = build_optimizer(
+            objective, recipe.optimizer, recipe.iterations, {f"network.{name}" for name in pretrained}
         )
-        self._validated.clear()
-        self.log("val/dice", self.evaluation.mean_foreground_dice, prog_bar=True, rank_zero_only=True)
-        for name, dice in self.evaluation.per_class().items():
-            self.log(f"val/dice/{name}", dice, rank_zero_only=True)
+        # the module whose forward pass shares gradients between processes, and casts; `objective` stays the bare one
+        self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
+        if state is not None:
+            self._restore(state)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        r = self.recipe
-        if r.name == "sgd":
-            optimizer = torch.optim.SGD(
-                self.model.parameters(), lr=r.lr, momentum=r.momentum, weight_decay=r.weight_decay
+    def run(self) -> None:
+        """Train to the last iteration.
+
+        Raises:
+            NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
+            TrainingStopped: a signal asked for it; the state is saved.
+        """
+        self.progress.start(self.step, self.recipe.iterations)
+        self.objective.train()
+        batches = self.data.batches(
+            self.objective.streams,
+            self.step,
+            self.recipe.iterations,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        with StopSignals() as signals, contextlib.closing(self.progress), contextlib.closing(batches):
+            while True:
+                if self._in_any_process(bool(signals.received)):
+                    self._stop(signals.received)
+                due = self.step % self.recipe.validate_every == 0 or self.step == self.recipe.iterations
+                if due and self.step > self.validated:
+                    self._validate()
+                if self.step == self.recipe.iterations:
+                    break
+                self._iterate(next(batches))
+        if self.fabric.is_global_zero:  # again: a run that was killed behind its last state has nothing to validate
+            self._write_progress()
+
+    def _iterate(self, batch: dict[str, Batch]) -> None:
+        torch.manual_seed(zlib.crc32(f"{self.recipe.seed}/{self.step}/{self.fabric.global_rank}".encode()))
+        self._names = [name for part in batch.values() for name in part["name"]]
+        losses = self._losses(self.fabric.to_device(batch))
+        loss = losses["loss"].item()
+        if self._in_any_process(not math.isfinite(loss)):
+            raise NonFiniteLossError(f"the loss became {loss}", self.step, self._names)
+        learning_rate = self.schedule.get_last_lr()[0]
+
+        self.optimizer.zero_grad()
+        self.fabric.backward(losses["loss"])
+        if self.recipe.optimizer.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.wrapped, self.optimizer, max_norm=self.recipe.optimizer.clip_norm, error_if_nonfinite=False
             )
-        else:
-            optimizer = torch.optim.AdamW(self.model.parameters(), lr=r.lr, weight_decay=r.weight_decay)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self.objective.after_step(self.step)
 
-        def factor(step: int) -> float:
-            warmup = min(1.0, (step + 1) / (r.warmup + 1))
-            return warmup * max(0.0, 1 - step / self.iterations) ** r.power
+        if self.step % min(LOG_EVERY, self.recipe.iterations) == 0:
+            self._log({f"train/{name}": value.detach() for name, value in losses.items()} | {"lr": learning_rate})
+        self.progress.step(self.step, loss)
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def _losses(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
+        try:
+            return self.wrapped(batch, self.step)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise RecipeError(
+                "the network's batch normalisation has one value per channel and cannot train on it: batch_size is "
+                f"{self.recipe.batch_size} and slices of {self.recipe.view.size[0]} x {self.recipe.view.size[1]} "
+                "shrink to one pixel; take batch_size 2 for each device, or a larger view.size"
+            ) from error
+
+    def _validate(self) -> None:
+        """Measure the network on whole volumes, keep it if it is the best, and save what can be gone on from."""
+        # a finite loss can have an infinite gradient; such weights must not become the state to resume from
+        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
+            raise NonFiniteLossError("weights became NaN or infinite", self.step - 1, self._names)
+        evaluation = self._evaluate()
+        dice = evaluation.mean_foreground_dice
+        by_class = {f"val/dice/{name}": value for name, value in evaluation.per_class().items()}
+        self._log({"val/dice": dice} | by_class)
+        self.validated = self.step
+        if dice > self.best_dice:
+            self.best_dice = dice
+            if self.fabric.is_global_zero:
+                self._save_best(evaluation)
+        self._save()  # after the best: a kill between the two is followed by the same validation
+        self.progress.validated(self.step, dice, self.best_dice)
+
+    def _evaluate(self) -> Evaluation:
+        network, prepared = self.objective.network, self.data.prepared
+        with self.fabric.autocast():
+            return evaluate_cases(
+                lambda case: predict_array(network, case.image, self.recipe.view, len(self.metadata.class_names)),
+                map(prepared.case, self.data.validation_cases),
+                prepared.class_names,
+                distances=False,
+            )
+
+    def _save_best(self, evaluation: Evaluation) -> None:
+        validation = {
+            "iteration": self.step,
+            "mean_foreground_dice": evaluation.mean_foreground_dice,
+            "dice": evaluation.per_class(),
+        }
+        save_checkpoint(self.run_folder.best, self.objective.network, replace(self.metadata, validation=validation))
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        if not self.fabric.is_global_zero:
+            return
+        save_state(
+            self.run_folder,
+            {
+                "step": self.step,
+                "validated": self.validated,
+                "best_dice": self.best_dice,
+                "seconds": self.seconds,
+                "pretrained": self.pretrained,
+                "lineage": list(self.metadata.lineage),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
+            },
+        )
+        for logger in self.fabric.loggers:
+            logger.save()
+        from mamba_unet.drawing.figures import plot_curves
+
+        plot_curves(self.run_folder.metrics, self.run_folder.curves, self.metadata.class_names)
+        self._write_progress()
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.step, self.validated = state["step"], state["validated"]
+        self.best_dice, self.seconds = state["best_dice"], state["seconds"]
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+    def _stop(self, received: str) -> None:
+        self._save()
+        if self.fabric.is_global_zero:
+            log.warning(
+                "%s: stopped by %s behind iteration %d of %d; the state is saved and --resume goes on from there",
+                self.run_folder, received or "a signal to another process", self.step, self.recipe.iterations,
+            )  # fmt: skip
+        raise TrainingStopped(self.fabric.is_global_zero)
+
+    def _in_any_process(self, happened: bool) -> bool:
+        if self.fabric.world_size == 1:
+            return happened
+        flag = torch.tensor(float(happened), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(flag, reduce_op="max"))
+
+    def _log(self, values: Mapping[str, Tensor | float]) -> None:
+        """Write values under the last iteration's number, counted from 0; a mean over the processes."""
+        values = {name: float(self.fabric.all_reduce(value)) for name, value in values.items()}
+        self.fabric.log_dict(values, step=self.step - 1)
+
+    def _write_progress(self) -> None:
+        device = self.fabric.device
+        write_json(
+            self.run_folder.progress,
+            {
+                "iteration": self.step,
+                "iterations": self.recipe.iterations,
+                "hours": self.seconds / 3600,
+                "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20
+                if device.type == "cuda"
+                else None,
+                "best_validation_dice": self.best_dice if math.isfinite(self.best_dice) else None,
+            },
+        )

@@ -1,12 +1,13 @@
-"""Recipes: one YAML file per experiment, every key a field below, or `base`: another file whose keys it overrides.
+"""Recipes: one YAML file per experiment, every key a field below, or `base`: another recipe whose keys it overrides.
 
-Light to import, for the command line's sake.
+The published ones ship with the package and go by their names. Light to import, for the command line's sake.
 """
 
 import difflib
+import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,16 @@ from mamba_unet.files import write_text
 from mamba_unet.views.slices import Slices
 
 RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earlier versions spell them
+SHIPPED = Path(__file__).parents[1] / "recipes"
+DEVICES = re.compile(r"auto|-1|\d+(,\d+)*")
 
 
 class RecipeError(ValueError):
     """A recipe has an unknown key or a value of the wrong kind."""
+
+
+# of a field that says where and how a run is computed, not what the experiment is: it may change on `--resume`
+PLACE = {"place": True}
 
 
 @dataclass
@@ -44,15 +51,17 @@ class OptimizerRecipe:
     Attributes:
         name: `sgd` (the paper's) or `adamw`.
         lr: learning rate at the start.
-        momentum: of SGD.
-        weight_decay: on every parameter.
-        power: of the polynomial decay.
+        lr_pretrained_factor: the learning rate of layers that were filled from `pretrained` is `lr` times this.
+        momentum: momentum of SGD.
+        weight_decay: weight decay, on every parameter.
+        power: power of the polynomial decay.
         warmup: iterations over which the learning rate first rises linearly.
         clip_norm: largest gradient norm, or null for no clipping.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
+    lr_pretrained_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
@@ -62,21 +71,21 @@ class OptimizerRecipe:
 
 @dataclass
 class TrainerRecipe:
-    """Passed to Lightning's Trainer as it names them.
+    """The devices, as Lightning names them.
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu`, `mps`.
-        devices: number of devices or `auto`.
+        devices: number of devices, `auto`, or GPUs by number such as `0,1`.
         num_nodes: number of machines.
         strategy: `auto`, `ddp`, ...
         precision: `32-true`, `bf16-mixed`, `16-mixed`.
         deterministic: ask torch for deterministic algorithms.
     """
 
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
+    accelerator: str = field(default="auto", metadata=PLACE)
+    devices: int | str = field(default="auto", metadata=PLACE)
+    num_nodes: int = field(default=1, metadata=PLACE)
+    strategy: str = field(default="auto", metadata=PLACE)
     precision: str = "32-true"
     deterministic: bool = False
 
@@ -88,10 +97,11 @@ class Recipe:
     Attributes:
         data: folder that `mamba-unet prepare` wrote.
         out: run folder to write.
-        seed: of weights, augmentation, order and stochastic depth.
+        seed: seed of weights, augmentation, order and stochastic depth.
         fold: train on this fold of the data (`mamba-unet prepare --folds`), from 0; null for the split itself.
         model: the network.
-        pretrained: a public checkpoint to start from, or null for random weights.
+        pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
+            for random weights.
         view: what the network sees of a case; `image_size` is another name of `view.size`.
         augment: the paper's rotations and flips.
         batch_size: slices per iteration, over all devices together.
@@ -101,10 +111,12 @@ class Recipe:
         optimizer: the optimiser.
         trainer: Lightning's settings.
         workers: processes that load data, or null to fit the machine.
+        loggers: where losses are written: `csv`, `tensorboard`, `wandb`, `mlflow`. The CSV is always written, because
+            the curves are drawn from it.
     """
 
-    data: str | None = None
-    out: str | None = None
+    data: str | None = field(default=None, metadata=PLACE)
+    out: str | None = field(default=None, metadata=PLACE)
     seed: int = 0
     fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -116,7 +128,10 @@ class Recipe:
     validate_every: int = 200
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=PLACE)
+    loggers: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = field(
+        default_factory=lambda: ["csv", "tensorboard"], metadata=PLACE
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "iterations", "validate_every"):
@@ -124,18 +139,49 @@ class Recipe:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
+        if self.optimizer.lr_pretrained_factor < 0:
+            raise RecipeError(
+                f"optimizer.lr_pretrained_factor must not be negative, got {self.optimizer.lr_pretrained_factor}"
+            )
+        if not DEVICES.fullmatch(str(self.trainer.devices)) or str(self.trainer.devices) == "0":
+            raise RecipeError(
+                "trainer.devices must be a number of devices from 1 on, auto, or GPUs by number such as 0,1; "
+                f"got {self.trainer.devices!r}"
+            )
+        if self.trainer.num_nodes < 1:
+            raise RecipeError(f"trainer.num_nodes must be at least 1, got {self.trainer.num_nodes}")
 
 
-def _keys(config: type, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a recipe; one that ends in `.*` takes any key below it."""
+def recipe_fields(config: type = Recipe, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Every key of a recipe that takes a value, dotted, with its field."""
     for f in fields(config):
-        key = prefix + f.name
         if is_dataclass(f.type):
-            yield from _keys(f.type, key + ".")
+            yield from recipe_fields(f.type, f"{prefix}{f.name}.")
         else:
-            yield key
-            if f.default_factory is dict:
-                yield key + ".*"
+            yield prefix + f.name, f
+
+
+PLACE_KEYS = frozenset(key for key, f in recipe_fields() if f.metadata == PLACE)
+
+
+def experiment(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key -> value, of what makes the experiment: all but the keys of the place it is computed at."""
+    values = {}
+    for key, _ in recipe_fields():
+        if key not in PLACE_KEYS:
+            value: Any = recipe
+            for name in key.split("."):
+                value = getattr(value, name)
+            values[key] = value
+    return values
+
+
+def _keys() -> list[str]:
+    """Every dotted key of a recipe; one that ends in `.*` takes any key below it."""
+    keys = []
+    for key, f in recipe_fields():
+        keys += [key, f"{key}.*"] if f.default_factory is dict else [key]
+    return keys
 
 
 def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (), prefix: str = "") -> None:
@@ -144,15 +190,14 @@ def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (),
     Raises:
         RecipeError: an unknown key; the message names it, its source and the nearest valid key.
     """
-    known = known or list(_keys(Recipe))
+    known = known or _keys()
     for name, value in given.items():
         key = f"{prefix}{name}"
         is_group = any(k.startswith(key + ".") for k in known)
         is_free = any(k.endswith(".*") and key.startswith(k[:-1]) for k in known)
         if key not in known and not is_group and not is_free:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            close = close or [k for k in known if k.rsplit(".", 1)[-1] == str(name)]
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            near = _nearest(key, known)
+            hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
             raise RecipeError(f"{source}: unknown recipe key {key!r}; {hint}")
         if is_group and value is not None and not isinstance(value, Mapping):
             raise RecipeError(
@@ -163,8 +208,63 @@ def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (),
             check_keys(value, source, known, f"{key}.")
 
 
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """The known key most like `key`, in its last word (or that word's initials: learning_rate, lr) and in the whole."""
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        word, other = key.rsplit(".", 1)[-1], candidate.rsplit(".", 1)[-1]
+        initials = "".join(part[:1] for part in re.split("[_-]", word))
+        last = 1.0 if other in (word, initials) else difflib.SequenceMatcher(None, word, other).ratio()
+        return last, difflib.SequenceMatcher(None, key, candidate).ratio()
+
+    near = max(known, key=lambda candidate: sum(likeness(candidate)))
+    last, whole = likeness(near)
+    return near if last >= 0.5 or whole >= 0.8 else None
+
+
+def list_recipes() -> dict[str, str]:
+    """Name of each recipe that ships with the package -> the first sentence of its header."""
+    headers = {}
+    for path in _shipped():
+        header = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))[0]
+        headers[path.stem] = re.split(r"(?<=\.) ", re.sub(r"\n?# ?", " ", header).strip())[0]
+    return headers
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe that ships with the package. Raises FileNotFoundError for an unknown name."""
+    return find_recipe(name, folder=SHIPPED).read_text(encoding="utf-8")
+
+
+def _shipped() -> list[Path]:
+    return sorted(SHIPPED.glob("*.yaml"))
+
+
+def find_recipe(word: str | Path, folder: str | Path = "", named_by: Path | None = None) -> Path:
+    """The file meant by a path, relative to a folder, or else by the name of a recipe that ships with the package.
+
+    Args:
+        word: path or name.
+        folder: that a path is relative to; the working folder by default.
+        named_by: the recipe that names this one as its base, for the message.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    path = folder / Path(word)
+    if path.is_file():
+        return path
+    names = [shipped.stem for shipped in _shipped()]
+    if str(word) in names:
+        return SHIPPED / f"{word}.yaml"
+    led = f", named as base by {named_by}" if named_by else ""
+    near = difflib.get_close_matches(Path(word).stem, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"those that ship with the package: {', '.join(names)}"
+    raise FileNotFoundError(f"no recipe at {path}{led}; {hint}")
+
+
 def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
-    """The keys a recipe file gives, laid over those of the recipe it names as `base` (a path relative to itself).
+    """The keys a recipe file gives, laid over those of the recipe it names as `base`: a name, or a path from itself.
 
     Args:
         path: the file.
@@ -172,29 +272,22 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
 
     Raises:
         RecipeError: a file is no YAML mapping, has an unknown key, or is its own base in the end.
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such base.
     """
-    if not path.is_file():
-        led = (
-            f", named as base by {heirs[-1]}"
-            if heirs
-            else "; the repository's folder recipes/ holds the published ones"
-        )
-        raise FileNotFoundError(f"no recipe at {path}{led}")
     if path.resolve() in [heir.resolve() for heir in heirs]:
         raise RecipeError(f"{heirs[0]}: its bases go round in a circle: {' -> '.join(map(str, [*heirs, path]))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
-    check_keys(given, str(path), ["base", *RENAMED, *_keys(Recipe)])
-    for key in set(given) & set(RENAMED):
-        group, _, name = RENAMED[key].partition(".")
-        given[group] = {name: given.pop(key), **(given.get(group) or {})}
+    check_keys(given, str(path), ["base", *RENAMED, *_keys()])
+    given = _renamed(given)
     base = given.pop("base", None)
-    return given if base is None else _overlay(read_keys(path.parent / str(base), [*heirs, path]), given)
+    if base is None:
+        return given
+    return _overlay(read_keys(find_recipe(str(base), path.parent, path), [*heirs, path]), given)
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,37 +299,65 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and its bases, and override them by command-line words such as `--optimizer.lr 0.001`.
+def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe and its bases, and override some of its keys.
+
+    Args:
+        recipe: name of a recipe that ships with the package, path of a file, or a recipe.
+        overrides: command-line words such as `--optimizer.lr 0.001`, or a mapping such as `{"optimizer.lr": 0.001}` or
+            `{"optimizer": {"lr": 0.001}}`.
 
     Raises:
         RecipeError: a file is no YAML mapping, a key is unknown or a value is of the wrong kind.
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such recipe.
     """
     from jsonargparse import ArgumentParser
 
-    path = Path(path)
-    given = read_keys(path)
-    overrides = [_renamed(word) for word in overrides]
-    flags = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
-    check_keys(dict.fromkeys(flags), "command line")
+    if isinstance(recipe, Recipe):
+        source, given = "recipe", _plain(recipe)
+    else:
+        path = find_recipe(recipe)
+        source, given = str(path), read_keys(path)
+    words: Sequence[str] = []
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            key, nested = RENAMED.get(key, key), value
+            for name in reversed(key.split(".")):
+                nested = {name: nested}
+            check_keys(nested, "arguments")
+            given = _overlay(given, nested)
+    else:
+        words = [_renamed_word(word) for word in overrides]
+        check_keys(dict.fromkeys(word[2:].split("=")[0] for word in words if word.startswith("--")), "command line")
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe)
     try:
-        config = parser.parse_args(list(overrides), namespace=parser.parse_object(given))
+        config = parser.parse_args(words, namespace=parser.parse_object(given))
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError, ValueError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{source}: {error}") from error
 
 
-def _renamed(word: str) -> str:
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    view = {key: value for key, value in recipe.view.to_json().items() if key != "kind"}
+    return asdict(recipe) | {"view": view}
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys by their names of today."""
+    result = {key: value for key, value in given.items() if key not in RENAMED}
+    for key in set(given) & set(RENAMED):
+        group, _, name = RENAMED[key].partition(".")
+        result[group] = {name: given[key], **(result.get(group) or {})}
+    return result
+
+
+def _renamed_word(word: str) -> str:
     key, sign, value = word.removeprefix("--").partition("=")
     return f"--{RENAMED[key]}{sign}{value}" if word.startswith("--") and key in RENAMED else word
 
 
 def save_recipe(path: str | Path, recipe: Recipe) -> None:
     """Write the resolved recipe as YAML that `load_recipe` takes."""
-    content = asdict(recipe)
-    content["view"] = {key: value for key, value in recipe.view.to_json().items() if key != "kind"}
-    write_text(path, yaml.safe_dump(content, sort_keys=False))
+    write_text(path, yaml.safe_dump(_plain(recipe), sort_keys=False))

@@ -169,7 +169,7 @@ def test_positions_are_resized_to_another_image_size(google):
         (
             "attention_unet",
             ["layer1.0.conv1.weight"],
-            "for AttentionUNet: .*ResNet; no public checkpoint for it is known",
+            "for AttentionUNet: .*ResNet; expected what `mamba-unet train` wrote",
         ),
     ],
 )

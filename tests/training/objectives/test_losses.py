@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mamba_unet.training.objectives.losses import segmentation_loss, soft_dice_loss
+from mamba_unet.views.labels import IGNORE
 
 
 def test_a_sure_and_right_prediction_costs_nothing():
@@ -40,3 +42,37 @@ def test_half_precision_logits_are_summed_in_float32():
     logits = torch.zeros(2, 2, 400, 400, dtype=torch.float16)
     label = torch.zeros(2, 400, 400, dtype=torch.long)
     assert segmentation_loss(logits, label)["loss"].isfinite()
+
+
+def test_ignored_pixels_are_left_out_of_both_parts():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 3, 4, 6), torch.randint(3, (2, 4, 6))
+    half = label.clone()
+    half[..., 3:] = IGNORE
+    expected = segmentation_loss(logits[..., :3].contiguous(), label[..., :3].contiguous())
+    found = segmentation_loss(logits, half)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+    logits.requires_grad_()
+    segmentation_loss(logits, half)["loss"].backward()
+    assert (logits.grad[..., 3:] == 0).all() and (logits.grad[..., :3] != 0).any()
+
+
+def test_a_batch_without_any_label_gives_a_loss_and_gradients_of_zero():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    losses = segmentation_loss(logits, torch.full((1, 4, 4), IGNORE))
+    losses["loss"].backward()
+    assert all(value == 0 for value in losses.values()) and (logits.grad == 0).all()
+
+
+def test_where_nothing_is_ignored_the_numbers_are_those_without_it_bit_for_bit():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 4, 31, 17, requires_grad=True), torch.randint(4, (2, 31, 17))
+    probability, target = logits.softmax(1), F.one_hot(label, 4).movedim(-1, 1).float()
+    total = probability.square().sum((0, 2, 3)) + target.sum((0, 2, 3))
+    dice = 1 - ((2 * (probability * target).sum((0, 2, 3)) + 1e-5) / (total + 1e-5)).mean()
+    plain = 0.5 * (F.cross_entropy(logits, label) + dice)
+    loss = segmentation_loss(logits, label)["loss"]
+    assert torch.equal(loss, plain)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, plain)]
+    assert torch.equal(*gradients)

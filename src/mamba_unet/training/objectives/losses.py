@@ -1,9 +1,16 @@
-"""The training loss: cross-entropy and soft Dice in equal parts."""
+"""The training loss: cross-entropy and soft Dice in equal parts.
+
+Pixels whose label is `IGNORE` are left out of both; where all are, both are zero. In distributed training the sums run
+over all processes, so that W processes give the loss, and after the gradients are averaged the gradient, of one process
+with the joint batch.
+"""
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from mamba_unet.views.labels import IGNORE
 
 SMOOTH = 1e-5
 
@@ -22,25 +29,46 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.forward(ctx, grad)
 
 
-def soft_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """One minus the mean over classes, background included, of the soft Dice coefficient over the whole batch.
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
-    Per class 2 sum(p y) / (sum(p^2) + sum(y^2)), the sums running over every pixel of the batch. In distributed
-    training they also run over all processes, so that W processes give the loss, and after the gradients are averaged
-    the gradient, of one process with the joint batch.
+
+def cross_entropy_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that have a label.
 
     Args:
         logits: (B, K, H, W).
-        label: (B, H, W), int64 class indices.
+        label: (B, H, W), int64 class indices or `IGNORE`.
+    """
+    count = (label != IGNORE).sum()
+    mean = F.cross_entropy(logits.float(), label, ignore_index=IGNORE)
+    mean = torch.where(count > 0, mean, torch.zeros_like(mean))  # the mean of nothing is NaN
+    if _distributed():  # a process with more labelled pixels counts for more
+        total = count.clone()
+        dist.all_reduce(total)
+        mean = mean * (count * dist.get_world_size() / total.clamp(min=1))
+    return mean
+
+
+def soft_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """One minus the mean over classes, background included, of the soft Dice coefficient over the whole batch.
+
+    Per class 2 sum(p y) / (sum(p^2) + sum(y^2)), the sums running over every labelled pixel of the batch.
+
+    Args:
+        logits: (B, K, H, W).
+        label: (B, H, W), int64 class indices or `IGNORE`.
 
     Source: the squared-denominator Dice of V-Net (arXiv 1606.04797), as the reference's training code uses it.
     """
-    probability = logits.float().softmax(dim=1)
-    target = F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    known = label != IGNORE
+    probability = logits.float().softmax(dim=1) * known.unsqueeze(1)
+    target = F.one_hot(label * known, logits.shape[1]).movedim(-1, 1) * known.unsqueeze(1)
+    target = target.to(probability.dtype)
     over_pixels = (0, 2, 3)
     intersection = (probability * target).sum(over_pixels)
     total = probability.square().sum(over_pixels) + target.sum(over_pixels)
-    if dist.is_available() and dist.is_initialized():
+    if _distributed():
         intersection, total = _SumOverProcesses.apply(torch.stack([intersection, total]))
     return 1 - ((2 * intersection + SMOOTH) / (total + SMOOTH)).mean()
 
@@ -50,6 +78,6 @@ def segmentation_loss(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
 
     Source: Mamba-UNet, section 4.2.
     """
-    cross_entropy = F.cross_entropy(logits.float(), label)
+    cross_entropy = cross_entropy_loss(logits, label)
     dice_loss = soft_dice_loss(logits, label)
     return {"loss": 0.5 * (cross_entropy + dice_loss), "cross_entropy": cross_entropy, "dice_loss": dice_loss}

@@ -1,0 +1,158 @@
+"""A run folder: the one place that spells the names of its files and reads its JSON.
+
+recipe.yaml          the recipe, every key resolved
+split.json           split -> identifiers of its cases
+versions.json        versions and hardware
+pretrained.txt       what a pretrained checkpoint filled, where there was one
+logs/ tensorboard/   losses and validation, as CSV and for TensorBoard
+curves.png           the same as a figure
+progress.json        how far the training is
+best.safetensors     the weights that did best on the validation patients
+last.ckpt            what --resume goes on from; previous.ckpt is the one before
+evaluation_<split>/  what `evaluate` wrote, with predictions/<case>.npz
+report.html          what `report` wrote
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from mamba_unet.models.checkpoint import FILE_NAMES
+
+TEMPORARY = re.compile(r"\.([0-9a-f]{8}\.|last\.ckpt$)")  # files.atomic_path's, and those of versions before it
+
+
+class RunFolder:
+    """The files of one training run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.split = self.path / "split.json"
+        self.versions = self.path / "versions.json"
+        self.pretrained = self.path / "pretrained.txt"
+        self.progress = self.path / "progress.json"
+        self.curves = self.path / "curves.png"
+        self.best = self.path / FILE_NAMES[0]
+        self.last = self.path / "last.ckpt"
+        self.previous = self.path / "previous.ckpt"
+        self.report = self.path / "report.html"
+        self.lock_file = self.path / ".lock"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a training was begun here."""
+        return self.recipe.is_file()
+
+    def read_recipe(self) -> str:
+        """The text of recipe.yaml. Raises ValueError where no training was begun."""
+        if not self.exists:
+            raise ValueError(
+                f"{self}: expected a run folder that `mamba-unet train` wrote, but {self.recipe.name} is not there"
+            )
+        return self.recipe.read_text(encoding="utf-8")
+
+    def read_split(self) -> dict[str, list[str]]:
+        """Split -> identifiers of its cases; empty where it is not written."""
+        return _read_json(self.split)
+
+    def read_versions(self) -> dict[str, Any]:
+        """Versions and hardware; empty where they are not written."""
+        return _read_json(self.versions)
+
+    def read_progress(self) -> dict[str, Any]:
+        """`iteration`, `iterations`, `hours`, ...; empty before the first validation."""
+        return _read_json(self.progress)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the training reached its last iteration."""
+        progress = self.read_progress()
+        return bool(progress) and progress["iteration"] == progress["iterations"]
+
+    @property
+    def metrics(self) -> list[Path]:
+        """The CSV logs, one for each start of the training."""
+        return list(self.path.glob("logs/version_*/metrics.csv"))
+
+    def evaluation(self, split: str) -> Path:
+        """Where the evaluation of a split is written; `fold0/test` becomes `evaluation_fold0_test`."""
+        return self.path / f"evaluation_{split.replace('/', '_')}"
+
+    @property
+    def evaluations(self) -> dict[str, Path]:
+        """Split as folder names spell it -> folder, of the evaluations that are finished; the test split first."""
+        folders = sorted(path.parent for path in self.path.glob("evaluation_*/summary.json"))
+        named = {folder.name.removeprefix("evaluation_"): folder for folder in folders}
+        return dict(sorted(named.items(), key=lambda item: item[0] != "test"))
+
+    def remove_temporaries(self) -> None:
+        """Remove the half-written files of a run that was killed."""
+        for path in self.path.glob(".*"):
+            if TEMPORARY.match(path.name):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, so that no second training writes into it. The system frees it when the process ends.
+
+        Raises:
+            ValueError: another process holds it; the message names process and host.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock_file.open("a+", encoding="utf-8") as file:
+            if not _try_lock(file):
+                file.seek(0)
+                raise ValueError(
+                    f"another training writes into {self} now ({file.read().strip() or 'holder unknown'}); "
+                    "wait for it to end, or choose another --out"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {_host()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows does not remove an open file
+                    self.lock_file.unlink()
+
+
+def find_runs(folder: str | Path) -> list[RunFolder]:
+    """The runs with a trained network that lie in a folder, by name."""
+    return [RunFolder(path.parent) for path in sorted(Path(folder).glob(f"*/{FILE_NAMES[0]}"))]
+
+
+def _host() -> str:
+    import socket
+
+    return socket.gethostname()
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two trainings in one folder are not told apart
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    # a file that its holder removed between our opening and locking it protects nothing
+    return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

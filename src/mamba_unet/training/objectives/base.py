@@ -1,0 +1,48 @@
+"""What training minimises, with all that belongs to it: networks, streams of data, and what follows a step."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from torch import Tensor, nn
+
+
+class Batch(TypedDict):
+    """Samples of one stream.
+
+    image (B, C, H, W) float32; label (B, H, W) int64 class indices or `IGNORE`; name "case/slice" of each.
+    """
+
+    image: Tensor
+    label: Tensor
+    name: list[str]
+
+
+class Objective(nn.Module):
+    """One objective of training; a method such as mean teacher is a subclass in a file of its own.
+
+    Everything that must survive a kill is a submodule, a parameter or a buffer: the state dict travels in last.ckpt.
+    What needs no gradient has `requires_grad` off and gets no optimiser.
+
+    Attributes:
+        network: is validated, and saved as the best.
+        streams: name -> samples of it in a batch, over all devices together: `{"labelled": 12, "unlabelled": 12}`.
+    """
+
+    network: nn.Module
+    streams: Mapping[str, int]
+
+    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        """ "loss", which is minimised, and its parts, all scalars and logged by name.
+
+        Args:
+            batch: one for each of `streams`.
+            step: iterations done before this one.
+        """
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """What follows the optimiser's step, a teacher's moving average for example; nothing by default.
+
+        Args:
+            step: iterations done, this one included.
+        """

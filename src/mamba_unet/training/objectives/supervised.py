@@ -1,0 +1,26 @@
+"""Learning from labels alone."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mamba_unet.training.objectives.base import Batch, Objective
+from mamba_unet.training.objectives.losses import segmentation_loss
+
+
+class Supervised(Objective):
+    """Cross-entropy and Dice of one network on labelled slices.
+
+    Args:
+        network: (B, C, H, W) -> logits (B, K, H, W).
+        batch_size: slices in a batch.
+    """
+
+    def __init__(self, network: nn.Module, batch_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.streams = {"labelled": batch_size}
+
+    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        labelled = batch["labelled"]
+        return segmentation_loss(self.network(labelled["image"]), labelled["label"])
