@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mamba_unet.cli import main
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.models.loading import load_checkpoint
@@ -444,3 +445,13 @@ def test_fine_tuning_keeps_the_first_runs_patients_in_mind_and_needs_its_file_on
     again = load_file(second / "best.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     assert load_checkpoint(second)[1].lineage == after.lineage
+
+
+def test_ctrl_c_ends_the_command_with_130(recipe, tmp_path, monkeypatch, capsys):
+    def interrupted(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "_iterate", interrupted)
+    save_recipe(tmp_path / "recipe.yaml", recipe)
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 130
+    assert capsys.readouterr().err.endswith("mamba-unet: interrupted\n")

@@ -35,8 +35,8 @@ optimizer:
   lr_pretrained_factor: 0.1
 ```
 
-`--resume` goes on with a run of the same experiment. Keys marked *place* say where and how it is computed and may change \
-then; all others must stay.
+`--resume` goes on with a run of the same experiment. Keys marked *place* say where and how it is computed and may \
+change then; all others must stay.
 """
 
 
