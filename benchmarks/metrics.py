@@ -19,9 +19,10 @@ from scipy import ndimage
 
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.data.splits import shipped_split
-from mamba_unet.evaluation.metrics import segmentation_metrics
+from mamba_unet.evaluation.metrics import Conventions, segmentation_metrics
 from measuring import write_result
 
+MEDPYS = Conventions("hd95_of_pooled_distances", "assd_pooled")
 SPACING_MM = (10.0, 1.5625, 1.5625)  # not in the files; that of many ACDC volumes
 NUM_CLASSES = 4
 
@@ -59,7 +60,7 @@ def ours(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
             [
                 list(values.values())
                 for values in segmentation_metrics(
-                    prediction, label, SPACING_MM, NUM_CLASSES, hd95="hd95_of_pooled_distances", asd="assd_pooled"
+                    prediction, label, SPACING_MM, NUM_CLASSES, conventions=MEDPYS
                 ).values()
             ]
             for prediction, label in pairs

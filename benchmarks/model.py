@@ -82,7 +82,7 @@ def measure_apart(*arguments: object) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def stays_finite(device: str, size: str, steps: int = 500) -> bool:
+def stays_finite(device: str, size: str, steps: int) -> bool:
     """Train under bfloat16 autocast with inputs scaled by 100; whether every loss and weight is finite."""
     torch.manual_seed(0)
     model = build_model(size=size).to(device).train()
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224, 448])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--finite-steps", type=int, default=500, help="training steps that must stay finite")
     args = parser.parse_args()
     device = args.device
 
@@ -134,8 +135,8 @@ def main() -> None:
         if slow and quick:
             ratios.append([what, threads, batch, round(slow["ms"] / quick["ms"], 2)])
     network = "tiny" if device == "cuda" else "mini"
-    finite = stays_finite(device, network)
-    print(f"bfloat16, inputs scaled by 100, 500 steps of {network}: {'finite' if finite else 'NOT FINITE'}")
+    finite = stays_finite(device, network, args.finite_steps)
+    print(f"bfloat16, {args.finite_steps} steps of {network}: {'finite' if finite else 'NOT FINITE'}")
 
     lines = [
         f"Mamba-UNet, default sizes, 1 channel, 4 classes, {args.dtype}; medians; peak memory is "
@@ -155,8 +156,8 @@ def main() -> None:
             [[*key, round(time["ms"]), round(time["peak_mib"])] for key, time in times.items()],
         ),
         "",
-        f"## Half precision\n\nbfloat16 autocast, inputs scaled by 100, 500 training steps of `{network}` at 64 x 64: "
-        + ("every loss and weight finite." if finite else "**not finite**."),
+        f"## Half precision\n\nbfloat16 autocast, inputs scaled by 100, {args.finite_steps} training steps of "
+        f"`{network}` at 64 x 64: " + ("every loss and weight finite." if finite else "**not finite**."),
     ]
     rows = [[*key, time] for key, time in times.items()]
     values = {"times": rows, "ratios": ratios, "refused": refused, "bfloat16_finite": finite}

@@ -150,16 +150,17 @@ def least_traffic(x: list) -> tuple[int, int]:
 
 
 def milliseconds(run: Callable, interpret: bool) -> float:
+    """The median of 30 runs, or of as many as fit into a second, at least 5; after 3 to warm up."""
     import torch
 
     if interpret:
         start = time.perf_counter()
         run()
         return (time.perf_counter() - start) * 1e3
-    for _ in range(5):
+    for _ in range(3):
         run()
     times = []
-    for _ in range(30):
+    while len(times) < 5 or (len(times) < 30 and sum(times) < 1000):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         run()

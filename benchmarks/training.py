@@ -51,7 +51,7 @@ def main() -> None:
     lines = [
         f"- command: `{command}`",
         f"- network: {metadata.model} {json.dumps(metadata.config)}, {parameters:,} parameters, "
-        f"from {recipe.pretrained or 'random weights'}, slices of {recipe.image_size[0]} x {recipe.image_size[1]}",
+        f"from {recipe.pretrained or 'random weights'}, slices of {recipe.view.size[0]} x {recipe.view.size[1]}",
         f"- training: {progress['iteration']} iterations of {recipe.batch_size} slices in "
         f"{60 * progress['hours']:.1f} minutes, validation included",
         f"- checkpoint: iteration {metadata.validation['iteration']}, chosen on the validation patients",

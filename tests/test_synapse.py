@@ -106,7 +106,7 @@ def test_voxels_looked_up_by_hand_have_their_class_and_intensity(raw, work):
     for (x, y, z), (hounsfield, value, organ) in LOOKED_UP.items():
         assert stored[z, y, x] == value
         assert prepared.class_names[case.label[z, y, x]] == organ
-        assert case.image[z, y, x] == np.float32((min(max(hounsfield, -125), 275) + 125) / 400)
+        assert case.image[0, z, y, x] == np.float32((min(max(hounsfield, -125), 275) + 125) / 400)
     for (x, y, z), value in STAND_INS.items():
         assert stored[z, y, x] == value and case.label[z, y, x] == 0
     assert {value for _, value, _ in LOOKED_UP.values()} | set(STAND_INS.values()) == set(range(14))
@@ -120,7 +120,7 @@ def test_every_voxel_of_every_case_is_mapped_and_windowed(raw, work):
         assert set(np.unique(stored)) == set(range(14))
         for organ, value in enumerate(RAW_OF_CLASS[1:], start=1):
             assert np.array_equal(case.label == organ, stored == value)
-        np.testing.assert_allclose(case.image, (hounsfield.clip(-125, 275) + 125.0) / 400, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(case.image[0], (hounsfield.clip(-125, 275) + 125.0) / 400, rtol=0, atol=1e-7)
         assert case.image.min() == 0 and case.image.max() == 1
         np.testing.assert_allclose(case.spacing_mm, spacing_mm, rtol=1e-6)
 

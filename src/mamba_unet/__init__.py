@@ -6,21 +6,53 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet` and `mamba-unet --help` stay instant
+    "Conventions": "mamba_unet.evaluation.metrics",
     "MambaUNet": "mamba_unet.models",
     "Predictor": "mamba_unet.inference",
     "build_model": "mamba_unet.models",
+    "check": "mamba_unet.data",
+    "compare": "mamba_unet.api",
+    "evaluate": "mamba_unet.api",
     "list_models": "mamba_unet.models",
+    "load": "mamba_unet.models.loading",
+    "measure": "mamba_unet.api",
+    "predict": "mamba_unet.api",
+    "prepare": "mamba_unet.data",
+    "train": "mamba_unet.training.train",
 }
 _SUBMODULES = {
     "metrics": "mamba_unet.evaluation.metrics",
     "models": "mamba_unet.models",
     "ops": "mamba_unet.ops",  # `mamba_unet.ops.use_backend(...)` without an import of its own
 }
-__all__ = ["MambaUNet", "Predictor", "__version__", "build_model", "list_models", "metrics", "models", "ops"]
+__all__ = [
+    "Conventions",
+    "MambaUNet",
+    "Predictor",
+    "__version__",
+    "build_model",
+    "check",
+    "compare",
+    "evaluate",
+    "list_models",
+    "load",
+    "measure",
+    "metrics",
+    "models",
+    "ops",
+    "predict",
+    "prepare",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from mamba_unet.api import compare, evaluate, measure, predict
+    from mamba_unet.data import check, prepare
+    from mamba_unet.evaluation.metrics import Conventions
     from mamba_unet.inference import Predictor
     from mamba_unet.models import MambaUNet, build_model, list_models
+    from mamba_unet.models.loading import load
+    from mamba_unet.training.train import train
 
 
 def __getattr__(name: str):

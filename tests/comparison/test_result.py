@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mamba_unet.comparison.result import Comparison, Entry
-from mamba_unet.evaluation.cases import Evaluation
-from mamba_unet.evaluation.metrics import DEFAULT_ASD, DEFAULT_HD95, OVERLAP_METRICS
+from mamba_unet.comparison.entry import Entry
+from mamba_unet.comparison.result import Comparison
+from mamba_unet.evaluation.metrics import OVERLAP_METRICS, Conventions
+from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe
 
 INF, NAN = float("inf"), float("nan")
@@ -25,8 +27,7 @@ def evaluation(dice, hd95, frames=1) -> Evaluation:
                 where = {"case": f"p{patient}_frame{frame}", "patient": f"p{patient}", "class": index}
                 names = {"class_name": PREPARED.class_names[index], "distance_unit": "mm"}
                 rows.append(where | names | dict.fromkeys(OVERLAP_METRICS, d) | {"hd95": h, "asd": h})
-    conventions = {"hd95": DEFAULT_HD95, "asd": DEFAULT_ASD}
-    return Evaluation(tuple(PREPARED.class_names), conventions, rows, [])
+    return Evaluation(tuple(PREPARED.class_names), Conventions(), rows, [])
 
 
 def entry(name, *evaluations, recipe=None) -> Entry:
@@ -43,6 +44,11 @@ def comparison(*entries, reference=None, seeds=(0, 1)) -> Comparison:
     return Comparison(PREPARED, named, reference or entries[0].name, seeds)
 
 
+def squeezed(table) -> str:
+    """Its Markdown without the spaces that align it."""
+    return re.sub(" +", " ", table.markdown())
+
+
 FLAT = [[3.0, 3.0]] * 3
 
 
@@ -53,9 +59,9 @@ def test_the_table_averages_seeds_of_means_of_classes():
     unet = entry("unet", evaluation([[0.7, 0.7]] * 3, FLAT), evaluation([[0.7, 0.7]] * 3, FLAT), recipe=Recipe())
     said = comparison(mamba, unet)
     assert said.statistics["mamba"]["dice"].values == pytest.approx((0.7, 0.9))
-    row = said.results().markdown().splitlines()[2]
+    row = squeezed(said.results()).splitlines()[2]
     assert row.startswith("| mamba | **0.8000 ± 0.1414** |")
-    assert said.classes().markdown().splitlines()[2:] == [
+    assert squeezed(said.classes()).splitlines()[2:] == [
         "| mamba | **0.9000 ± 0.1414** | **0.7000 ± 0.1414** |",
         "| unet | <ins>0.7000 ± 0.0000</ins> | **0.7000 ± 0.0000** |",
     ]
@@ -67,6 +73,14 @@ def test_a_patients_value_is_over_its_classes_cases_and_seeds():
     e = entry("mamba", first, second)
     assert e.per_patient("dice") == pytest.approx({"p0": 0.5, "p1": 0.6, "p2": NAN}, nan_ok=True)
     assert e.per_patient("hd95") == pytest.approx({"p0": 4, "p1": INF, "p2": NAN}, nan_ok=True)
+
+
+def test_a_patients_value_weighs_its_trainings_alike_whatever_each_of_them_defines():
+    """A class is absent from label and prediction in one training and invented in the other."""
+    first, second = evaluation([[0.8, NAN]], [[1, NAN]]), evaluation([[0.4, 0.0]], [[2, 6]])
+    e = entry("mamba", first, second)
+    assert e.per_patient("dice")["p0"] == pytest.approx((0.8 + 0.2) / 2)  # 0.4 if all values were pooled
+    assert e.per_patient("hd95")["p0"] == pytest.approx((1 + 4) / 2)  # 3 if all values were pooled
 
 
 def test_tests_are_per_patient_against_the_reference_and_corrected_together():
@@ -88,7 +102,7 @@ def test_tests_are_per_patient_against_the_reference_and_corrected_together():
     closer = tests["mamba", "hd95"]
     assert (closer["median_difference"], closer["effect"]) == (pytest.approx(-1.75), 1)
     assert (tests["copy", "dice"]["ties"], tests["copy", "dice"]["p"], tests["copy", "dice"]["effect"]) == (6, 1, None)
-    table = said.significance().markdown()
+    table = squeezed(said.significance())
     assert "| mamba | Dice | 6 | 0 | 0 | +0.0350 |" in table and "| +1.00 | 0.031 | 0.125 |" in table
     assert any("With 6 patients no p below 0.031" in note for note in said.significance_notes())
 
@@ -97,7 +111,7 @@ def test_missed_structures_are_counted_in_the_cell_and_in_words():
     missed = entry("missed", evaluation([[0.9, 0.0]] * 3, [[2.0, INF]] * 3))
     whole = entry("whole", evaluation([[0.8, 0.8]] * 3, [[5.0, 5.0]] * 3))
     said = comparison(missed, whole)
-    rows = said.results().markdown().splitlines()
+    rows = squeezed(said.results()).splitlines()
     assert "2.00 (3 inf)" in rows[2] and "**2.00" not in rows[2] and "**5.00**" in rows[3]
     assert any("missed 0 undefined, 3 infinite" in note for note in said.result_notes())
     assert all(test["effect"] == 1 for test in said.tests if test["metric"] == "hd95")
@@ -152,3 +166,16 @@ def test_better_trainings_are_counted_over_all_pairs_of_seeds():
     dice, hd95 = comparison(mamba, unet).tests  # unet 0.6, 0.8 against mamba 0.6, 0.9
     assert (dice["better_pairs"], dice["pairs_of_trainings"]) == (1, 4)
     assert (hd95["better_pairs"], hd95["pairs_of_trainings"]) == (3, 4)  # 3, 1 against 3, inf
+    assert (dice["p_trainings"], hd95["p_trainings"]) == (1.0, pytest.approx(4 / 6))
+
+
+def test_times_of_different_machines_stand_beside_their_machine():
+    flat = evaluation([[0.8, 0.6]] * 3, FLAT)
+    one, other = entry("mamba", flat, recipe=Recipe()), entry("unet", flat, recipe=Recipe())
+    assert "trained on" not in comparison(one, other).networks().titles
+    assert any("Trained on: abacus." in note for note in comparison(one, other).network_notes())
+    other.runs[0]["machine"] = "calculator"
+    networks = comparison(one, other, entry("nnunet", flat)).networks()
+    assert networks.titles[-1] == "trained on"
+    assert [row[-1] for row in networks.rows] == ["abacus", "calculator", "-"]
+    assert any("cannot be compared" in note for note in comparison(one, other).network_notes())

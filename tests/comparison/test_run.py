@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from mamba_unet.cli import main
 from mamba_unet.comparison import run as run_module
 from mamba_unet.comparison.run import compare
 from mamba_unet.data.splits import shipped_split
-from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import RecipeError, load_recipe
 
@@ -68,13 +69,15 @@ def test_one_command_trains_all_and_writes_every_table_and_figure(out):
             assert progress["iteration"] == 4
     table = (out / "table.md").read_text()
     assert table.startswith("# 2 networks on phantom")
-    assert "| mamba |" in table and "| control |" in table and "Synthetic" in table and "Seeds: 0, 1." in table
+    assert "\n| mamba " in table and "\n| control " in table and "Synthetic" in table and "Seeds: 0, 1." in table
     assert "against mamba" in (out / "significance.md").read_text()
     for name in ("segmentations", "image_dice"):
         with Image.open(out / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300
     page = (out / "comparison.html").read_text()
-    assert page.count("data:image/png;base64") == 2 and "src='http" not in page and "class='warning'" in page
+    assert page.count("<img class='wide'") == page.count("media='(prefers-color-scheme: dark)'") == 2
+    assert page.count("data:image/png;base64") == 4, "both figures, light and dark"
+    assert "src='http" not in page and "class='warning'" in page
 
 
 def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, recipes, phantom, trained):
@@ -134,17 +137,17 @@ def test_the_numbers_are_those_of_evaluate(out, phantom, tmp_path):
 def test_external_predictions_are_a_row_like_any_other(out, recipes, phantom, tmp_path, capsys):
     shutil.copytree(out, tmp_path / "out")
     for name in phantom.splits["test"]:
-        (tmp_path / "truth").mkdir(exist_ok=True)
-        np.savez(tmp_path / "truth" / f"{name}.npz", label=phantom.case(name).label)
-    more = ("--external", f"oracle={tmp_path / 'truth'}", "--reference", "oracle")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        np.savez(tmp_path / "labels" / f"{name}.npz", label=phantom.case(name).label)
+    more = ("--external", f"oracle={tmp_path / 'labels'}", "--reference", "oracle")
     assert main(words(recipes, phantom.folder, tmp_path / "out", *more)) == 0
     said = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert said["networks"]["oracle"]["metrics"]["dice"]["values"] == [1.0] and said["networks"]["oracle"]["external"]
     assert all(test["effect"] == -1 for test in said["tests"] if test["metric"] == "dice")
-    assert "| oracle | external predictions |" in (tmp_path / "out" / "table.md").read_text()
+    assert re.search(r"^\| oracle +\| external predictions \|", (tmp_path / "out" / "table.md").read_text(), re.M)
 
     missing = phantom.splits["test"][0]
-    (tmp_path / "truth" / f"{missing}.npz").unlink()
+    (tmp_path / "labels" / f"{missing}.npz").unlink()
     assert main(words(recipes, phantom.folder, tmp_path / "out", *more)) == 2
     assert missing in capsys.readouterr().err
 

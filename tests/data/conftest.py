@@ -1,8 +1,9 @@
 """Small data sets in every layout, made of the same made-up subjects."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ def make_subject(seed: int, shape: tuple[int, int, int] = (3, 16, 12), classes: 
 def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
     """(D, H, W) -> a file of (X, Y, Z)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+    nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), affine, dtype=array.dtype), path)
     return path
 
 
@@ -60,5 +61,54 @@ def nnunet(tmp_path: Path) -> Callable[..., Path]:
         labels = {"background": 0, "one": 1, "two": 2, "three": 3}
         write_json(source / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": labels, **described})
         return source
+
+    return write
+
+
+def write_picture(path: Path, array: np.ndarray) -> Path:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def save_picture() -> Callable[[Path, np.ndarray], Path]:
+    return write_picture
+
+
+@pytest.fixture
+def picture_set(tmp_path: Path) -> Callable[..., Path]:
+    """Write images/NAME.png and masks/NAME.png; `values` are those of every mask, `odd` of single ones by name."""
+
+    def write(
+        names: Sequence[str], values: Sequence[int] = (0, 255), odd: Mapping[str, Sequence[int]] = MappingProxyType({})
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        for name in names:
+            held = np.array(odd.get(name, values))
+            mask = held[np.arange(8 * 9) % len(held)].reshape(8, 9).astype(np.uint8)
+            write_picture(tmp_path / "set" / "images" / f"{name}.png", rng.integers(0, 256, (8, 9), dtype=np.uint8))
+            write_picture(tmp_path / "set" / "masks" / f"{name}.png", mask)
+        return tmp_path / "set"
+
+    return write
+
+
+@pytest.fixture
+def shared_case(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a case of `../shared/cases/make_scans.py` and return its folder."""
+
+    def write(name: str) -> Path:
+        script = Path(__file__).resolve().parents[3] / "shared" / "cases" / "make_scans.py"
+        if not script.is_file():
+            pytest.skip(f"{script} is absent")
+        spec = importlib.util.spec_from_file_location("make_scans", script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        (tmp_path / name).mkdir()
+        getattr(module, name)(tmp_path / name)
+        return tmp_path / name
 
     return write

@@ -2,18 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from mamba_unet.data import BadDataError, check, prepare
+from mamba_unet.data.checks import check_case
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume
 
 
 def only(report, severity="error"):
     """The one problem of the report."""
     (problem,) = report.problems
     assert problem.severity == severity
-    assert problem.file.name in report.table() and problem.way_out in report.table()
+    table = report.table()
+    rows = table[table.index(f"\n{severity}: ") :].splitlines()
+    assert all(len(line) <= 80 or "/" in line for line in rows)  # a path stays whole
+    assert problem.file.name in table and problem.remedy in " ".join(table.split())
     return problem
 
 
@@ -171,6 +180,92 @@ def test_orientation_that_differs_is_a_warning(nnunet, make, tmp_path):
     assert prepare(source, tmp_path / "out", progress=False).orientation is None
 
 
+def test_a_class_that_no_label_shows_is_a_warning(nnunet):
+    labels = {"background": 0, "one": 1, "two": 2, "three": 3, "four": 4}
+    problem = only(check(nnunet(labels=labels), progress=False), "warning")
+    assert (problem.problem, problem.found) == ("classes that no label shows", "four")
+
+
+def test_validation_without_foreground_is_a_warning(nnunet, make, tmp_path):
+    source, file = nnunet(), tmp_path / "split.json"
+    make.nifti(source / "labelsTr" / "s3.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    file.write_text(json.dumps({"train": ["s0", "s1", "s2"], "val": ["s3"], "test": ["s4"]}))
+    problems = {problem.problem: problem for problem in check(source, splits=file, progress=False).warnings}
+    assert set(problems) == {"empty label", "no foreground in val"}
+    assert problems["no foreground in val"].found == "background only in s3"
+    folds = check(source, folds=5, progress=False).warnings
+    assert sum(problem.problem.startswith("no foreground in fold") for problem in folds) == 1
+
+
+def test_remarks_of_the_reader_on_a_header_are_warnings(make):
+    subject = make.subject(0)
+    volume = replace(Volume.from_array(subject.image), notes=("sform says 1 mm, pixdim 10 mm",))
+    label = Volume.from_array(subject.label)
+    values = {value: value for value in range(4)}
+    (problem,) = check_case("a", Path("a"), volume, Path("b"), label, values, scaled=False, empty_is_error=False)
+    assert (problem.problem, problem.severity, problem.file) == ("doubtful header", "warning", Path("a"))
+    assert problem.found == "sform says 1 mm, pixdim 10 mm"
+
+
+def test_equal_problems_are_one_row(picture_set):
+    names = [f"a{number}" for number in range(30)]
+    source = picture_set(names)
+    for name in names[:14]:
+        (source / "images" / f"{name}.png").write_bytes(b"no picture")
+    report = check(source, progress=False)
+    table = report.table()
+    assert table.count("\nerror: ") == 1 and "error: unreadable file (14 files)" in table
+    assert "images/a0.png" in table and "and 4 more" in table and "images/a9.png" not in table
+    assert table.count("cannot identify image file") == 1
+    assert "images/a9.png" in report.table(most=None)
+
+
+def test_control_characters_in_names_are_shown_by_their_code(picture_set):
+    source = picture_set([*"abc", "\x1b[2Jd\n"])
+    (source / "masks" / "\x1b[2Jd\n.png").unlink()
+    table = check(source, progress=False).table()
+    assert r"images/\x1b[2Jd\n.png" in table and "\x1b" not in table
+
+
+def test_problems_are_errors_then_warnings_then_notes(nnunet, make, tmp_path):
+    source = nnunet(labels={"background": 0, "one": 1, "ignore": 2, "three": 3})
+    make.nifti(source / "labelsTr" / "s1.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    make.nifti(source / "labelsTr" / "s2.nii.gz", make.subject(2).label[:2])
+    report = check(source, progress=False)
+    assert [problem.severity for problem in report.problems] == ["error", "warning", "note"]
+    assert report.table().endswith("1 error, 1 warning")
+
+
+def test_what_was_read_but_is_not_looked_for_is_not_called_unreadable(tmp_path, make):
+    for number in range(3):
+        make.h5(tmp_path / f"patient00{number + 1}_frame01.h5", make.subject(number).image, make.subject(number).label)
+    with h5py.File(tmp_path / "patient002_frame01.h5", "w") as file:
+        file["image"], file["label"] = make.subject(1).image, np.zeros(3, [("a", int), ("b", float)])
+    (problem,) = check(tmp_path, progress=False).errors
+    assert problem.problem == "unsuitable file" and problem.file.name == "patient002_frame01.h5"
+
+
+def test_a_label_with_one_type_of_many_values_is_unsuitable(tmp_path, make):
+    for number in range(3):
+        make.h5(tmp_path / f"patient00{number + 1}_frame01.h5", make.subject(number).image, make.subject(number).label)
+    with h5py.File(tmp_path / "patient002_frame01.h5", "w") as file:
+        file["image"] = make.subject(1).image
+        file["label"] = np.zeros(make.subject(1).label.shape, [("a", int), ("b", float)])
+    (problem,) = check(tmp_path, progress=False).errors
+    assert problem.problem == "unsuitable file" and "expected plain numbers" in problem.found
+
+
+def test_a_file_larger_than_the_memory_is_one_bad_case(nnunet, monkeypatch):
+    def read(file, kind):
+        if file.name == "s1.nii.gz":
+            raise MemoryError
+        return read_volume(file, kind)
+
+    monkeypatch.setattr("mamba_unet.data.survey.read_volume", read)
+    (problem,) = check(nnunet(), progress=False).errors
+    assert problem.case == "s1" and "larger than the memory" in problem.found
+
+
 @pytest.fixture
 def broken(nnunet, make):
     """Six errors in five of seven cases; one case has two of them."""
@@ -195,7 +290,7 @@ def test_every_problem_is_listed_at_once(broken):
         ("s3", "constant image"),
         ("s4", "image without label"),
     ]
-    assert report.table().count("error   ") == 6
+    assert report.table().count("\nerror: ") == 6
 
 
 def test_prepare_refuses_with_the_same_list(broken, tmp_path):

@@ -44,7 +44,7 @@ def test_transunets_layout_comes_back_bit_for_bit(synapse, tmp_path):
     assert "voxel size" in note
     again = prepare(tmp_path / "out", tmp_path / "again", progress=False)
     assert same_arrays(synapse, again)
-    assert (again.fingerprint, again.splits, again.intensity) == (synapse.fingerprint, synapse.splits, CT)
+    assert (again.fingerprint, again.splits, again.intensity) == (synapse.fingerprint, synapse.splits, (CT,))
 
 
 def test_transunets_files_and_lists_are_named_as_it_names_them(synapse, tmp_path):
@@ -68,7 +68,7 @@ def test_transunets_files_and_lists_are_named_as_it_names_them(synapse, tmp_path
         assert np.array_equal(arrays["label"], synapse.case("case0005").label[1])
         assert arrays["image"].dtype == arrays["label"].dtype == np.float32
     with h5py.File(tmp_path / "out" / "test_vol_h5" / "case0002.npy.h5") as arrays:
-        assert np.array_equal(arrays["image"], synapse.case("case0002").image)
+        assert np.array_equal(arrays["image"], synapse.case("case0002").image[0])
         assert arrays["label"].dtype == np.float32
 
 

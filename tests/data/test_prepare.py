@@ -41,7 +41,7 @@ def test_other_settings_redo_every_case(nnunet, tmp_path):
     before = stamps(tmp_path / "out")
     second = prepare(source, tmp_path / "out", intensity=window(0, 100), progress=False)
     assert all(stamp != before[name] for name, stamp in stamps(tmp_path / "out").items())
-    assert (second.case("s0").image == 1).mean() > 0.5 and second.intensity["high"] == 100
+    assert (second.case("s0").image == 1).mean() > 0.5 and second.intensity[0]["high"] == 100
     assert first.fingerprint != second.fingerprint
 
 
@@ -166,7 +166,7 @@ def test_a_killed_run_is_not_taken_for_a_finished_one_and_goes_on(tmp_path, make
     assert {stem: (out / "cases" / f"{stem}.json").stat().st_mtime_ns for stem in finished} == finished
     assert not list(out.glob("*/.*"))
     subject = make.subject(7, shape=(8, 128, 128))
-    assert np.array_equal(prepared.case("patient008_frame01").image, make.minmax(subject.image))
+    assert np.array_equal(prepared.case("patient008_frame01").image[0], make.minmax(subject.image))
 
 
 def test_real_acdc_by_its_published_split(acdc_dir, tmp_path):
@@ -178,7 +178,7 @@ def test_real_acdc_by_its_published_split(acdc_dir, tmp_path):
     prepared = prepare(source, tmp_path / "out", progress=False)
     assert {name: len(cases) for name, cases in prepared.splits.items()} == {"train": 6, "val": 2, "test": 2}
     case = prepared.case("patient001_frame12")
-    assert case.image.shape == (10, 256, 216) and case.image.min() == 0 and case.image.max() == 1
+    assert case.image.shape == (1, 10, 256, 216) and case.image.min() == 0 and case.image.max() == 1
     assert set(np.unique(case.label)) == {0, 1, 2, 3}
     told = (tmp_path / "out" / "check.txt").read_text()
     assert "95 of the 100 patients of the split are not in the data" in told

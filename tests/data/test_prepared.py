@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mamba_unet.data import PreparedDataset, SliceDataset, prepare
+from mamba_unet.data import PreparedDataset, Samples, prepare
+from mamba_unet.views.slices import Slices
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def test_case_is_memory_mapped_and_read_only(prepared, make):
     case = prepared.case("s2")
     assert isinstance(case.image, np.memmap) and isinstance(case.label, np.memmap)
     assert case.image.dtype == np.float32 and case.label.dtype == np.uint8
-    assert np.array_equal(case.image, make.minmax(make.subject(2).image))
+    assert np.array_equal(case.image[0], make.minmax(make.subject(2).image))
     assert np.array_equal(case.label, make.subject(2).label)
     assert np.allclose(case.affine, make.affine)
     assert (case.identifier, case.patient, case.source.name) == ("s2", "s2", "s2_0000.nii.gz")
@@ -25,7 +26,7 @@ def test_case_is_memory_mapped_and_read_only(prepared, make):
 
 
 def test_description(prepared):
-    assert prepared.num_classes == 4 and prepared.orientation == "SPL" and prepared.intensity == {"method": "minmax"}
+    assert prepared.num_classes == 4 and prepared.orientation == "SPL" and prepared.intensity == ({"method": "minmax"},)
     assert prepared.patients == {f"s{k}": [f"s{k}"] for k in range(5)}
     assert prepared.shape("s0") == (3, 16, 12)
     assert len(prepared.fingerprint) == 64
@@ -43,8 +44,8 @@ def test_not_prepared_unfinished_and_of_another_format(tmp_path, prepared):
         PreparedDataset(tmp_path / "nowhere")
     described = prepared.folder / "dataset.json"
     text = described.read_text()
-    described.write_text(text.replace('"format": 1', '"format": 0'))
-    with pytest.raises(ValueError, match="format 0, this version reads 1"):
+    described.write_text(text.replace('"format": 2', '"format": 0'))
+    with pytest.raises(ValueError, match="format 0, this version reads 2"):
         PreparedDataset(prepared.folder)
     described.unlink()
     with pytest.raises(ValueError, match="unfinished"):
@@ -52,7 +53,7 @@ def test_not_prepared_unfinished_and_of_another_format(tmp_path, prepared):
 
 
 def test_items_are_the_slices_in_order(prepared, make):
-    slices = SliceDataset(prepared, ["s3", "s1"], (16, 12), augment=False)
+    slices = Samples(prepared, ["s3", "s1"], Slices((16, 12)), augment=False)
     assert len(slices) == 6
     assert [slices[index, 0]["name"] for index in range(6)] == ["s3/0", "s3/1", "s3/2", "s1/0", "s1/1", "s1/2"]
     item = slices[4, 0]
@@ -62,11 +63,11 @@ def test_items_are_the_slices_in_order(prepared, make):
     assert np.array_equal(item["label"], make.subject(1).label[1])
     with pytest.raises(IndexError):
         slices[6, 0]
-    assert len(SliceDataset(prepared, [], (16, 12), augment=True)) == 0
+    assert len(Samples(prepared, [], Slices((16, 12)), augment=True)) == 0
 
 
 def test_seed_alone_decides_the_augmentation(prepared):
-    slices = SliceDataset(prepared, ["s0"], (20, 20), augment=True)
+    slices = Samples(prepared, ["s0"], Slices((20, 20)), augment=True)
     again = pickle.loads(pickle.dumps(slices))
     for seed in range(8):
         a, b = slices[1, seed], again[1, seed]
@@ -75,7 +76,7 @@ def test_seed_alone_decides_the_augmentation(prepared):
 
 
 def test_workers_of_a_loader_give_the_same_items(prepared):
-    slices = SliceDataset(prepared, prepared.identifiers, (20, 20), augment=True)
+    slices = Samples(prepared, prepared.identifiers, Slices((20, 20)), augment=True)
     draws = [(index, (7, index)) for index in range(len(slices))]
     loader = torch.utils.data.DataLoader(slices, batch_sampler=[draws[:8], draws[8:]], num_workers=1)
     batches = list(loader)

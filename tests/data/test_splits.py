@@ -71,22 +71,22 @@ def test_impossible_numbers_of_folds(folds):
         draw_folds(PATIENTS, folds)
 
 
-def test_twins_stay_together():
-    twins = {"p03": "p01", "p07": "p01"}
+def test_duplicates_stay_together():
+    duplicates = {"p03": "p01", "p07": "p01"}
     for patients in (
-        draw_split(PATIENTS, 4, twins).patients,
-        draw_split(PATIENTS, 4, twins, test=["p01", "p02"]).patients,
+        draw_split(PATIENTS, 4, duplicates).patients,
+        draw_split(PATIENTS, 4, duplicates, test=["p01", "p02"]).patients,
     ):
         (home,) = {name for name, members in patients.items() if "p01" in members}
         assert {"p03", "p07"} <= set(patients[home])
         assert sorted(chain(*patients.values())) == PATIENTS
-    folds = draw_folds(PATIENTS, 6, 0, twins)
+    folds = draw_folds(PATIENTS, 6, 0, duplicates)
     homes = {patient: [name for name, members in folds.items() if patient in members] for patient in PATIENTS}
     assert homes["p01"] == homes["p03"] == homes["p07"]
     assert all(len(names) == 6 for names in homes.values())
 
 
-def test_a_twin_of_a_patient_outside_the_folds_is_divided_like_any_other():
+def test_a_duplicate_of_a_patient_outside_the_folds_is_divided_like_any_other():
     folds = draw_folds(PATIENTS, 5, 0, {"p03": "elsewhere"})
     assert sum("p03" in members for members in folds.values()) == 5
 
@@ -123,6 +123,9 @@ def test_users_split_takes_what_prepare_wrote(tmp_path):
         ({"train": PATIENTS[:18]}, "patients in no split: p18, p19"),
         (["p00"], "no split"),
         ({"train": "p00"}, "no split"),
+        ({"train": {"val": ["p00"]}}, "no split"),
+        ({"train": [["p00"], ["p01"]]}, "no split"),
+        ({"train": [1, 2]}, "no split"),
     ],
 )
 def test_users_errors_name_the_patients(tmp_path, content, message):
@@ -141,6 +144,30 @@ def test_patients_put_aside_take_no_part_in_folds():
     split = choose_split(cases, DATASETS["acdc"], folds=3)
     assert split.patients["official_test"] == ["patient101", "patient102"]
     assert not any("patient101" in members for name, members in split.patients.items() if name.startswith("fold"))
+
+
+def test_a_folder_with_training_and_test_patients_has_validation_drawn_from_training():
+    own = {"train": list(CASES)[:24], "test": list(CASES)[24:]}  # cases, two of each patient
+    split = choose_split(CASES, None, own=own)
+    assert split.patients["test"] == PATIENTS[12:]
+    assert (
+        sorted([*split.patients["train"], *split.patients["val"]]) == PATIENTS[:12] and len(split.patients["val"]) == 2
+    )
+
+
+def test_a_folder_with_training_and_validation_patients_has_these():
+    split = choose_split(CASES, None, own={"train": PATIENTS[:15], "val": PATIENTS[15:]})
+    assert split.patients == {"train": PATIENTS[:15], "val": PATIENTS[15:]}
+
+
+def test_a_folder_that_names_validation_and_test_patients_trains_on_the_others():
+    split = choose_split(CASES, None, own={"val": PATIENTS[:2], "test": PATIENTS[2:4]})
+    assert split.patients["train"] == PATIENTS[4:]
+
+
+def test_a_patient_in_two_folders_of_the_split_is_named():
+    with pytest.raises(SplitError, match="p03 in train and test"):
+        choose_split(CASES, None, own={"train": PATIENTS, "test": ["p03_frame1"]})
 
 
 def test_a_folder_that_lists_validation_patients_alone_gets_the_published_split():

@@ -7,10 +7,12 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
-from mamba_unet.drawing.colors import DARK, LIGHT, PALETTE, class_color
+from mamba_unet.drawing.colors import DARK, LIGHT, class_color
+from mamba_unet.drawing.examples import Example
 from mamba_unet.drawing.figures import (
     chart,
     dice_histograms,
+    dice_limits,
     draw_histogram,
     draw_learning_rate,
     draw_loss,
@@ -20,7 +22,6 @@ from mamba_unet.drawing.figures import (
     segmentation_figure,
     to_png,
 )
-from mamba_unet.drawing.overlay import Example, overlay
 
 
 def write_log(folder, version, text):
@@ -88,6 +89,24 @@ def test_class_keeps_its_colour_whatever_the_order_of_the_log(logs):
     assert "best 0.700" in axes.get_title("left")
 
 
+@pytest.mark.parametrize(
+    ("curves", "limits"),
+    [
+        ([[0.82, 0.9], [0.87, float("nan")]], (0.8, 0.95)),
+        ([[0.0, 0.5], [1.0]], (0, 1)),
+        ([[0.8], [0.85]], (0.75, 0.9)),  # nothing lies on the edge
+        ([], (0, 1)),
+        ([[float("nan")]], (0, 1)),
+    ],
+)
+def test_the_axis_of_the_validation_holds_the_values_and_little_more(curves, limits):
+    assert dice_limits([np.array(values) for values in curves]) == pytest.approx(limits)
+
+
+def test_validation_is_drawn_on_the_axis_of_its_values(logs):
+    assert chart(draw_validation, read_curves(logs)).axes[0].get_ylim() == pytest.approx((0.35, 0.85))
+
+
 def test_running_mean_of_the_loss_lies_over_the_values_it_averages():
     steps = np.arange(200)
     axes = chart(draw_loss, {"train/loss": (steps, steps / 200)}).axes[0]
@@ -107,54 +126,14 @@ def test_histogram_counts_every_image_once():
     assert (sum(heights), heights[0], heights[18], heights[19]) == (4, 1, 2, 1)
 
 
-def test_overlay_tints_inside_outlines_the_edge_and_leaves_the_background():
-    label = np.zeros((10, 10), int)
-    label[2:8, 2:8] = 2
-    picture = overlay(np.full((10, 10), 0.5), label, height=100)
-    assert picture.shape == (100, 100, 3) and picture.dtype == np.uint8
-    assert picture[5, 5].tolist() == [128, 128, 128]
-    assert picture[20, 50].tolist() == rgb(class_color(2))
-    expected = 0.6 * 127.5 + 0.4 * np.array(rgb(class_color(2)))
-    np.testing.assert_allclose(picture[50, 50], expected, atol=1)
-
-
-def test_overlay_without_label_is_grey_and_keeps_the_proportions():
-    image = np.tile([0.0, 1.0], (6, 3))
-    picture = overlay(image, pixel_size=(3.0, 1.5), height=60)
-    assert picture.shape == (60, 30, 3)
-    assert picture[0, 0].tolist() == [0, 0, 0] and picture[0, -1].tolist() == [255, 255, 255]
-
-
-def test_classes_have_colours_of_their_own():
-    assert len(set(PALETTE)) == len(PALETTE)
-    assert class_color(1) == PALETTE[0] and class_color(len(PALETTE) + 1) == PALETTE[0]
-
-
 def test_segmentation_figure_has_a_column_per_label_map_and_a_legend_of_the_classes():
     label = np.eye(8, dtype=int)
-    examples = [Example(name, np.zeros((8, 8)), {"truth": label, "prediction": label}) for name in ("a/3", "b/1")]
+    labels = {"ground truth": label, "prediction": label}
+    examples = [Example(name, np.zeros((8, 8)), labels) for name in ("a/3", "b/1")]
     figure = segmentation_figure(examples, ["background", "ventricle"])
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "truth", "prediction"]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "ground truth", "prediction"]
     assert len(figure.axes) == 6
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ventricle"]
-
-
-def test_cropping_keeps_everything_that_any_map_labels():
-    truth, prediction = np.zeros((2, 200, 300), int)
-    truth[90:110, 100:120] = 1
-    prediction[95:115, 100:140] = 1
-    example = Example("a", np.zeros((200, 300)), {"truth": truth, "prediction": prediction}).cropped()
-    assert example.image.shape == (60, 60)  # 1.5 x 40 columns
-    assert all(
-        example.labels[name].sum() == full.sum() for name, full in (("truth", truth), ("prediction", prediction))
-    )
-
-
-def test_cropping_stops_at_the_border_and_leaves_an_unlabelled_slice_whole():
-    corner, nothing = np.zeros((2, 50, 60), int)
-    corner[:10, :40] = 1
-    assert Example("a", corner, {"truth": corner}).cropped().image.shape == (35, 50)
-    assert Example("a", nothing, {"truth": nothing}).cropped().image.shape == (50, 60)
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

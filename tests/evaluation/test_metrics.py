@@ -16,6 +16,8 @@ from mamba_unet.evaluation.metrics import (
     DISTANCE_METRICS,
     HD95_CONVENTIONS,
     OVERLAP_METRICS,
+    Conventions,
+    metric_title,
     segmentation_metrics,
     slice_dice,
 )
@@ -57,7 +59,8 @@ def test_conventions_differ_as_their_names_say():
     label[1, 0] = prediction[1, 0] = prediction[1, 3] = 1
 
     def distance(metric, name):
-        return segmentation_metrics(prediction, label, num_classes=2, **{metric: name})[1][metric]
+        named = Conventions(**{metric: name})
+        return segmentation_metrics(prediction, label, num_classes=2, conventions=named)[1][metric]
 
     assert distance("hd95", "hd95_max_of_directed_percentiles") == pytest.approx(0.95 * 3)
     assert distance("hd95", "hd95_of_pooled_distances") == pytest.approx(0.9 * 3)  # 0, 0, 3
@@ -65,6 +68,10 @@ def test_conventions_differ_as_their_names_say():
     assert distance("asd", "assd_pooled") == pytest.approx(3 / 3)
     assert distance("asd", "assd_mean_of_directed_means") == pytest.approx((1.5 + 0) / 2)
     assert distance("asd", "asd_prediction_to_label") == pytest.approx(1.5)
+    prediction, label = label, prediction  # forward 0, backward 0 and 3
+    assert distance("asd", "assd_mean_of_directed_means") == pytest.approx((0 + 1.5) / 2)
+    assert distance("asd", "asd_prediction_to_label") == 0
+    assert distance("hd95", "hd95_max_of_directed_percentiles") == pytest.approx(0.95 * 3)
 
 
 def test_class_absent_from_both_is_undefined():
@@ -152,12 +159,16 @@ def test_values_agree_with_independent_implementations(conformance_dir):
         maps = arrays[f"{row['case']}/prediction"], arrays[f"{row['case']}/label"]
         for hd95 in HD95_CONVENTIONS:
             for asd in ("assd_pooled", "asd_prediction_to_label"):
-                result = segmentation_metrics(*maps, row["spacing"], 4, hd95=hd95, asd=asd)[row["label"]]
+                named = Conventions(hd95, asd)
+                result = segmentation_metrics(*maps, row["spacing"], 4, conventions=named)[row["label"]]
                 expected = {name: row[name] for name in OVERLAP_METRICS} | {"hd95": row[hd95], "asd": row[asd]}
                 assert result == pytest.approx(expected, abs=1e-9)
         assert row["assd_mean_of_directed_means"] == pytest.approx(row["assd_pooled"], abs=1e-12)
-        means = segmentation_metrics(*maps, row["spacing"], 4, asd="assd_mean_of_directed_means")[row["label"]]["asd"]
-        back = segmentation_metrics(*maps[::-1], row["spacing"], 4, asd="asd_prediction_to_label")[row["label"]]["asd"]
+        directed = Conventions(asd="assd_mean_of_directed_means"), Conventions(asd="asd_prediction_to_label")
+        means, back = (
+            segmentation_metrics(*ordered, row["spacing"], 4, conventions=named)[row["label"]]["asd"]
+            for ordered, named in zip((maps, maps[::-1]), directed, strict=True)
+        )
         assert means == pytest.approx((row["asd_prediction_to_label"] + back) / 2, abs=1e-12)
 
 
@@ -175,13 +186,12 @@ def test_slice_dice_scores_each_slice_alone():
     [
         ({"prediction": np.zeros((2, 4, 5), int)}, r"differ in shape: \(2, 4, 5\) and \(2, 4, 4\)"),
         ({"prediction": np.zeros((2, 4, 4))}, "prediction holds float64; expected class indices"),
-        ({"label": np.full((2, 4, 4), 255)}, r"label value 255 is not in 0\.\.1 \(num_classes=2\)"),
+        ({"label": np.full((2, 4, 4), 254)}, r"label value 254 is not in 0\.\.1 \(num_classes=2\)"),
+        ({"prediction": np.full((2, 4, 4), 255)}, "prediction value 255 is not in 0"),  # only a label has such pixels
         ({"label": np.full((2, 4, 4), -1)}, "label value -1 is not in 0..1"),
         ({"prediction": np.zeros(4, int), "label": np.zeros(4, int)}, r"expected label maps of \(H, W\)"),
         ({"spacing_mm": (1.0, 1.0)}, "spacing_mm must be 3 positive numbers in array order"),
         ({"spacing_mm": (0.0, 1.0, 1.0)}, "spacing_mm must be 3 positive numbers"),
-        ({"hd95": "hd99"}, "unknown hd95 convention 'hd99'; choose one of hd95_max_of_directed_percentiles"),
-        ({"asd": "assd"}, "unknown asd convention 'assd'; choose one of assd_pooled"),
     ],
 )
 def test_bad_input_says_what_was_expected(change, message):
@@ -190,9 +200,84 @@ def test_bad_input_says_what_was_expected(change, message):
         segmentation_metrics(**(arguments | change))
 
 
+def test_an_unknown_convention_is_refused_where_it_is_named():
+    with pytest.raises(ValueError, match=r"^unknown hd95 convention 'hd99'; choose one of hd95_max_of_directed_perc"):
+        Conventions(hd95="hd99")
+    with pytest.raises(ValueError, match="unknown asd convention 'assd'; choose one of assd_pooled"):
+        Conventions(asd="assd")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1)])
+def test_an_image_of_one_pixel_has_a_surface(shape):
+    one, none = np.ones(shape, int), np.zeros(shape, int)
+    assert segmentation_metrics(one, none, num_classes=2)[1]["hd95"] == math.inf
+    assert segmentation_metrics(none, one, num_classes=2)[1]["asd"] == math.inf
+    assert segmentation_metrics(one, one, num_classes=2)[1]["hd95"] == 0
+    assert math.isnan(segmentation_metrics(none, none, num_classes=2)[1]["hd95"])
+
+
+def with_ignored(labels, *window):
+    labels = labels.copy()
+    labels[window] = 255
+    return labels
+
+
+def test_pixels_without_ground_truth_are_not_counted():
+    """Two squares of 16 pixels that share 8; the ignored column holds 4 shared pixels and 4 of background."""
+    label = with_ignored(square((8, 8), (0, 4), (0, 4)), slice(None), 2)
+    result = segmentation_metrics(square((8, 8), (0, 4), (2, 6)), label, num_classes=2, distances=False)[1]
+    assert result == {
+        "dice": 2 * 4 / (12 + 12),
+        "iou": 4 / 20,
+        "accuracy": 40 / 56,
+        "precision": 4 / 12,
+        "sensitivity": 4 / 12,
+        "specificity": 36 / 44,
+    }
+
+
+def test_for_distances_ignored_pixels_are_background_in_both():
+    label, prediction = square((20, 20), (5, 15), (5, 15)), square((20, 20), (5, 15), (5, 20))
+    ignored = with_ignored(label, slice(None), slice(12, None))
+    left = [np.where(np.arange(20) < 12, values, 0) for values in (prediction, label)]
+    expected = segmentation_metrics(*left, num_classes=2)[1]
+    result = segmentation_metrics(prediction, ignored, num_classes=2)[1]
+    assert (result["hd95"], result["asd"]) == (expected["hd95"], expected["asd"]) == (0, 0)
+
+
+def test_slice_dice_leaves_ignored_pixels_out():
+    label, prediction = np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 4), np.uint8)
+    label[0, 0], prediction[0, 0, :2] = 1, 1
+    label[0, :, 3] = label[1] = 255
+    prediction[1] = 1
+    np.testing.assert_array_equal(slice_dice(prediction, label, 2)[:, 0], [2 * 2 / (2 + 3), np.nan])
+
+
+def test_number_of_classes_is_that_of_the_labels_without_the_ignored():
+    label = with_ignored(square((6, 6), (1, 4), (1, 4), value=2), 0, 0)
+    assert list(segmentation_metrics(np.where(label == 255, 0, label), label)) == [1, 2]
+
+
+def test_a_data_set_of_256_classes_has_no_value_left_to_ignore():
+    label = np.array([[0, 255], [1, 255]])
+    assert segmentation_metrics(label, label, num_classes=256, distances=False)[255]["dice"] == 1
+    ignored = segmentation_metrics(label % 255, label, num_classes=255, distances=False)
+    assert ignored[1]["accuracy"] == 1 and math.isnan(ignored[254]["dice"])
+
+
+def test_an_image_without_any_ground_truth_has_no_numbers():
+    result = segmentation_metrics(np.ones((3, 3), int), np.full((3, 3), 255), num_classes=2)[1]
+    assert all(math.isnan(value) for value in result.values())
+
+
 def test_slice_dice_of_one_image_without_slices_is_refused():
     with pytest.raises(ValueError, match=r"needs arrays of \(D, H, W\)"):
         slice_dice(np.zeros((4, 4), int), np.zeros((4, 4), int), 2)
+
+
+def test_only_distances_have_a_unit_in_their_title():
+    titles = [metric_title("dice", "mm"), metric_title("hd95", "mm"), metric_title("asd")]
+    assert titles == ["Dice", "HD95 (mm)", "ASD"]
 
 
 def test_importing_metrics_loads_neither_scipy_nor_torch():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mamba_unet.evaluation.significance import holm, paired_test, wilcoxon
+from mamba_unet.evaluation.significance import EXACT_UP_TO, holm, paired_test, rank_sum, wilcoxon
 
 INF, NAN = float("inf"), float("nan")
 
@@ -36,6 +36,46 @@ def test_p_agrees_with_scipys_permutations_where_ranks_are_tied():
     differences = np.array([-1.0, 0.9, 0.9, 1.6, -0.5, 2.0, 1.9, -0.1, -0.4, 0.5, 1.3])
     every_sign = stats.PermutationMethod(n_resamples=2**11)
     assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences, method=every_sign).pvalue, rel=1e-12)
+
+
+def test_many_patients_are_tested_by_the_normal_approximation_with_ties():
+    rng = np.random.default_rng(0)
+    for differences in (rng.normal(0.05, 1, 2000), rng.integers(-5, 7, 2000).astype(float)):
+        expected = stats.wilcoxon(differences, zero_method="wilcox", correction=False, method="approx").pvalue
+        assert wilcoxon(differences) == pytest.approx(expected, rel=1e-9)
+        assert not paired_test(differences, np.zeros(2000), higher_is_better=True).exact
+    assert paired_test([1.0, 2.0], [0.0, 0.0], higher_is_better=True).exact
+
+
+def test_both_forms_agree_where_one_takes_over_from_the_other(monkeypatch):
+    differences = np.random.default_rng(1).normal(0.1, 1, EXACT_UP_TO)
+    exact = wilcoxon(differences)
+    monkeypatch.setattr("mamba_unet.evaluation.significance.EXACT_UP_TO", EXACT_UP_TO - 1)
+    assert 0 < abs(wilcoxon(differences) - exact) < 0.002
+
+
+@pytest.mark.parametrize(
+    ("network", "reference", "p"),
+    [
+        ([4, 5, 6], [1, 2, 3], 2 / 20),  # the two extremes of 20 assignments
+        ([1, 2, 3], [4, 5, 6], 2 / 20),
+        ([3, 5, 6], [1, 2, 4], 4 / 20),  # one pair of nine the other way
+        ([1, 2], [1, 2], 1.0),
+        ([INF, 3], [1, 2], 2 / 6),
+        ([NAN, 4, 5, 6], [1, 2, 3], 2 / 20),
+        ([1, NAN], [1, 2], None),
+        ([1], [2, 3], None),
+    ],
+)
+def test_p_over_trainings_counts_every_assignment(network, reference, p):
+    assert rank_sum(network, reference) == p
+
+
+def test_p_over_trainings_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    few, many = (rng.normal(0, 1, (2, size)) for size in (5, 40))
+    assert rank_sum(*few) == pytest.approx(stats.mannwhitneyu(*few, method="exact").pvalue)
+    assert rank_sum(*many) == pytest.approx(stats.mannwhitneyu(*many, method="asymptotic").pvalue)
 
 
 def test_the_effect_is_positive_where_the_network_is_better():
@@ -75,6 +115,15 @@ def test_the_interval_holds_the_median_and_shrinks_with_patients():
         assert test.interval[0] <= test.median_difference <= test.interval[1]
         widths.append(test.interval[1] - test.interval[0])
     assert widths[1] < widths[0] / 2
+
+
+def test_the_interval_is_the_middle_95_percent():
+    """The median of draws from 0, 1, ..., 100: at most k of 101 drawn below it, a binomial probability."""
+    values = np.arange(101.0)
+    low, high = paired_test(values, np.zeros(101), higher_is_better=True).interval
+    at_most = [stats.binom(101, (value + 1) / 101).sf(50) for value in range(101)]  # P(median <= value)
+    assert low == pytest.approx(np.searchsorted(at_most, 0.025), abs=1)
+    assert high == pytest.approx(np.searchsorted(at_most, 0.975), abs=1)
 
 
 def test_holm_multiplies_step_by_step_and_never_falls():

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.views.intensity import MINMAX, intensity_rules
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 
 
 class Threshold(torch.nn.Module):
@@ -36,10 +39,13 @@ def save_threshold(tmp_path, monkeypatch):
             "model": "threshold",
             "config": {},
             "class_names": ["background", "bright"],
-            "intensity": {"method": "minmax"},
-            "image_size": (24, 24),
-            "orientation": "SPL",
         }
+        preprocessing = Preprocessing(
+            intensity_rules(changes.pop("intensity", MINMAX)),
+            changes.pop("orientation", "SPL"),
+            Slices(changes.pop("image_size", (24, 24))),
+        )
+        metadata["preprocessing"] = preprocessing.to_json()
         model = Threshold()
         torch.nn.init.constant_(model.weight, weight)
         save_checkpoint(tmp_path / name / "best.safetensors", model, CheckpointMetadata(**metadata | changes))

@@ -163,7 +163,10 @@ def test_a_series_is_finished_until_one_of_its_files_changes(save_threshold, wri
 
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):
     save_scan("a.nii.gz")
-    for outputs, message in ((("nifty",), "unknown output nifty; expected some of nifti"), ((), "nothing to write")):
+    for outputs, message in (
+        (("nifty",), "unknown output nifty; expected some of auto, nifti"),
+        ((), "nothing to write"),
+    ):
         with pytest.raises(ValueError, match=message):
             predict_files(Predictor(checkpoint), [tmp_path / "images"], tmp_path / "out", outputs=outputs)
 
@@ -177,7 +180,7 @@ def test_the_report_tells_everything_that_a_result_hangs_on(checkpoint, save_sca
     assert said["environment"]["torch"] and said["device"] == "cpu" and said["seconds"] > 0
     weights = checkpoint / "best.safetensors"
     assert said["checkpoints"] == [{"path": str(weights), "sha256": sha256([weights])}]
-    assert said["settings"]["tta"] is False and said["settings"]["outputs"] == ["nifti"]
+    assert said["settings"]["tta"] is False and said["settings"]["outputs"] == ["auto"]
     (case,) = said["cases"]
     assert case["input"] == str(path) and case["sha256"] == sha256([path]) and case["outputs"] == ["a.nii.gz"]
     assert case["shape"] == [1, 5, 16, 20] and case["slices"] == 5 and case["slice_axis"] == "z"

@@ -13,10 +13,14 @@ from PIL import Image
 from mamba_unet import build_model
 from mamba_unet.cli import main
 from mamba_unet.data import prepare
-from mamba_unet.inference import Predictor, Segmentation, predict_files
+from mamba_unet.data.registry import DATASETS
+from mamba_unet.inference import Predictor, Segmentation, predict_files, scores
 from mamba_unet.inference.outputs import OUTPUTS
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import resolve_config
+from mamba_unet.views.intensity import MINMAX
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 from mamba_unet.volumes.volume import Volume
 
 
@@ -39,15 +43,19 @@ def test_files_and_folders_are_segmented_under_their_names(predictor, save_scan,
     done = predict_files(predictor, [tmp_path / "images", picture, tmp_path / "heart.h5"], tmp_path / "out")
     assert not done.failures
     assert {case: [path.name for path in paths] for case, paths in done.written.items()} == {
-        name: [f"{name}.nii.gz"] for name in ("case", "eye", "heart", "other")
+        "eye": ["eye.png"],
+        **{name: [f"{name}.nii.gz"] for name in ("case", "heart", "other")},
     }
+    mask = np.asarray(Image.open(tmp_path / "out" / "eye.png"))
+    assert mask.dtype == np.uint8 and np.array_equal(mask, corner[..., 1].T > 3.5)
     assert np.array_equal(labels(tmp_path / "out" / "case.nii.gz"), corner > 3.5)
     assert np.array_equal(labels(tmp_path / "out" / "other.nii.gz"), corner[::-1] > 3.5)
     assert np.array_equal(labels(tmp_path / "out" / "heart.nii.gz"), corner > 3.5)
     assert np.array_equal(np.squeeze(labels(tmp_path / "out" / "eye.nii.gz")), corner[..., 1] > 3.5)
 
 
-def test_a_case_joined_from_slices_is_segmented_whole_under_its_own_name(predictor, corner, tmp_path):
+def test_a_case_joined_from_slices_is_segmented_whole_under_its_own_name(save_threshold, corner, tmp_path):
+    predictor = Predictor(save_threshold(class_names=DATASETS["acdc"].class_names, orientation=None))
     image = corner.T / 7
     for mark, case in enumerate(("patient001_frame01", "patient071_frame01", "patient081_frame01")):
         image[0, 0, 0] = 0.1 * mark  # no two alike
@@ -69,7 +77,7 @@ def test_the_batches_of_the_networks_go_across_files(checkpoint, save_scan, tmp_
         save_scan(f"{number}.nii.gz")
     predictor = Predictor(checkpoint, batch_size=8)
     predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
-    assert [size[0] for size in predictor.members[0].model.sizes] == [8, 8, 4]
+    assert [size[0] for size in predictor.members[0].sizes] == [8, 8, 4]
 
 
 def test_a_bad_case_is_reported_and_does_not_stop_the_others(predictor, save_scan, corner, tmp_path, monkeypatch):
@@ -222,9 +230,9 @@ def test_few_scans_are_in_memory_at_once_however_many_there_are(checkpoint, corn
         look("reading")
         return scan
 
-    run, write = predictor._run, Segmentation.save
-    monkeypatch.setattr("mamba_unet.volumes.find.read_image", read)
-    monkeypatch.setattr(predictor, "_run", lambda *arguments: (look("network"), run(*arguments)))
+    run, write = scores._run, Segmentation.save
+    monkeypatch.setattr("mamba_unet.volumes.find.read_volume", read)
+    monkeypatch.setattr(scores, "_run", lambda *arguments: (look("network"), run(*arguments)))
     writer = (".nii.gz", lambda segmentation, path: (look("writing"), write(segmentation, path)))
     monkeypatch.setitem(OUTPUTS, "nifti", writer)
     for number in range(30):
@@ -241,20 +249,20 @@ def test_an_interruption_keeps_what_is_finished_and_stops(checkpoint, save_scan,
     predictor = Predictor(checkpoint, batch_size=5)
     for number in range(8):
         save_scan(f"{number}.nii.gz")
-    run, calls = predictor._run, []
+    run, calls = scores._run, []
 
-    def interrupted(batch, progress):
-        calls.append(len(batch))
+    def interrupted(*arguments):
+        calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        run(batch, progress)
+        run(*arguments)
 
-    monkeypatch.setattr(predictor, "_run", interrupted)
+    monkeypatch.setattr(scores, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
     finished = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
     assert finished == {"0.nii.gz"} and not list((tmp_path / "out").glob(".*"))
-    monkeypatch.setattr(predictor, "_run", run)
+    monkeypatch.setattr(scores, "_run", run)
     done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
     assert {f"{case}.nii.gz" for case in done.skipped} == finished and len(done.written) == 8 - len(finished)
 
@@ -267,7 +275,8 @@ def nano(tmp_path_factory):
     names = ["background", "right ventricle", "myocardium", "left ventricle"]
     for seed in (0, 1):
         torch.manual_seed(seed)
-        metadata = CheckpointMetadata("mamba_unet", config, names, {"method": "minmax"}, (32, 32), orientation="SPL")
+        preprocessing = Preprocessing((MINMAX,), "SPL", Slices((32, 32))).to_json()
+        metadata = CheckpointMetadata("mamba_unet", config, names, preprocessing)
         save_checkpoint(folder / str(seed) / "best.safetensors", build_model("mamba_unet", **config), metadata)
     return folder
 
@@ -314,6 +323,6 @@ def test_an_interrupted_command_says_how_to_go_on(nano, save_scan, tmp_path, cap
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "_run", interrupted)
+    monkeypatch.setattr(scores, "_run", interrupted)
     assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 130
     assert "the same command" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def oriented(array: np.ndarray, spacing_mm: tuple[float, ...], orientation: str)
 def records_slices(predictor: Predictor) -> list[np.ndarray]:
     """What the predictor's network is shown from now on, slice by slice."""
     shown: list[np.ndarray] = []
-    predictor.members[0].model.register_forward_pre_hook(lambda _, inputs: shown.extend(inputs[0][:, 0].numpy()))
+    predictor.members[0].register_forward_pre_hook(lambda _, inputs: shown.extend(inputs[0][:, 0].numpy()))
     return shown
 
 
@@ -130,8 +130,8 @@ def test_each_frame_of_a_cine_is_scaled_by_itself_and_comes_back_as_a_cine(check
     nib.save(image, tmp_path / "patient001_4d.nii.gz")
     segmentation = Predictor(checkpoint)(tmp_path / "patient001_4d.nii.gz")
     assert segmentation.label.shape == (3, 5, 16, 20)
-    assert segmentation.image.min(axis=(1, 2, 3)).tolist() == [0] * 3
-    assert segmentation.image.max(axis=(1, 2, 3)).tolist() == [1] * 3
+    assert segmentation.image.min(axis=(1, 2, 3, 4)).tolist() == [0] * 3
+    assert segmentation.image.max(axis=(1, 2, 3, 4)).tolist() == [1] * 3
     segmentation.save(tmp_path / "b.nii.gz")
     result = nib.load(tmp_path / "b.nii.gz")
     expected = np.stack([corner > 3.5, corner[::-1] > 3.5, np.roll(corner, 5, axis=1) > 3.5], axis=-1)
@@ -235,7 +235,7 @@ def test_an_ensemble_averages_its_members_whatever_their_image_sizes(save_thresh
     ],
 )
 def test_networks_of_different_data_are_no_ensemble(save_threshold, changes, message):
-    with pytest.raises(ValueError, match=f"has {message} .* same prepared data"):
+    with pytest.raises(ValueError, match=message):
         Predictor([save_threshold("a"), save_threshold("b", **changes)])
 
 
@@ -250,9 +250,9 @@ def test_slices_of_several_scans_share_batches(checkpoint, corner):
 
     finished = []
     for segmentation in predictor.segment(scans()):
-        finished.append((segmentation.scan.name, taken[-1]))
-        assert np.array_equal(segmentation.labels, segmentation.image > 0.5)
-    assert [size[0] for size in predictor.members[0].model.sizes] == [4, 4, 4, 1]
+        finished.append((segmentation.volume.name, taken[-1]))
+        assert np.array_equal(segmentation.labels, segmentation.image[:, 0] > 0.5)
+    assert [size[0] for size in predictor.members[0].sizes] == [4, 4, 4, 1]
     assert finished == [("0", 2), ("1", 2), ("2", 2), ("3", 3)]  # as soon as their last slice is done
 
 
@@ -268,10 +268,10 @@ def test_progress_counts_slices_and_may_stop_the_work(checkpoint, corner):
     def cancel(done, total):
         raise CancelledError
 
-    predictor.members[0].model.sizes.clear()
+    predictor.members[0].sizes.clear()
     with pytest.raises(CancelledError):
         predictor(corner.T, progress=cancel)
-    assert len(predictor.members[0].model.sizes) == 1
+    assert len(predictor.members[0].sizes) == 1
 
 
 def test_a_batch_that_does_not_fit_into_memory_says_which_would(checkpoint, corner, monkeypatch):
@@ -279,8 +279,8 @@ def test_a_batch_that_does_not_fit_into_memory_says_which_would(checkpoint, corn
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     predictor = Predictor(checkpoint, batch_size=5)
-    monkeypatch.setattr(predictor.members[0].model, "forward", full)
-    with pytest.raises(ValueError, match=r"5 slices at a time .*batch_size=1, --batch-size"):
+    monkeypatch.setattr(predictor.members[0], "forward", full)
+    with pytest.raises(ValueError, match=r"5 tiles at a time .*batch_size=1, --batch-size"):
         predictor(corner.T)
 
 
@@ -288,9 +288,9 @@ def test_the_trainings_own_data_are_sliced_as_training_was_whatever_their_spacin
     sagittal = Volume.from_nibabel(nib.Nifti1Image(corner, np.diag([-6.0, -1.0, 1.0, 1.0])))
     predictor = Predictor(checkpoint)
     assert predictor(sagittal).slice_axis == 2
-    assert predictor(predictor.as_trained(sagittal)).slice_axis == 0
+    assert predictor(predictor.preprocessing.as_trained(sagittal)).slice_axis == 0
     flat = Volume.from_array(corner.T, (1.0, 1.0, 6.0))
-    assert predictor(flat).slice_axis == 2 and predictor(predictor.as_trained(flat)).slice_axis == 0
+    assert predictor(flat).slice_axis == 2 and predictor(predictor.preprocessing.as_trained(flat)).slice_axis == 0
 
 
 def test_what_is_no_finite_image_is_refused_by_name(checkpoint, tmp_path):
@@ -314,8 +314,8 @@ def test_a_real_heart_in_hdf5_is_segmented_whole(save_threshold, acdc_dir):
     with h5py.File(path) as file:
         image = file["image"][()]
     segmentation = Predictor(save_threshold(image_size=image.shape[1:]))(path, spacing_mm=(10, 1.56, 1.56))
-    assert np.array_equal(segmentation.label, segmentation.image[0] > 0.5)
-    assert np.allclose(segmentation.image[0], image, atol=1e-6) and len(segmentation.statistics) == 1
+    assert np.array_equal(segmentation.label, segmentation.image[0, 0] > 0.5)
+    assert np.allclose(segmentation.image[0, 0], image, atol=1e-6) and len(segmentation.statistics) == 1
 
 
 def test_a_hub_id_is_taken_as_a_checkpoint(checkpoint, corner, monkeypatch, tmp_path):

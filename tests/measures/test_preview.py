@@ -110,6 +110,24 @@ def test_an_image_without_contrast_is_still_drawn(tmp_path, fill):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+def test_three_channels_are_shown_in_colour():
+    image = np.zeros((1, 3, 2, 16, 16), np.float32)
+    image[:, 0] = 1  # red
+    labels = np.zeros((1, 2, 16, 16), np.uint8)
+    tile = preview_figure(image, labels, NAMES).axes[0].images[0].get_array()
+    assert tile[8, 8].tolist() == [255, 0, 0]
+    image[0, :, 0, :8] = [[[0.0]], [[1.0]], [[0.0]]]  # rows green, in the first slice
+    tile = preview_figure(image, labels, NAMES, orientation="SAR").axes[0].images[0].get_array()
+    assert tile[2, 2].tolist() == [255, 0, 0] and tile[-2, 2].tolist() == [0, 255, 0], "turned as the label is"
+
+
+def test_of_two_channels_the_first_is_shown():
+    image = np.random.default_rng(0).random((1, 2, 1, 16, 16), np.float32)
+    labels = np.zeros((1, 1, 16, 16), np.uint8)
+    both, first = (preview_figure(array, labels, NAMES).axes[0].images[0].get_array() for array in (image, image[:, 0]))
+    np.testing.assert_array_equal(both, first)
+
+
 def test_images_and_labels_of_different_shape_are_refused():
     with pytest.raises(ValueError, match=r"image of shape \(1, 2, 8, 8\), labels of \(1, 2, 8, 9\)"):
         preview_figure(np.zeros((1, 2, 8, 8)), np.zeros((1, 2, 8, 9), int), NAMES)

@@ -148,7 +148,7 @@ def test_images_must_be_those_of_the_labels(tmp_path):
     cases, failures = measure_files([tmp_path / "labels"], [tmp_path / "images"], progress=False)
     assert not cases
     reasons = {os.path.basename(path): reason for path, reason in failures.items()}
-    assert "image of shape (1, 5, 19, 20), its label has (1, 5, 20, 20)" in reasons["a.nii.gz"]
+    assert "do not lie on one grid (shapes (5, 19, 20), (5, 20, 20)); resample the label" in reasons["a.nii.gz"]
     assert "no image is called 'b'; there are a" in reasons["b.nii.gz"]
 
 

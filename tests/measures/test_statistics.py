@@ -60,6 +60,19 @@ def test_the_ends_of_the_stack_are_no_border():
     assert structure_statistics(label, NAMES, slice_axis=1)[0].touches_border
 
 
+@pytest.mark.parametrize("row, column", [(0, 2), (4, 2), (2, 0), (2, 5)])
+def test_every_edge_of_the_slice_is_a_border(row, column):
+    label = np.zeros((1, 2, 5, 6), np.uint8)
+    label[0, 1, row, column] = 1
+    assert structure_statistics(label, NAMES)[0].touches_border
+
+
+def test_the_row_and_column_next_to_the_edge_are_no_border():
+    label = np.zeros((1, 2, 5, 6), np.uint8)
+    label[0, :, 1:4, 1:5] = 1
+    assert not structure_statistics(label, NAMES)[0].touches_border
+
+
 def test_frames_are_measured_each():
     label = np.concatenate([label_map(), label_map() * 0])
     measured = structure_statistics(label, NAMES)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mamba_unet.volumes.read import read_image
+from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.write import save_nifti
 
 TEXT = (Path(__file__).resolve().parents[2] / "examples" / "look_in_viewers.md").read_text()
@@ -25,8 +25,8 @@ def here(tmp_path, monkeypatch):
     """A folder with a scan of 5 slices and its segmentation."""
     monkeypatch.chdir(tmp_path)
     nib.save(nib.Nifti1Image(np.ones((6, 8, 5), np.float32), np.diag([1.5, 1.25, 8, 1])), "scan.nii.gz")
-    scan = read_image("scan.nii.gz")
-    label = np.zeros(scan.array.shape, np.uint8)
+    scan = read_volume("scan.nii.gz")
+    label = np.zeros(scan.grey.shape, np.uint8)
     label[0, 2, 3, 4] = 2
     save_nifti("predicted/scan.nii.gz", scan, label, class_names=["background", "left atrium", "aorta"])
     return tmp_path

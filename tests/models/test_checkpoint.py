@@ -15,6 +15,8 @@ from mamba_unet.models.checkpoint import (
     save_checkpoint,
 )
 from mamba_unet.models.loading import load_checkpoint
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 
 CONFIG = {"in_channels": 1, "num_classes": 3, "depths": [1, 1], "dims": [8, 16], "d_state": 2}
 
@@ -25,8 +27,7 @@ def metadata():
         model="mamba_unet",
         config=CONFIG,
         class_names=["background", "a", "b"],
-        intensity={"method": "minmax"},
-        image_size=(32, 48),
+        preprocessing=Preprocessing(({"method": "minmax"},), None, Slices((32, 48))).to_json(),
         validation={"mean_foreground_dice": 0.5},
     )
 

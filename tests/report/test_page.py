@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
-from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
+from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import EMPTY_MASK_POLICY
+from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import write_json, write_text
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.report import write_report
-from mamba_unet.report.page import pick_cases
 
 VOID = {"meta", "img", "source", "br"}
 
@@ -231,14 +231,6 @@ def test_text_of_the_recipe_is_escaped(reported):
 def test_same_run_gives_the_same_page(run):
     first = (run / "report.html").read_bytes()
     assert write_report(run).read_bytes() == first
-
-
-def test_cases_are_drawn_by_name_and_seed_alone():
-    names = [f"case{i:02d}" for i in range(20)]
-    drawn = pick_cases(names, 4, seed=0)
-    assert drawn == sorted(drawn) == pick_cases(names[::-1], 4, seed=0)
-    assert any(pick_cases(names, 4, seed=seed) != drawn for seed in (1, 2))
-    assert pick_cases(names[:2], 4, seed=0) == names[:2]
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path):

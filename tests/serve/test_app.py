@@ -538,7 +538,7 @@ def test_what_a_killed_server_left_is_deleted_by_the_next_and_nothing_of_the_liv
 
 
 def test_a_scan_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mamba_unet.volumes.read.read_image", None)  # not called
+    monkeypatch.setattr("mamba_unet.volumes.find.read_volume", None)  # not called
     monkeypatch.setattr("mamba_unet.serve.jobs.VOXELS", 999)
     zeros = np.zeros((10, 10, 10), np.int16)
     nib.save(nib.Nifti1Image(zeros, np.eye(4)), tmp_path / "a.nii.gz")

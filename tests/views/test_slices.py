@@ -1,82 +1,99 @@
-import collections
-
 import numpy as np
 import pytest
-import torch
-from scipy import ndimage
 
-from mamba_unet.data import Augmentation, resample_slice, sample_augmentation
+from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.slices import Slices
 
 
 @pytest.fixture
-def image() -> np.ndarray:
-    return np.random.default_rng(0).random((31, 24), dtype=np.float32) + 1
+def case():
+    """(C, S, R, C) and its label, which a pixel's colour tells."""
+    image = np.random.default_rng(0).random((2, 3, 40, 30)).astype(np.float32)
+    return image, (image[0] > 0.5).astype(np.uint8)
 
 
-def test_identity_at_native_size_returns_the_slice(image):
-    label = (image > 1.5).astype(np.uint8)
-    for augmentation in (None, Augmentation(), Augmentation(angle_degrees=0.0)):
-        new_image, new_label = resample_slice(image, label, image.shape, augmentation)
-        assert np.array_equal(new_image, image) and np.array_equal(new_label, label)
-        assert new_image.dtype == np.float32 and new_label.dtype == np.uint8
+def test_a_view_comes_back_from_json_and_refuses_what_it_does_not_know():
+    view = Slices((32, 48), fit="crop", image="smooth", outside="ignore", foreground=0.5)
+    assert Slices.from_json(view.to_json()) == view
+    with pytest.raises(ValueError, match="kind 'patches'"):
+        Slices.from_json({"kind": "patches", "size": [1, 2, 3]})
+    with pytest.raises(ValueError, match="unknown keys"):
+        Slices.from_json({**view.to_json(), "colour": 1})
+    for wrong in ({"size": (0, 3)}, {"fit": "stretch"}, {"image": "cubic"}, {"outside": "x"}, {"foreground": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Slices(**wrong)
 
 
-@pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize("axis", [None, 0, 1])
-def test_turns_and_flips_equal_numpys_at_native_size(image, turns, axis):
-    expected = np.rot90(image, turns)
-    expected = expected if axis is None else np.flip(expected, axis)
-    result, _ = resample_slice(image, None, expected.shape, Augmentation(turns, axis))
-    assert np.array_equal(result, expected)
-    assert result.flags.c_contiguous
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("image_rule", ["nearest", "smooth"])
+def test_a_sample_has_the_size_of_the_view_and_its_label_moves_with_it(case, fit, image_rule):
+    image, label = case
+    view = Slices((24, 36), fit=fit, image=image_rule, outside="ignore")
+    for seed in range(20):
+        drawn, truth = view.draw(image, label, seed % 3, np.random.default_rng(seed), augment=True)
+        assert drawn.shape == (2, 24, 36) and truth.shape == (24, 36) and drawn.dtype == np.float32
+        known = truth != IGNORE
+        if fit == "crop" or image_rule == "nearest":  # pixels are taken, not mixed
+            assert np.array_equal(drawn[0][known] > 0.5, truth[known] == 1)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (17, 50), (62, 48), (10, 8), (1, 1)])
-def test_resizing_is_torchs_nearest_exact(image, size):
-    result, _ = resample_slice(image, None, size)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(image)[None, None], size, mode="nearest-exact")
-    assert np.array_equal(result, expected[0, 0].numpy())
+def test_what_comes_from_outside_is_background_or_has_no_ground_truth(case):
+    image, label = case
+    for outside, value in (("background", 0), ("ignore", IGNORE)):
+        _, truth = Slices((60, 60), fit="crop", outside=outside).draw(image, label, 0, np.random.default_rng(0))
+        assert (truth == value).sum() >= 60 * 60 - 40 * 30
+        assert truth[0, 0] == value
 
 
-@pytest.mark.parametrize("angle", [-20, -7, 3, 20])
-def test_rotation_is_scipys_nearest_rotation(image, angle):
-    result, _ = resample_slice(image, None, image.shape, Augmentation(angle_degrees=angle))
-    expected = ndimage.rotate(image, angle, order=0, reshape=False, prefilter=False)
-    # scipy takes a point half a pixel outside as outside, we do not: pixels on the rim may differ
-    assert (result == expected)[2:-2, 2:-2].mean() > 0.98
-    assert result[0, 0] == 0  # what comes from outside is background
+def test_windows_are_drawn_around_the_foreground():
+    label = np.zeros((1, 200, 200), np.uint8)
+    label[0, 150:153, 20:23] = 1
+    image = label[None].astype(np.float32)
+
+    def share(foreground):
+        view, rng = Slices((32, 32), fit="crop", foreground=foreground), np.random.default_rng(0)
+        return np.mean([view.draw(image, label, 0, rng)[1].any() for _ in range(200)])
+
+    assert share(1.0) == 1 and share(0.0) < 0.2
 
 
-def test_rotation_by_a_right_angle_equals_a_quarter_turn():
-    image = np.arange(1, 82, dtype=np.float32).reshape(9, 9)
-    result, _ = resample_slice(image, None, (9, 9), Augmentation(angle_degrees=90))
-    assert np.array_equal(result, np.rot90(image))
+def test_smooth_images_average_the_area_of_a_pixel():
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    image[..., ::2] = 1
+    drawn, _ = Slices((4, 4), image="smooth").draw(image, np.zeros((1, 8, 8), np.uint8), 0, np.random.default_rng(0))
+    assert np.allclose(drawn[:, :, 1:-1], 0.5, atol=0.1)
 
 
-def test_image_and_label_move_together(image):
-    label = np.round(10 * image).astype(np.uint8)
-    result, moved = resample_slice(image, label, (40, 40), Augmentation(1, 0, 13))
-    assert np.array_equal(np.round(10 * result).astype(np.uint8), moved)
+@pytest.mark.parametrize("shape", [(40, 30), (16, 16), (9, 50), (17, 16)])
+def test_windows_cover_a_slice_and_their_answers_come_back_to_their_pixels(shape):
+    import torch
+
+    volume = np.random.default_rng(0).random((2, 1, 3, *shape)).astype(np.float32)
+    tiles = Slices((16, 16), fit="crop").tiles(volume, 2, keep_scores=True)
+    for number in range(len(tiles)):
+        seen = torch.from_numpy(tiles[number])[None]
+        tiles.put(range(number, number + 1), torch.cat([0.5 - seen, seen - 0.5], dim=1)[None])
+    assert tiles.waiting == 0 and np.array_equal(tiles.labels, volume[:, 0] > 0.5)
+    expected = 1 / (1 + np.exp(-2 * (volume[:, 0] - 0.5)))
+    assert np.allclose(tiles.scores[:, 1], expected, atol=1e-5) and np.allclose(tiles.scores.sum(axis=1), 1, atol=1e-5)
 
 
-def test_turn_and_rotation_compose_into_one_resampling(image):
-    both, _ = resample_slice(image, None, (24, 31), Augmentation(1, 1, 12))
-    turned, _ = resample_slice(image, None, (24, 31), Augmentation(1, 1))
-    after, _ = resample_slice(turned, None, (24, 31), Augmentation(angle_degrees=12))
-    assert np.array_equal(both, after)
+def test_the_ceiling_that_nearest_neighbour_sets_is_not_there_for_crops():
+    """A perfect network: its answer is the label that the view shows it."""
+    import torch
 
+    label = np.zeros((1, 1, 1, 64, 64), np.float32)
+    yy, xx = np.mgrid[:64, :64]
+    label[0, 0, 0] = (yy - 30) ** 2 + (xx - 33) ** 2 < 20**2
 
-def test_sampling_follows_the_recipe():
-    rng = np.random.default_rng(0)
-    drawn = [sample_augmentation(rng) for _ in range(8000)]
-    kinds = collections.Counter(
-        "turn" if a.flip_axis is not None else "rotate" if a.angle_degrees else "none" for a in drawn
-    )
-    assert kinds["turn"] / 8000 == pytest.approx(0.5, abs=0.02)
-    assert kinds["rotate"] / 8000 == pytest.approx(0.25 * 40 / 41, abs=0.02)
-    angles = {a.angle_degrees for a in drawn}
-    assert angles == set(range(-20, 21))
-    assert {(a.quarter_turns, a.flip_axis) for a in drawn if a.flip_axis is not None} == {
-        (turns, axis) for turns in range(4) for axis in range(2)
-    }
-    assert all(a.quarter_turns == 0 for a in drawn if a.angle_degrees)
+    def dice(view):
+        tiles = view.tiles(label, 2)
+        for number in range(len(tiles)):
+            seen = torch.from_numpy(tiles[number])[None]
+            tiles.put(range(number, number + 1), 20 * torch.cat([0.5 - seen, seen - 0.5], dim=1)[None])
+        found = tiles.labels[0, 0] == 1
+        truth = label[0, 0, 0] == 1
+        return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+    assert dice(Slices((24, 24), fit="crop")) == 1
+    assert dice(Slices((24, 24))) < 0.99

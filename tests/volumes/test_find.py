@@ -85,19 +85,19 @@ def test_what_stands_for_nothing_says_what_is_taken(images):
     (images / "empty").mkdir()
     for given, reason in (
         (images / "absent.nii.gz", r"absent\.nii\.gz: no such file or folder"),
-        (images / "*.dcm", r"\*\.dcm: no scan there; expected NIfTI .*DICOM"),
-        (images / "*.txt", "no scan there"),
-        (images / "empty", "empty: no scan there; expected NIfTI .*DICOM"),
+        (images / "*.dcm", r"\*\.dcm: no image there; expected NIfTI .*DICOM"),
+        (images / "*.txt", "no image there"),
+        (images / "empty", "empty: no image there; expected NIfTI .*DICOM"),
     ):
         with pytest.raises(ValueError, match=reason):
             find_volumes([images / "a.nii", given])
-    with pytest.raises(ValueError, match="no scans to read; expected NIfTI"):
+    with pytest.raises(ValueError, match="no images to read; expected NIfTI"):
         find_volumes([])
 
 
 def test_a_file_that_is_no_scan_says_so_when_it_is_read(images):
     good, bad = find_volumes([images / "a.nii", images / "notes.txt"])
-    assert good.read().array.shape == (1, 2, 3, 4)
+    assert good.read().grey.shape == (1, 2, 3, 4)
     with pytest.raises(UnreadableError, match=r"notes\.txt: not a kind of file that is taken"):
         bad.read()
 
@@ -113,7 +113,7 @@ def test_a_dicom_folder_and_zip_are_named_after_themselves(tmp_path, write_serie
     folder, sent = find_volumes([tmp_path / "patient 1.2", tmp_path / "sent.zip"])
     assert (folder.name, sent.name) == ("patient 1.2", "sent")
     for scan in (folder, sent):
-        assert np.array_equal(scan.read().array[0], volume) and scan.read().name == scan.name
+        assert np.array_equal(scan.read().grey[0], volume) and scan.read().name == scan.name
     monkeypatch.chdir(tmp_path / "patient 1.2")
     assert names(".") == ["patient 1.2"]
 
@@ -123,7 +123,7 @@ def test_several_series_are_named_by_number_and_description(tmp_path, write_seri
     write_series(tmp_path / "study" / "b", volume[::-1], SeriesNumber=3, SeriesDescription="")
     first, second = find_volumes([tmp_path / "study"])
     assert (first.name, second.name) == ("study_3", "study_12_Cine-SA-8mm")
-    assert second.read().name == second.name and np.array_equal(second.read().array[0], volume)
+    assert second.read().name == second.name and np.array_equal(second.read().grey[0], volume)
     assert second.path == tmp_path / "study" and second.series.number == 12
 
 
@@ -150,7 +150,7 @@ def test_dicom_beside_other_files(tmp_path, write_series, volume):
 
 def test_slices_of_one_series_are_not_taken_for_scans(tmp_path, write_series, volume):
     one, other, *_ = write_series(tmp_path / "study", volume)
-    assert names(one) == [one.name] and find_volumes([one])[0].read().array.shape[:2] == (1, 1)
+    assert names(one) == [one.name] and find_volumes([one])[0].read().grey.shape[:2] == (1, 1)
     with pytest.raises(ValueError, match=r"are slices of one DICOM series; give the folder they are in"):
         find_volumes([one, other])
     with pytest.raises(ValueError, match="slices of one DICOM series"):

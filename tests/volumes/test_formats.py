@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamba_unet.volumes.formats import UnreadableError, read_volume, stem
+from mamba_unet.volumes.formats import UnreadableError, stem
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import join_slices
 
 
 def test_nifti_is_transposed_in_stored_order_and_not_reoriented(tmp_path):
     stored = np.arange(24, dtype=np.int16).reshape(4, 3, 2)  # (X, Y, Z)
     affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, 6], [0, 0, 8, 7], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(stored, affine), tmp_path / "a.nii.gz")
-    volume = read_volume((tmp_path / "a.nii.gz",), "image")
-    assert np.array_equal(volume.array, stored.transpose(2, 1, 0))
+    volume = read_volume(tmp_path / "a.nii.gz", "image")
+    assert np.array_equal(volume.array[0, 0], stored.transpose(2, 1, 0))
     assert volume.spacing_mm == (8.0, 2.0, 1.5)
     assert volume.orientation == "SLA"  # X runs to the front, Y to the left, Z up
     assert np.array_equal(volume.affine, affine)
@@ -21,7 +23,7 @@ def test_nifti_is_transposed_in_stored_order_and_not_reoriented(tmp_path):
 
 def test_spacing_is_what_the_header_was_given(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.diag([1.56, 1.4, 9.9, 1])), tmp_path / "a.nii")
-    assert read_volume((tmp_path / "a.nii",), "image").spacing_mm == (9.9, 1.4, 1.56)
+    assert read_volume(tmp_path / "a.nii", "image").spacing_mm == (9.9, 1.4, 1.56)
 
 
 def test_two_dimensional_nifti_and_trailing_axes_are_volumes(tmp_path):
@@ -31,16 +33,22 @@ def test_two_dimensional_nifti_and_trailing_axes_are_volumes(tmp_path):
         ("c", (4, 3, 1), (1, 3, 4)),
     ):
         nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), tmp_path / f"{name}.nii")
-        assert read_volume((tmp_path / f"{name}.nii",), "image").array.shape == expected
+        assert read_volume(tmp_path / f"{name}.nii", "image").shape == expected
 
 
-def test_four_dimensional_and_colour_nifti_are_refused(tmp_path):
-    nib.save(nib.Nifti1Image(np.zeros((4, 3, 2, 5), np.int16), np.eye(4)), tmp_path / "cine.nii")
-    rgb = np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "rgb.nii")
-    for name in ("cine.nii", "rgb.nii"):
-        with pytest.raises(UnreadableError, match=f"{name}.*expected one 3D volume"):
-            read_volume((tmp_path / name,), "image")
+def test_nifti_holds_time_in_its_fourth_axis_and_channels_in_its_fifth_or_as_colours(tmp_path):
+    rng = np.random.default_rng(0)
+    cine = rng.integers(0, 99, (4, 3, 2, 5), dtype=np.int16)
+    channels = rng.integers(0, 99, (4, 3, 2, 1, 3), dtype=np.int16)
+    colours = rng.integers(0, 255, (4, 3, 2, 3), dtype=np.uint8)
+    rgb = colours.copy().view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    for name, array in (("cine", cine), ("channels", channels), ("rgb", rgb)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    assert np.array_equal(read_volume(tmp_path / "cine.nii").array, cine.T[:, None])
+    volume = read_volume(tmp_path / "channels.nii")
+    assert np.array_equal(volume.array[0], channels[..., 0, :].T) and volume.stored_shape == (4, 3, 2, 1)
+    volume = read_volume(tmp_path / "rgb.nii")
+    assert np.array_equal(volume.array[0], colours.T) and volume.stored_shape == (4, 3, 2)
 
 
 def test_singular_affine_is_refused(tmp_path):
@@ -49,7 +57,7 @@ def test_singular_affine_is_refused(tmp_path):
     image.header.set_qform(None, code=0)
     nib.save(image, tmp_path / "a.nii")
     with pytest.raises(UnreadableError, match="singular"):
-        read_volume((tmp_path / "a.nii",), "image")
+        read_volume(tmp_path / "a.nii", "image")
 
 
 @pytest.mark.parametrize(
@@ -62,18 +70,20 @@ def test_singular_affine_is_refused(tmp_path):
 )
 def test_grey_pictures(tmp_path, mode, array):
     Image.fromarray(array).save(tmp_path / "a.png")
-    volume = read_volume((tmp_path / "a.png",), "image")
-    assert np.array_equal(volume.array, array[None])
+    volume = read_volume(tmp_path / "a.png", "image")
+    assert np.array_equal(volume.array[0, 0], array[None])
     assert volume.spacing_mm is None and volume.orientation is None
 
 
-def test_grey_saved_as_colour_is_grey_and_colour_is_refused(tmp_path):
+def test_colours_are_three_channels_and_a_label_has_none(tmp_path):
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "grey.png")
-    assert np.array_equal(read_volume((tmp_path / "grey.png",), "image").array[0], grey)
-    Image.fromarray(np.stack([grey, grey, grey + 1], -1)).save(tmp_path / "colour.png")
-    with pytest.raises(UnreadableError, match="one channel"):
-        read_volume((tmp_path / "colour.png",), "image")
+    assert np.array_equal(read_volume(tmp_path / "grey.png").array[0, 0, 0], grey)
+    colours = np.stack([grey, grey, grey + 1], -1)
+    Image.fromarray(colours).save(tmp_path / "colour.png")
+    assert np.array_equal(read_volume(tmp_path / "colour.png").array[0, :, 0], np.moveaxis(colours, -1, 0))
+    with pytest.raises(UnreadableError, match="a label in colours: expected one class index per pixel"):
+        read_volume(tmp_path / "colour.png", "label")
 
 
 def test_palette_gives_its_indices(tmp_path):
@@ -81,21 +91,21 @@ def test_palette_gives_its_indices(tmp_path):
     picture = Image.fromarray(indices, mode=None).convert("L")
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
     picture.save(tmp_path / "a.png")
-    assert np.array_equal(read_volume((tmp_path / "a.png",), "label").array[0], indices)
+    assert np.array_equal(read_volume(tmp_path / "a.png", "label").array[0, 0, 0], indices)
 
 
 def test_slices_are_stacked_in_the_given_order(tmp_path):
     for number in range(3):
         np.savez(tmp_path / f"{number}.npz", image=np.full((2, 2), number))
-    volume = read_volume(tuple(tmp_path / f"{number}.npz" for number in (2, 0, 1)), "image")
-    assert volume.array[:, 0, 0].tolist() == [2, 0, 1]
+    volume = join_slices([read_volume(tmp_path / f"{number}.npz") for number in (2, 0, 1)])
+    assert volume.array[0, 0, :, 0, 0].tolist() == [2, 0, 1]
 
 
 def test_slices_of_different_shape_are_refused(tmp_path):
     np.savez(tmp_path / "0.npz", image=np.zeros((2, 2)))
     np.savez(tmp_path / "1.npz", image=np.zeros((2, 3)))
     with pytest.raises(UnreadableError, match=r"1\.npz: slice of shape \(2, 3\)"):
-        read_volume((tmp_path / "0.npz", tmp_path / "1.npz"), "image")
+        join_slices([read_volume(tmp_path / name) for name in ("0.npz", "1.npz")])
 
 
 def truncated(path, keep=0.6):
@@ -128,14 +138,14 @@ def test_truncated_and_mislabelled_files_are_unreadable(tmp_path):
     (tmp_path / "k.nii.gz").write_bytes(gzip.compress(b"no header" * 100))
     for path in [*broken, tmp_path / "k.nii.gz", tmp_path / "absent.nii"]:
         with pytest.raises(UnreadableError) as error:
-            read_volume((path,), "image")
+            read_volume(path, "image")
         assert path.name in str(error.value)
 
 
 def test_missing_array_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.zeros((2, 2)))
     with pytest.raises(UnreadableError, match="label"):
-        read_volume((tmp_path / "a.npz",), "label")
+        read_volume(tmp_path / "a.npz", "label")
 
 
 @pytest.mark.parametrize("how", ["external link", "external storage", "virtual", "group"])
@@ -157,7 +167,7 @@ def test_hdf5_whose_array_is_elsewhere_is_refused(tmp_path, how):
             layout[:] = h5py.VirtualSource(tmp_path / "secret.h5", "image", (3, 4))
             file.create_virtual_dataset("image", layout)
     with pytest.raises(UnreadableError, match=r"a\.h5: 'image' is no array in this file"):
-        read_volume((tmp_path / "a.h5",), "image")
+        read_volume(tmp_path / "a.h5", "image")
 
 
 def test_stem_takes_double_endings_as_one(tmp_path):

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from mamba_unet.volumes.formats import UnreadableError
-from mamba_unet.volumes.read import case_name, read_image
+from mamba_unet.volumes.read import case_name, read_volume
 
 AFFINE = np.array([[0.0, -2.0, 0.3, 5], [1.5, 0, 0, 6], [0, 0.4, 8, 7], [0, 0, 0, 1]])
 GREY = np.arange(6, dtype=np.uint8).reshape(2, 3)
@@ -30,9 +30,9 @@ def itk_image() -> sitk.Image:
 def test_nifti_keeps_what_puts_a_result_back(tmp_path, ending):
     image = nib.Nifti2Image(grey_volume().T, AFFINE)
     nib.save(image, tmp_path / f"patient001_4d{ending}")
-    scan = read_image(tmp_path / f"patient001_4d{ending}")
+    scan = read_volume(tmp_path / f"patient001_4d{ending}")
     assert scan.name == "patient001_4d" and scan.source == tmp_path / f"patient001_4d{ending}"
-    assert np.array_equal(scan.array, grey_volume()[None]) and np.array_equal(scan.affine, AFFINE)
+    assert np.array_equal(scan.grey, grey_volume()[None]) and np.array_equal(scan.affine, AFFINE)
     assert scan.stored_shape == (13, 17, 9) and isinstance(scan.header, nib.Nifti2Header)
     (tmp_path / f"patient001_4d{ending}").unlink()
     assert scan.array.sum() == grey_volume().sum()  # an upload may be removed once it is read
@@ -42,7 +42,7 @@ def test_nifti_keeps_what_puts_a_result_back(tmp_path, ending):
 def test_itk_files_lie_where_they_do_as_nifti(tmp_path, ending):
     sitk.WriteImage(itk_image(), tmp_path / f"a{ending}")
     sitk.WriteImage(itk_image(), tmp_path / "b.nii.gz")
-    scan, nifti = read_image(tmp_path / f"a{ending}"), read_image(tmp_path / "b.nii.gz")
+    scan, nifti = read_volume(tmp_path / f"a{ending}"), read_volume(tmp_path / "b.nii.gz")
     assert scan.affine == pytest.approx(nifti.affine, abs=1e-5) and scan.orientation == nifti.orientation == "LIA"
     assert np.array_equal(scan.array, nifti.array) and scan.spacing_mm == (8.0, 1.4, 1.5)
     assert scan.name == "a" and scan.header is None
@@ -52,8 +52,8 @@ def test_a_cine_and_a_single_slice_of_itk(tmp_path):
     cine = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
     sitk.WriteImage(sitk.GetImageFromArray(cine, isVector=False), tmp_path / "cine.nrrd")
     sitk.WriteImage(sitk.GetImageFromArray(cine[0, 0]), tmp_path / "slice.mha")
-    assert np.array_equal(read_image(tmp_path / "cine.nrrd").array, cine)
-    assert np.array_equal(read_image(tmp_path / "slice.mha").array, cine[:1, :1])
+    assert np.array_equal(read_volume(tmp_path / "cine.nrrd").grey, cine)
+    assert np.array_equal(read_volume(tmp_path / "slice.mha").grey, cine[:1, :1])
 
 
 @pytest.mark.parametrize("place", ["{secret}", "../secret.raw", "LIST\n{secret}", "..\\secret.raw"])
@@ -72,23 +72,23 @@ def test_a_header_does_not_reach_for_files_elsewhere(tmp_path, ending, key, plac
     path = tmp_path / "sent" / f"a{ending}"
     path.write_text(header + key + place.format(secret=tmp_path / "secret.raw") + "\n")
     with pytest.raises(UnreadableError, match=r"its data file .*secret\.raw is elsewhere; expected it in or below"):
-        read_image(path)
+        read_volume(path)
     nrrd = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 4 3\nencoding: raw\ndata file: "
     (tmp_path / "sent" / "a.nrrd").write_text(nrrd + place.format(secret=tmp_path / "secret.raw") + "\n")
     with pytest.raises(UnreadableError, match="is elsewhere"):
-        read_image(tmp_path / "sent" / "a.nrrd")
+        read_volume(tmp_path / "sent" / "a.nrrd")
     (tmp_path / "sent" / "below").mkdir()
     (tmp_path / "secret.raw").rename(tmp_path / "sent" / "below" / "a.raw")
     (tmp_path / "sent" / "b.mhd").write_text(header + "ElementDataFile = below/a.raw\n")
-    assert read_image(tmp_path / "sent" / "b.mhd").array.shape == (1, 3, 4, 5)
+    assert read_volume(tmp_path / "sent" / "b.mhd").shape == (3, 4, 5)
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".tiff"])
 @pytest.mark.parametrize("array", [GREY, GREY.astype(np.uint16) * 1000], ids=["8 bits", "16 bits"])
 def test_grey_pictures_are_single_slices_without_geometry(tmp_path, ending, array):
     Image.fromarray(array).save(tmp_path / f"a{ending}")
-    scan = read_image(tmp_path / f"a{ending}")
-    assert np.array_equal(scan.array[0, 0], array) and scan.array.dtype == array.dtype
+    scan = read_volume(tmp_path / f"a{ending}")
+    assert np.array_equal(scan.grey[0, 0], array) and scan.array.dtype == array.dtype
     assert scan.affine is None and scan.spacing_mm is None and scan.orientation is None
 
 
@@ -96,16 +96,16 @@ def test_jpeg_and_bmp_are_pictures(tmp_path):
     smooth = np.full((16, 24), 100, np.uint8)
     for name in ("a.jpg", "b.JPEG", "c.bmp"):
         Image.fromarray(smooth).save(tmp_path / name)
-        assert np.array_equal(read_image(tmp_path / name).array[0, 0], smooth)
+        assert np.array_equal(read_volume(tmp_path / name).grey[0, 0], smooth)
 
 
 def test_the_pages_of_a_tiff_are_slices(tmp_path):
     pages = [Image.fromarray(GREY.astype(np.uint16) * 1000 + number) for number in range(4)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    assert np.array_equal(read_image(tmp_path / "a.tif").array[0], np.stack([np.asarray(page) for page in pages]))
+    assert np.array_equal(read_volume(tmp_path / "a.tif").grey[0], np.stack([np.asarray(page) for page in pages]))
     pages[0].save(tmp_path / "b.tif", save_all=True, append_images=[Image.new("I;16", (5, 5))])
     with pytest.raises(UnreadableError, match=r"b\.tif: pages of different sizes: 2 x 3, 5 x 5"):
-        read_image(tmp_path / "b.tif")
+        read_volume(tmp_path / "b.tif")
 
 
 def test_grey_saved_as_colours_is_grey(tmp_path):
@@ -116,32 +116,47 @@ def test_grey_saved_as_colours_is_grey(tmp_path):
     indices.putpalette([value for grey in range(5, -1, -1) for value in [grey] * 3])
     indices.save(tmp_path / "palette.png")
     for name in ("rgb", "rgba", "la", "palette"):
-        assert np.array_equal(read_image(tmp_path / f"{name}.png").array[0, 0], GREY), name
+        assert np.array_equal(read_volume(tmp_path / f"{name}.png").grey[0, 0], GREY), name
 
 
-def test_real_colours_are_refused(tmp_path):
-    Image.fromarray(np.stack([GREY, GREY, GREY + 1], -1)).save(tmp_path / "rgb.png")
-    Image.fromarray(np.stack([GREY] * 4, -1), mode="CMYK").save(tmp_path / "cmyk.tif")
-    for name in ("rgb.png", "cmyk.tif"):
-        with pytest.raises(UnreadableError, match=rf"{name}: colours .*convert colours to grey values"):
-            read_image(tmp_path / name)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 3, 3), np.uint8), isVector=True), tmp_path / "rgb.mha")
-    with pytest.raises(UnreadableError, match=r"rgb\.mha.*vector of 8-bit unsigned integer with 3 components"):
-        read_image(tmp_path / "rgb.mha")
+def test_colours_are_three_channels(tmp_path):
+    colours = np.stack([GREY, GREY, GREY + 1], -1)
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    Image.fromarray(np.stack([GREY, GREY + 9, GREY, GREY], -1), mode="CMYK").save(tmp_path / "cmyk.tif")
+    sitk.WriteImage(sitk.GetImageFromArray(colours[None], isVector=True), tmp_path / "rgb.mha")
+    for name in ("rgb.png", "rgb.mha"):
+        volume = read_volume(tmp_path / name)
+        assert np.array_equal(volume.array[0, :, 0], np.moveaxis(colours, -1, 0)), name
+    assert read_volume(tmp_path / "cmyk.tif").channels == 3
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    picture = np.tile(np.arange(8, dtype=np.uint8) * 30, (4, 1))
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_volume(tmp_path / "a.png").grey[0, 0], np.rot90(picture, -1))
+
+
+def test_an_animation_is_refused(tmp_path):
+    pages = [Image.fromarray(GREY + number) for number in range(3)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UnreadableError, match="an animation of 3 pictures"):
+        read_volume(tmp_path / "a.gif")
 
 
 def test_hdf5_and_npz_hold_an_array_image(tmp_path, acdc_dir):
     with h5py.File(tmp_path / "case0001.npy.h5", "w") as file:
         file["image"], file["label"] = grey_volume(), grey_volume() > 0
     np.savez(tmp_path / "b.npz", image=grey_volume()[0])
-    scan = read_image(tmp_path / "case0001.npy.h5")
-    assert scan.name == "case0001" and np.array_equal(scan.array, grey_volume()[None]) and scan.spacing_mm is None
-    assert np.array_equal(read_image(tmp_path / "b.npz").array, grey_volume()[None, :1])
-    scan = read_image(acdc_dir / "ACDC_training_volumes" / "patient001_frame01.h5")
-    assert scan.array.shape == (1, 10, 256, 216) and scan.name == "patient001_frame01"
+    scan = read_volume(tmp_path / "case0001.npy.h5")
+    assert scan.name == "case0001" and np.array_equal(scan.grey, grey_volume()[None]) and scan.spacing_mm is None
+    assert np.array_equal(read_volume(tmp_path / "b.npz").grey, grey_volume()[None, :1])
+    scan = read_volume(acdc_dir / "ACDC_training_volumes" / "patient001_frame01.h5")
+    assert scan.shape == (10, 256, 216) and scan.name == "patient001_frame01"
     np.savez(tmp_path / "c.npz", volume=grey_volume(), mask=grey_volume())
     with pytest.raises(UnreadableError, match=r"c\.npz: no array 'image' in it; it holds volume, mask"):
-        read_image(tmp_path / "c.npz")
+        read_volume(tmp_path / "c.npz")
 
 
 def test_a_dicom_series_is_read_from_folder_zip_and_file(tmp_path, write_series, volume):
@@ -150,25 +165,25 @@ def test_a_dicom_series_is_read_from_folder_zip_and_file(tmp_path, write_series,
         for file in files:
             archive.write(file, file.name)
     for path, name in ((tmp_path / "study.1", "study.1"), (tmp_path / "sent.zip", "sent")):
-        scan = read_image(path)
+        scan = read_volume(path)
         assert scan.name == name and scan.source == path and scan.slices_along == 0 and len(scan.dicom) == len(volume)
-        assert np.array_equal(scan.array[0], volume) and scan.orientation == "SPL"
-    scan = read_image(files[0])
-    assert scan.array.shape == (1, 1, *volume.shape[1:]) and scan.name == files[0].name
+        assert np.array_equal(scan.grey[0], volume) and scan.orientation == "SPL"
+    scan = read_volume(files[0])
+    assert scan.shape == (1, *volume.shape[1:]) and scan.name == files[0].name
 
 
 def test_several_dicom_series_are_listed(tmp_path, write_series, volume):
     write_series(tmp_path / "a", volume, SeriesNumber=3, SeriesDescription="cine sa")
     write_series(tmp_path / "b", volume, SeriesNumber=7, SeriesDescription="late enhancement")
     with pytest.raises(UnreadableError, match=r"2 DICOM series, expected one(.|\n)*3 'cine sa'(.|\n)*7 'late enhanc"):
-        read_image(tmp_path)
+        read_volume(tmp_path)
 
 
 def test_dicom_says_how_slices_lie_and_nifti_does_not(tmp_path, write_series, volume):
     nib.save(nib.Nifti1Image(grey_volume().T, AFFINE), tmp_path / "a.nii")
     write_series(tmp_path / "study", volume)
-    assert read_image(tmp_path / "a.nii").slices_along is None
-    assert read_image(tmp_path / "study").slices_along == 0
+    assert read_volume(tmp_path / "a.nii").slices_along is None
+    assert read_volume(tmp_path / "study").slices_along == 0
 
 
 def test_what_is_no_scan_is_refused_with_what_is_taken(tmp_path):
@@ -182,7 +197,7 @@ def test_what_is_no_scan_is_refused_with_what_is_taken(tmp_path):
         ("a.zip", "no DICOM image in it; expected NIfTI"),
     ):
         with pytest.raises(UnreadableError, match=f"{name}: {reason}"):
-            read_image(tmp_path / name)
+            read_volume(tmp_path / name)
 
 
 def test_truncated_and_mislabelled_files_are_refused_by_name(tmp_path, write_series, volume):
@@ -203,12 +218,12 @@ def test_truncated_and_mislabelled_files_are_refused_by_name(tmp_path, write_ser
         archive.write(tmp_path / "a.dcm")
     for path in sorted(path for path in tmp_path.iterdir() if path.is_file()):
         data = path.read_bytes()
-        read_image(path) if path.suffix != ".raw" else None
+        read_volume(path) if path.suffix != ".raw" else None
         for number, content in enumerate((data[: int(len(data) * 0.6)], b"", b"x" * 99)):
             path.write_bytes(content)
             read = {"apart.raw": "apart.mhd", "apart.raw.gz": "apart.nhdr"}.get(path.name, path.name)
             with pytest.raises(UnreadableError) as error:
-                scan = read_image(tmp_path / read)
+                scan = read_volume(tmp_path / read)
                 pytest.fail(f"{path.name} cut short ({number}) was read as {scan.array.shape}")
             assert read in str(error.value) and "\n" not in str(error.value)
         path.write_bytes(data)

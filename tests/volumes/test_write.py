@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mamba_unet.volumes.read import read_image
-from mamba_unet.volumes.volume import Volume, turn_to_network
+from mamba_unet.volumes.geometry import turn_to_network
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume
 from mamba_unet.volumes.write import save_nifti, to_nibabel
 
 SIGNED_AXES = [
@@ -22,7 +23,7 @@ TILT = Rotation.from_euler("xyz", [9, -8, 11], degrees=True).as_matrix()
 def segment(scan: Volume) -> np.ndarray:
     """(T, D, H, W): what a network gives that sees slices as in training and marks what is bright."""
     turn = turn_to_network(scan, "SPL")
-    return turn.undo((turn.apply(scan.array) > 5).astype(np.uint8))
+    return turn.undo((turn.apply(scan.grey) > 5).astype(np.uint8))
 
 
 @pytest.mark.parametrize("tilt", [np.eye(3), TILT], ids=["straight", "oblique"])
@@ -38,7 +39,7 @@ def test_a_label_is_in_the_corner_where_it_was_seen(tmp_path, axes, tilt):
     left_front_foot = (corner[..., 0] * (-1, 1, -1) > (1.5, 2.2, 0.8)).all(axis=-1)
     nib.save(nib.Nifti1Image(7.0 * left_front_foot.astype(np.float32), affine), tmp_path / "a.nii.gz")
 
-    scan = read_image(tmp_path / "a.nii.gz")
+    scan = read_volume(tmp_path / "a.nii.gz")
     save_nifti(tmp_path / "b.nii.gz", scan, segment(scan))
     source, result = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
     assert np.array_equal(result.affine, source.affine) and result.get_data_dtype() == np.uint8
@@ -57,7 +58,7 @@ def test_any_place_is_kept(tmp_path_factory, angles, spacing, shape):
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
     voxels = np.random.default_rng(0).integers(0, 11, shape).astype(np.int16)
     nib.save(nib.Nifti1Image(voxels, affine), path)
-    scan = read_image(path)
+    scan = read_volume(path)
     save_nifti(path.with_name("b.nii"), scan, segment(scan))
     source, result = nib.load(path), nib.load(path.with_name("b.nii"))
     assert np.array_equal(result.affine, source.affine) and result.shape == shape
@@ -80,9 +81,9 @@ def test_shape_and_header_stay_as_they_were(tmp_path, kind, shape, codes):
     image.set_sform(sform, codes[1], update_affine=True)
     image.header.set_slope_inter(2, -10)
     nib.save(image, tmp_path / "a.nii.gz")
-    scan = read_image(tmp_path / "a.nii.gz")
+    scan = read_volume(tmp_path / "a.nii.gz")
     for name in ("b.nii.gz", "c.nii.gz"):  # the second as the first: nothing is left in the scan by saving
-        save_nifti(tmp_path / name, scan, scan.array > 0, class_names=["background", "heart"])
+        save_nifti(tmp_path / name, scan, scan.grey > 0, class_names=["background", "heart"])
         source, result = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / name)
         assert type(result) is kind and result.shape == shape
         assert np.array_equal(np.asarray(result.dataobj), 2 * voxels - 10 > 0) and result.get_data_dtype() == np.uint8
@@ -104,14 +105,14 @@ def test_probabilities_have_the_classes_last(tmp_path, shape, expected):
     if len(shape) == 4:
         image.header.set_zooms((1.5, 1.5, 8, 0.05))
     nib.save(image, tmp_path / "a.nii.gz")
-    scan = read_image(tmp_path / "a.nii.gz")
-    heart = np.random.default_rng(0).random(scan.array.shape, np.float32)
+    scan = read_volume(tmp_path / "a.nii.gz")
+    heart = np.random.default_rng(0).random(scan.grey.shape, np.float32)
     save_nifti(tmp_path / "b.nii.gz", scan, np.stack([1 - heart, heart], axis=1), np.float32)
     result = nib.load(tmp_path / "b.nii.gz")
     assert result.shape == expected and result.get_data_dtype() == np.float32
     assert np.array_equal(result.affine, nib.load(tmp_path / "a.nii.gz").affine)
     stored = result.get_fdata(dtype=np.float32)[..., 1]
-    assert np.array_equal(stored.reshape(scan.array.T.shape), heart.T)
+    assert np.array_equal(stored.reshape(scan.grey.T.shape), heart.T)
     assert result.header.get_zooms()[3:] == pytest.approx((0.05, 1) if len(expected) == 5 else (1,))
 
 
@@ -121,13 +122,13 @@ def test_a_result_of_an_itk_image_lies_where_itk_reads_it(tmp_path):
     image.SetSpacing([1.2, 2.3, 3.4])
     image.SetOrigin([-10, 20, 30])
     sitk.WriteImage(image, tmp_path / "a.mha")
-    scan = read_image(tmp_path / "a.mha")
-    save_nifti(tmp_path / "a.nii.gz", scan, scan.array)
+    scan = read_volume(tmp_path / "a.mha")
+    save_nifti(tmp_path / "a.nii.gz", scan, scan.grey)
     result = sitk.ReadImage(tmp_path / "a.nii.gz")
     assert result.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-5)
     assert result.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-5)
     assert result.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-5)
-    assert np.array_equal(sitk.GetArrayFromImage(result), scan.array[0])
+    assert np.array_equal(sitk.GetArrayFromImage(result), scan.grey[0])
     stored = nib.load(tmp_path / "a.nii.gz")
     assert stored.affine == pytest.approx(scan.affine, abs=1e-5) and stored.header.get_xyzt_units()[0] == "mm"
     for get in ("get_qform", "get_sform"):
@@ -149,7 +150,7 @@ def test_a_pair_of_files_and_a_header_in_microns_keep_their_place(tmp_path):
     image = nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), affine)
     image.header.set_xyzt_units("micron")
     scan = Volume.from_nibabel(image)
-    result = to_nibabel(scan, scan.array)
+    result = to_nibabel(scan, scan.grey)
     assert scan.spacing_mm == (8.0, 1.5, 1.5)
     assert np.array_equal(result.affine, affine) and result.header.get_xyzt_units()[0] == "micron"
 
@@ -157,19 +158,19 @@ def test_a_pair_of_files_and_a_header_in_microns_keep_their_place(tmp_path):
     pair = nib.Nifti1Pair(np.zeros((5, 4, 3), np.int16), affine)
     pair.set_sform(affine, 4)
     scan = Volume.from_nibabel(pair)
-    save_nifti(tmp_path / "a.nii", scan, scan.array)
+    save_nifti(tmp_path / "a.nii", scan, scan.grey)
     result = nib.load(tmp_path / "a.nii")
     assert result.affine == pytest.approx(affine) and result.get_sform(coded=True)[1] == 4
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1, 3, 5, 4), (2, 3, 4, 5), (1, 1, 1, 3, 4, 5)])
 def test_a_result_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"x: array of shape .* for a scan of shape \(1, 3, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"x: array of shape .* for an image of shape \(1, 3, 4, 5\)"):
         to_nibabel(Volume.from_array(np.zeros((3, 4, 5)), name="x"), np.zeros(shape))
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     scan = Volume.from_array(np.zeros((3, 4, 5)))
     with pytest.raises(nib.filebasedimages.ImageFileError):
-        save_nifti(tmp_path / "a.png", scan, scan.array)
+        save_nifti(tmp_path / "a.png", scan, scan.grey)
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,9 @@
 """What a comparison found: networks measured on the same cases, as tables, tests and notes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,79 +11,21 @@ from typing import Any
 import numpy as np
 
 from mamba_unet import __version__
-from mamba_unet.data.case import Case
+from mamba_unet.comparison.columns import Column, Statistic, metric_columns, statistics_table
+from mamba_unet.comparison.entry import Entry
+from mamba_unet.comparison.paired import paired_tests, tests_notes, tests_table
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.drawing.overlay import Example
-from mamba_unet.drawing.tables import Column, Statistic, Table, metric_columns, statistics_table
-from mamba_unet.evaluation.cases import Evaluation
+from mamba_unet.drawing.examples import Example, largest_slice, pick_cases
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
-from mamba_unet.evaluation.significance import holm, paired_test
-from mamba_unet.report.page import pick_cases
-from mamba_unet.training.recipe import PLACE_KEYS, Recipe
+from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.tables import Table
+from mamba_unet.training.recipe import PLACE_KEYS
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")
-NOT_OF_THE_NETWORK = PLACE_KEYS | {"seed", "fold"}  # keys that do not tell one network from another
+NOT_OF_THE_NETWORK = PLACE_KEYS | {"seed", "fold"}  # keys that say nothing about the network
 
 SYNTHETIC = "Synthetic data: drawn images, not patients. The numbers say nothing about medical images."
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the comparison: a network under its recipe, or predictions from elsewhere.
-
-    Attributes:
-        name: of the row.
-        evaluations: one per training (seed), of the same cases; those of a seed's folds are merged.
-        labels: case -> class indices (D, H, W) of the first training, for the figures.
-        recipe: None for external predictions.
-        runs: what is known of each training: folder, seed, fold, iteration, hours, peak_gpu_memory_mib, machine.
-        parameters: trainable numbers; None for external predictions.
-    """
-
-    name: str
-    evaluations: Sequence[Evaluation]
-    labels: Callable[[Case], np.ndarray]
-    recipe: Recipe | None = None
-    runs: Sequence[Mapping[str, Any]] = ()
-    parameters: int | None = None
-
-    @cached_property
-    def summaries(self) -> list[dict[str, Any]]:
-        return [evaluation.summary() for evaluation in self.evaluations]
-
-    def statistic(self, metric: str, class_name: str | None = None) -> Statistic:
-        """Over the trainings, of the foreground mean or of one class."""
-        parts = [s["foreground"] if class_name is None else s["classes"][class_name] for s in self.summaries]
-        return Statistic(
-            tuple(part[metric]["mean"] for part in parts),
-            sum(part[metric]["infinite"] for part in parts),
-            sum(part[metric]["undefined"] for part in parts),
-        )
-
-    def per_patient(self, metric: str) -> dict[str, float]:
-        """Patient -> mean over classes, cases and trainings; infinite if one of them is, NaN where none is defined."""
-        return _per_patient(self.evaluations, metric)
-
-    def per_training(self, metric: str) -> list[float]:
-        """Mean over patients of each training; infinite if one of them is."""
-        return [_defined_mean(list(_per_patient([e], metric).values())) for e in self.evaluations]
-
-
-def _per_patient(evaluations: Sequence[Evaluation], metric: str) -> dict[str, float]:
-    by_case: dict[tuple[str, int, str], list[float]] = {}
-    for number, evaluation in enumerate(evaluations):
-        for row in evaluation.rows:
-            by_case.setdefault((row["patient"], number, row["case"]), []).append(row[metric])
-    by_patient: dict[str, list[float]] = {}
-    for (patient, _, _), values in by_case.items():
-        by_patient.setdefault(patient, []).append(_defined_mean(values))
-    return {patient: _defined_mean(by_patient[patient]) for patient in sorted(by_patient)}
-
-
-def _defined_mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return fmean(defined) if defined else math.nan
 
 
 @dataclass(frozen=True)
@@ -136,7 +77,7 @@ class Comparison:
         return statistics_table([Column(name, name) for name in names], rows, "Dice")
 
     def networks(self) -> Table:
-        """What each network is, where its recipe differs from the others', and what its training took."""
+        """What each network is, where its recipe differs from the others', and what its training cost."""
         recipes = {name: _flat(asdict(entry.recipe)) for name, entry in self.entries.items() if entry.recipe}
         shown = ("model.name", "pretrained", "iterations")  # columns of their own
         keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
@@ -149,6 +90,8 @@ class Comparison:
         ]
         titles = ["network", "model", "parameters", "starts from", *differing, "trainings", "iterations"]
         titles += ["time per training", "GPU memory"]
+        several_machines = len(self._machines) > 1  # whose times do not compare
+        titles += ["trained on"] if several_machines else []
         rows = []
         for name, entry in self.entries.items():
             if entry.recipe is None:
@@ -173,57 +116,32 @@ class Comparison:
                     "-" if None in memory else f"{max(memory) / 1024:.1f} GiB",
                 ]
             )
-        return Table(titles, rows)
+            if several_machines:
+                rows[-1].append(" and ".join(dict.fromkeys(run["machine"] for run in entry.runs)))
+        return Table(titles, rows, left=(0, 1, 3))
+
+    @property
+    def _machines(self) -> list[str]:
+        return sorted({run["machine"] for entry in self.entries.values() for run in entry.runs})
 
     @cached_property
     def tests(self) -> list[dict[str, Any]]:
-        """Each network against the reference: network, metric, what `paired_test` finds over patients, p_holm, and of
-        how many pairs of a training of the network and one of the reference the network's has the better mean."""
-        tests = []
+        """Every network against the reference, see `paired_tests`."""
         metrics = [m for m in TESTED if m not in DISTANCE_METRICS or self.evaluation.distance_unit != "mixed"]
-        reference = self.entries[self.reference]
-        for metric in metrics:
-            higher = metric not in DISTANCE_METRICS
-            expected = reference.per_patient(metric)
-            for name, entry in self.entries.items():
-                if name == self.reference:
-                    continue
-                values = entry.per_patient(metric)
-                found = paired_test(
-                    [values[patient] for patient in expected], list(expected.values()), higher_is_better=higher
-                )
-                pairs = list(product(entry.per_training(metric), reference.per_training(metric)))
-                better = sum(own > other if higher else own < other for own, other in pairs)
-                trainings = {"pairs_of_trainings": len(pairs), "better_pairs": better}
-                tests.append({"network": name, "metric": metric, **asdict(found), **trainings})
-        for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-            test["p_holm"] = p
-        return tests
+        return paired_tests(self.entries, self.reference, metrics)
 
     def significance(self) -> Table:
         """The tests, for people."""
-        columns = {column.key: column for column in self.columns}
-        rows = []
-        for test in self.tests:
-            decimals = columns[test["metric"]].decimals
-            low_high = "-" if test["interval"] is None else " to ".join(f"{x:+.{decimals}f}" for x in test["interval"])
-            rows.append(
-                [
-                    test["network"],
-                    columns[test["metric"]].title,
-                    str(test["patients"]),
-                    str(test["ties"]),
-                    str(test["left_out"]),
-                    "-" if test["median_difference"] is None else f"{test['median_difference']:+.{decimals}f}",
-                    low_high,
-                    "-" if test["effect"] is None else f"{test['effect']:+.2f}",
-                    _p_text(test["p"]),
-                    _p_text(test["p_holm"]),
-                    f"{test['better_pairs']} of {test['pairs_of_trainings']}",
-                ]
-            )
-        titles = [f"against {self.reference}", "metric", "patients", "ties", "left out", "median difference"]
-        return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", "better trainings"], rows)
+        return tests_table(self.tests, self.columns, self.reference)
+
+    def significance_notes(self) -> list[str]:
+        """What belongs under the tests."""
+        one_training = any(entry.runs and len(entry.evaluations) == 1 for entry in self.entries.values())
+        return tests_notes(self.tests, self.reference, one_training)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self.prepared.class_names
 
     @property
     def title(self) -> str:
@@ -245,9 +163,11 @@ class Comparison:
         if evaluation.distance_unit == "mixed":
             lines.append("Distances are not averaged: some cases are in mm, others, without known spacing, in voxels.")
         elif evaluation.distance_unit:
-            conventions = ", ".join(evaluation.conventions.values())
+            conventions = ", ".join(asdict(evaluation.conventions).values())
             lines.append(f"Distances in {evaluation.distance_unit}; conventions: {conventions}.")
         lines.append(EMPTY_MASK_POLICY)
+        if evaluation.ignored_pixels:
+            lines.append(f"{evaluation.ignored_pixels:,} pixels without ground truth (label 255) are not counted.")
         gaps = []
         for name, statistics in self.statistics.items():
             undefined, infinite = statistics["dice"].undefined, statistics["hd95"].infinite
@@ -261,40 +181,11 @@ class Comparison:
 
     def network_notes(self) -> list[str]:
         """What belongs under the table of networks."""
-        machines = sorted({run["machine"] for entry in self.entries.values() for run in entry.runs})
         lines = ["Columns named as recipe keys are those in which the recipes differ; all other keys are the same."]
-        if machines:
-            lines.append(f"Time includes validation. Trained on: {'; '.join(machines)}.")
-        return lines
-
-    def significance_notes(self) -> list[str]:
-        """What belongs under the tests."""
-        number = sum(test["p"] is not None for test in self.tests)
-        most = max((test["patients"] - test["ties"] for test in self.tests), default=0)
-        smallest = min(1.0, 2.0 ** (1 - most))
-        lines = [
-            f"Each network minus {self.reference}, one value per patient: the mean over the patient's classes, cases "
-            "and trainings. Wilcoxon's signed-rank test, two-sided and exact; patients without a difference (ties) do "
-            "not enter it.",
-            f"p (Holm) is corrected for the {number} tests of this table.",
-            "The median is over all patients compared, its interval the percentile bootstrap over patients (10,000 "
-            "samples, seed 0). r is the matched-pairs rank-biserial correlation: +1 better in every patient, -1 worse "
-            "in every patient.",
-            "A patient's distance is infinite if one of its structures was missed or invented in any training; it then "
-            "has the largest rank. Left out: patients with an undefined value, or infinite for both networks.",
-            "Patients are the sample. A small p says that more patients like these would show the difference between "
-            "these very trainings; a large p does not say that the networks are equally good.",
-            "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
-            "network's mean over patients is the better one. Neither few nor nearly all: seeds decide as much as "
-            "networks do.",
-        ]
-        if number * smallest > 0.05:
-            lines.append(
-                f"With {most} patients no p below {smallest:.2g} is possible, and none below "
-                f"{min(1.0, number * smallest):.2g} after the correction: too few to find anything at the 5 % level."
-            )
-        if any(len(entry.runs) and len(entry.evaluations) == 1 for entry in self.entries.values()):
-            lines.append("One training per network: how much it varies from seed to seed is not known here.")
+        if len(self._machines) == 1:
+            lines.append(f"Time includes validation. Trained on: {self._machines[0]}.")
+        elif self._machines:
+            lines.append("Time includes validation. Times on different machines or threads cannot be compared.")
         return lines
 
     def _seeds_text(self) -> str:
@@ -306,20 +197,12 @@ class Comparison:
         return "synthetic" in f"{self.prepared.name} {self.prepared.description}".lower()
 
     def examples(self, seed: int = 0) -> list[Example]:
-        """The slice with the largest labelled area of cases drawn by lot: they depend on names and seed alone."""
+        """The slice with the largest labelled area of cases drawn at random: they depend on names and seed alone."""
         examples = []
         for identifier in pick_cases(list(self.evaluation.cases), EXAMPLES, seed):
             case = self.prepared.case(identifier)
-            number = int((case.label > 0).sum(axis=(1, 2)).argmax())
-            labels = {name: entry.labels(case)[number] for name, entry in self.entries.items()}
-            examples.append(
-                Example(
-                    f"{identifier}, slice {number}",
-                    case.image[number],
-                    {"truth": case.label[number], **labels},
-                    case.spacing_mm[1:] if case.spacing_mm else (1, 1),
-                ).cropped()
-            )
+            labels = {name: entry.labels(case) for name, entry in self.entries.items()}
+            examples.append(Example.of_case(case, largest_slice(case.label), labels))
         return examples
 
     def image_dice(self) -> dict[str, np.ndarray]:
@@ -354,18 +237,12 @@ class Comparison:
                 "folds": self.folds,
                 "cases": self.evaluation.cases,
                 "distance_unit": self.evaluation.distance_unit,
-                "conventions": self.evaluation.conventions,
+                "conventions": self.evaluation.conventions and asdict(self.evaluation.conventions),
                 "reference": self.reference,
                 "networks": networks,
                 "tests": self.tests,
             }
         )
-
-
-def _p_text(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

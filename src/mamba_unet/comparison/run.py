@@ -11,20 +11,16 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.output import write_comparison
-from mamba_unet.comparison.result import Comparison, Entry
+from mamba_unet.comparison.result import Comparison
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
-from mamba_unet.evaluation.cases import Evaluation
-from mamba_unet.evaluation.metrics import DEFAULT_ASD, DEFAULT_HD95
-from mamba_unet.inference.evaluate import (
-    evaluate_checkpoint,
-    evaluate_predictions,
-    evaluation_folder,
-    find_predictions,
-    read_prediction,
-)
+from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
+from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
+from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
@@ -36,14 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class WholeProgress(Progress):
-    """One bar over all the trainings of a comparison, with the time that is left for all; sparing in a file."""
+    """One bar over all the trainings of a comparison, with the time that is left for all; few lines in a log file."""
 
     def __init__(self, runs: Sequence[Recipe]) -> None:
         every = 0.1 if sys.stderr.isatty() else 60
         self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
 
     def start(self, step: int, iterations: int) -> None:
-        self.bar.update(step)  # what a run that goes on has behind it
+        self.bar.update(step)  # the iterations that a resumed run has done before
 
     def step(self, step: int, loss: float) -> None:
         self.bar.update()
@@ -61,14 +57,13 @@ def compare(
     folds: int | None = None,
     external: Sequence[tuple[str, str | Path]] = (),
     reference: str | None = None,
-    hd95: str = DEFAULT_HD95,
-    asd: str = DEFAULT_ASD,
+    conventions: Conventions = DEFAULT_CONVENTIONS,
     device: str = "auto",
     progress: bool = False,
 ) -> Comparison:
     """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
 
-    A run that is complete is left as it is, one that was killed goes on. Runs may also have been trained by
+    A complete run is left as it is, an incomplete one is continued. Runs may also have been trained by
     `mamba-unet train` into the same folders, on several machines for example.
 
     Args:
@@ -77,10 +72,10 @@ def compare(
         out: folder to write.
         seeds: one training of each network by each.
         folds: train on each fold of the data, which must have so many, and pool the test cases; None uses the split.
-        external: (name, folder of predictions), as `scoring.evaluate_predictions` takes it; several of one name count
-            as several trainings.
+        external: (name, folder of predictions), as `evaluate_predictions` takes it; several of one name count as
+            several trainings.
         reference: name that the others are tested against; None is the first.
-        hd95, asd: conventions of the distances, see docs/metrics.md.
+        conventions: which HD95 and ASD, see docs/metrics.md.
         device: to predict on; recipes say where to train.
         progress: show bars.
 
@@ -117,8 +112,8 @@ def compare(
 
     def measure(run: Recipe) -> Evaluation:
         split = split_name("test", run.fold)
-        done = _read_evaluation(run.out, prepared.split(split), split, {"hd95": hd95, "asd": asd})
-        how = {"hd95": hd95, "asd": asd, "device": device, "progress": progress}
+        done = _read_evaluation(run.out, prepared.split(split), split, conventions)
+        how = {"conventions": conventions, "device": device, "progress": progress}
         return done or evaluate_checkpoint(run.out, prepared, split, **how)
 
     entries = {}
@@ -136,7 +131,7 @@ def compare(
         folders = [folder for other, folder in external if other == name]
         evaluations = []
         for number, folder in enumerate(folders):
-            how = {"hd95": hd95, "asd": asd, "progress": progress}
+            how = {"conventions": conventions, "progress": progress}
             evaluation = Evaluation.merge([evaluate_predictions(folder, prepared, split, **how) for split in splits])
             evaluation.write(out / "external" / name / str(number))
             evaluations.append(evaluation)
@@ -189,9 +184,7 @@ def _is_complete(run: Recipe) -> bool:
     return RunFolder(run.out).read_progress().get("iteration") == run.iterations
 
 
-def _read_evaluation(
-    run: str, identifiers: Sequence[str], split: str, conventions: Mapping[str, str]
-) -> Evaluation | None:
+def _read_evaluation(run: str, identifiers: Sequence[str], split: str, conventions: Conventions) -> Evaluation | None:
     """The run's evaluation of these cases where it is there, later than the checkpoint and of these conventions."""
     folder, weights = evaluation_folder(run, split), find_checkpoint(run)
     summary = folder / "summary.json"
@@ -218,7 +211,7 @@ def _describe(run: Recipe, out: Path) -> dict[str, Any]:
 
 
 def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callable[[Case], np.ndarray]:
-    """Case -> the prediction that the evaluation of one of the runs, the one whose test case it is, kept."""
+    """Case -> the stored prediction of the run that tested it."""
     files = {}
     for run in runs:
         split = split_name("test", run.fold)

@@ -10,18 +10,19 @@ import numpy as np
 class Case:
     """One image volume (or one 2D image, then D = 1) and its label.
 
-    Axes are (D, H, W): slices, rows, columns. A NIfTI array (X, Y, Z) is transposed to (Z, Y, X) in stored order,
-    never reoriented.
+    Axes are (D, H, W): slices, rows, columns; an image has its C channels before them. A NIfTI array (X, Y, Z) is
+    transposed to (Z, Y, X) in stored order, never reoriented.
 
     Attributes:
         identifier: unique in its data set, `patient001_frame01`.
         patient: groups the cases that must stay in one split, `patient001`.
-        image: (D, H, W) float32.
-        label: (D, H, W) uint8 class indices, or None.
+        image: (C, D, H, W) float32, in 0..1 where it is prepared.
+        label: (D, H, W) uint8 class indices, `views.labels.IGNORE` where there is no ground truth; or None.
         spacing_mm: voxel size per array axis; None where the file does not tell.
         orientation: nibabel's axis codes of the array axes in array order, e.g. "SPL"; None where unknown.
         affine: (4, 4), of the *stored* NIfTI array (X, Y, Z); None where unknown.
-        source: the image's file.
+        sources: the image's files: one per channel, or one for all; of a volume in slices, the first of each.
+        frames_are_channels: the fourth axis of its file is channels, not time.
     """
 
     identifier: str
@@ -31,4 +32,10 @@ class Case:
     spacing_mm: tuple[float, float, float] | None
     orientation: str | None
     affine: np.ndarray | None
-    source: Path
+    sources: tuple[Path, ...]
+    frames_are_channels: bool = False
+
+    @property
+    def source(self) -> Path:
+        """The image's file, of several channels the first's."""
+        return self.sources[0]

@@ -1,110 +1,28 @@
-"""What can be wrong with a data set: problems, their table, the checks of one case and those across cases."""
+"""What can be wrong with a data set: the checks of one case and those across cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from mamba_unet.data.classes import distinct
+from mamba_unet.data.problems import SKIP, Problem, some
 from mamba_unet.data.splits import Split
-from mamba_unet.volumes.formats import StoredImage, through_plane
-
-SKIP = "repair or remove the file, or leave the case out (skip_bad)"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One row of the table of problems.
-
-    Attributes:
-        file: the file at fault, or the folder or list where no single file is.
-        problem: what is wrong, in few words.
-        expected, found: the two things that do not agree.
-        way_out: what the user can do.
-        severity: "error" stops `prepare`, "warning" does not.
-        case: the identifier of the case at fault; None if it concerns the data set as a whole.
-    """
-
-    file: Path
-    problem: str
-    expected: str
-    found: str
-    way_out: str
-    severity: Literal["error", "warning"] = "error"
-    case: str | None = None
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Everything found in one pass over a data set.
-
-    Attributes:
-        source: the folder that was checked.
-        layout: the name of its layout, and `why` it was taken for that.
-        dataset: name of the data set, e.g. "acdc".
-        class_names: [0] is the background.
-        cases: identifiers of all the cases found, good and bad.
-        problems: errors first.
-        notes: what was decided on the way and is not a problem (files left alone, how the split came about).
-    """
-
-    source: Path
-    layout: str
-    why: str
-    dataset: str
-    class_names: Sequence[str]
-    cases: Sequence[str]
-    problems: Sequence[Problem] = field(default=())
-    notes: Sequence[str] = field(default=())
-
-    @property
-    def errors(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-    @property
-    def warnings(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.severity == "warning"]
-
-    def table(self) -> str:
-        """Text for a terminal: what was found, then every problem in a row of its own."""
-        lines = [
-            f"{self.source}: {self.layout} ({self.why})",
-            f"{self.dataset}, {len(self.cases)} cases, classes: {', '.join(self.class_names)}",
-            *(f"note: {note}" for note in self.notes),
-        ]
-        if self.problems:
-            header = ("severity", "file", "problem", "expected", "found", "way out")
-            rows = [header] + [
-                (p.severity, _short(p.file, self.source), p.problem, p.expected, p.found, p.way_out)
-                for p in self.problems
-            ]
-            widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-            rows.insert(1, tuple("-" * width for width in widths))
-            lines += [
-                "",
-                *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
-            ]
-        lines += ["", f"{len(self.errors)} errors, {len(self.warnings)} warnings"]
-        return "\n".join(lines)
-
-
-class BadDataError(ValueError):
-    """The data set has errors; `.report` holds all of them, the message shows them as a table."""
-
-    def __init__(self, report: CheckReport):
-        super().__init__(report.table() + "\nRefused. Repair the files, or leave the bad cases out with skip_bad.")
-        self.report = report
+from mamba_unet.views.labels import IGNORE
+from mamba_unet.volumes.geometry import misplacement, through_plane
+from mamba_unet.volumes.volume import Volume
 
 
 def check_case(
     identifier: str,
     image_file: Path,
-    image: StoredImage,
+    image: Volume,
     label_file: Path,
-    label: StoredImage,
-    values: dict[int, int],
+    label: Volume,
+    values: Mapping[int, int],
     *,
+    channels: int = 1,
     scaled: bool,
     empty_is_error: bool,
 ) -> list[Problem]:
@@ -114,22 +32,31 @@ def check_case(
         identifier: the case.
         image_file, label_file: named in the problems.
         image, label: as stored.
-        values: stored label value -> class index.
+        values: stored label value -> class index, or IGNORE.
+        channels: that the images of this data set have.
         scaled: the layout promises an image in 0..1 already.
         empty_is_error: whether a label without foreground is an error (every case of the data set shows an organ) or
             may be right (a warning).
     """
-    problems = []
+    problems: list[Problem] = []
 
-    def add(file: Path, problem: str, expected: str, found: str, way_out: str, severity: str = "error") -> None:
-        problems.append(Problem(file, problem, expected, found, way_out, severity, identifier))
+    def add(file: Path, problem: str, expected: str, found: str, remedy: str, severity: str = "error") -> None:
+        problems.append(Problem(file, problem, expected, found, remedy, severity, identifier))
 
-    if image.array.shape != label.array.shape:
+    if image.channels != channels:
+        add(
+            image_file,
+            "another number of channels",
+            f"{channels}, as the other images",
+            f"{image.channels}",
+            "convert colours to grey values, or keep images of one kind",
+        )
+    if image.shape != label.shape:
         add(
             label_file,
             "image and label differ in shape",
-            f"(D, H, W) = {image.array.shape} as the image",
-            str(label.array.shape),
+            f"(D, H, W) = {image.shape} as the image",
+            str(label.shape),
             "resample the label onto the image's grid with nearest neighbour",
         )
     elif (distance := misplacement(image, label)) > 0.1:
@@ -141,7 +68,18 @@ def check_case(
             "if the arrays match pixel by pixel, save the label with the image's affine; else resample it",
         )
 
-    axis = None if image.spacing_mm is None or len(image.array) == 1 else through_plane(image.spacing_mm)
+    for file, volume in ((image_file, image), (label_file, label)):
+        for note in volume.notes:
+            add(
+                file,
+                "doubtful header",
+                "a header whose entries agree",
+                note,
+                "compare with how it was acquired; if this is wrong, correct the header",
+                "warning",
+            )
+
+    axis = None if image.spacing_mm is None or image.shape[0] == 1 else through_plane(image.spacing_mm)
     if axis:
         add(
             image_file,
@@ -174,31 +112,33 @@ def check_case(
                 "scale it as the layout does, or prepare the raw files",
             )
 
-    found = np.unique(label.array)
-    outside = [value for value in found.tolist() if value not in values]
+    found = distinct(label.array)
+    outside = [value for value in found if value not in values]
     if outside:
-        expected = ", ".join(str(value) for value in values)
+        expected = some([str(value) for value in values], 16)
         shown = ", ".join(f"{value:g}" for value in outside[:8]) + (", ..." if len(outside) > 8 else "")
         add(
             label_file,
             "label values outside the classes",
             f"only {expected}",
             shown,
-            "correct the label, or describe its values (dataset.json: labels)",
+            "correct the label; or, if these values are classes, name all (--class-names, or dataset.json: labels); "
+            "if they are grey levels of one class, --binary-masks; if they mark pixels without ground truth, "
+            "--ignore-label",
         )
-    elif not any(values[value] for value in found.tolist()):
+    elif not any(0 < values[value] != IGNORE for value in found):
         add(
             label_file,
             "empty label",
             "some pixels of some class",
             "background only",
-            "correct it, or leave the case out (skip_bad)" if empty_is_error else "nothing, if nothing is to be seen",
+            "correct it, or leave the case out (--skip-bad)" if empty_is_error else "nothing, if nothing is to be seen",
             "error" if empty_is_error else "warning",
         )
     return problems
 
 
-def twins(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def duplicate_patients(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Patient -> the one patient that stands for all who share images with it, directly or through others."""
     joined: dict[str, str] = {}
 
@@ -214,13 +154,71 @@ def twins(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {patient: standing_for(patient) for patient in joined}
 
 
-def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) -> Iterator[Problem]:
-    """Problems that show only when cases are compared."""
+def check_across(
+    records: Mapping[str, Mapping[str, Any]], split: Split | None, class_names: Sequence[str], source: Path
+) -> Iterator[Problem]:
+    """Problems that show only when cases are compared.
+
+    Args:
+        records: case -> what `prepare` notes of it.
+        split: None if there is none.
+        class_names: of the data set.
+        source: its folder, named where no single file is at fault.
+    """
+    yield from _duplicates(records, split)
+    yield from _orientations(records)
+    yield from _voxels(records, split, class_names, source)
+
+
+def _voxels(
+    records: Mapping[str, Mapping[str, Any]], split: Split | None, class_names: Sequence[str], source: Path
+) -> Iterator[Problem]:
+    """What the labels of all cases together do not hold, and what they hold that is no class."""
+    total: dict[int, int] = {}
+    for record in records.values():
+        for index, count in record["label_voxels"].items():
+            total[int(index)] = total.get(int(index), 0) + count
+    absent = [name for index, name in enumerate(class_names) if index and not total.get(index)]
+    if absent and len(absent) < len(class_names) - 1:
+        yield Problem(
+            source,
+            "classes that no label shows",
+            "every class in some label",
+            ", ".join(absent),
+            "check the names and values of the classes; a network cannot learn what is never shown",
+            "warning",
+        )
+    for name, patients in (split.patients if split else {}).items():
+        shown = [record["label_voxels"] for record in records.values() if record["patient"] in set(patients)]
+        labelled = any(0 < int(index) < IGNORE for voxels in shown for index in voxels)
+        if shown and not labelled and name.rpartition("/")[2] in ("train", "val"):
+            yield Problem(
+                source,
+                f"no foreground in {name}",
+                "some class in some label of the split",
+                f"background only in {some(sorted(patients), 5)}",
+                "another --seed or --split: training with such a split is refused",
+                "warning",
+            )
+    if total.get(IGNORE):
+        holders = sum(str(IGNORE) in record["label_voxels"] for record in records.values())
+        yield Problem(
+            source,
+            "voxels without ground truth",
+            "loss and metrics leave them out",
+            f"{total[IGNORE]} voxels in {holders} labels, {100 * total[IGNORE] / sum(total.values()):.2g} % of all",
+            "nothing, if they are meant",
+            "note",
+        )
+
+
+def _duplicates(records: Mapping[str, Mapping[str, Any]], split: Split | None) -> Iterator[Problem]:
+    """Images that are there more than once."""
     for identifier, original in _alike(records).items():
         here, there = (records[name]["patient"] for name in (identifier, original))
         apart = [f"{a} and {b}" for a, b in split.apart(here, there)] if split else []
         yield Problem(
-            Path(records[identifier]["source"]),
+            Path(records[identifier]["sources"][0]),
             "duplicate case",
             "every image once",
             f"the image of {original} again" + (f", in {'; '.join(apart)}" if apart else ""),
@@ -228,6 +226,10 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
             "error" if apart else "warning",
             identifier,
         )
+
+
+def _orientations(records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Cases that lie otherwise than most."""
     orientations: dict[str, list[str]] = {}
     for identifier, record in records.items():
         orientations.setdefault(record["orientation"] or "unknown", []).append(identifier)
@@ -236,28 +238,14 @@ def check_across(records: Mapping[str, Mapping[str, Any]], split: Split | None) 
         for codes, identifiers in orientations.items():
             if codes != common:
                 yield Problem(
-                    Path(records[identifiers[0]]["source"]),
+                    Path(records[identifiers[0]]["sources"][0]),
                     "orientation differs among cases",
                     f"{common}, as {len(orientations[common])} cases",
-                    f"{codes}: {', '.join(identifiers[:5])}"
-                    + (f" and {len(identifiers) - 5} more" if len(identifiers) > 5 else ""),
+                    f"{codes}: {some(identifiers, 5)}",
                     "reorient them before, if the network is to see them alike",
                     "warning",
                     identifiers[0],
                 )
-
-
-def misplacement(image: StoredImage, label: StoredImage) -> float:
-    """How far apart, in voxels of the image, the two affines put the corners of the volume."""
-    if image.affine is None or label.affine is None:
-        return 0.0
-    depth, height, width = image.array.shape
-    corners = np.array([(x, y, z, 1) for x in (0, width - 1) for y in (0, height - 1) for z in (0, depth - 1)], float).T
-    return float(np.abs(np.linalg.solve(image.affine, label.affine @ corners) - corners).max())
-
-
-def _short(file: Path, source: Path) -> str:
-    return file.relative_to(source).as_posix() if file.is_relative_to(source) and file != source else str(file)
 
 
 def _alike(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

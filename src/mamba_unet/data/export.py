@@ -3,8 +3,9 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from mamba_unet.data.readers.nnunet import NNUNET
 from mamba_unet.data.readers.synapse import TRANSUNET
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
-from mamba_unet.views.intensity import normalise_intensity
+from mamba_unet.views.intensity import COLOUR, normalise_intensity
 
 SPLITS = ("train", "val", "test")
 
@@ -79,7 +80,7 @@ def _check_transunet(prepared: PreparedDataset, identifiers: Iterable[str]) -> N
     unlike = [identifier for identifier in identifiers if not re.fullmatch(r"case\d+", identifier)]
     for fits, found in (
         (prepared.class_names == list(synapse.class_names), f"the classes {', '.join(prepared.class_names)}"),
-        (prepared.intensity == synapse.intensity, f"the intensities {prepared.intensity}"),
+        (prepared.intensity == (synapse.intensity,), f"the intensities {prepared.intensity}"),
         (not unlike, f"cases named {_some(unlike)}"),
     ):
         if not fits:
@@ -99,14 +100,14 @@ def _write_transunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]]
     for split in ("train", "val"):
         names = []
         for case in map(prepared.case, splits[split]):
-            for number, (image, label) in enumerate(zip(case.image, case.label, strict=True)):
+            for number, (image, label) in enumerate(zip(case.image[0], case.label, strict=True)):
                 names.append(f"{case.identifier}_slice{number:03d}")
                 np.savez(slices / f"{names[-1]}.npz", image=image, label=label.astype(np.float32))
             bar.update()
         write_text(lists / f"{split}.txt", _lines(names))
     for case in map(prepared.case, splits["test"]):
         with h5py.File(volumes / f"{case.identifier}.npy.h5", "w") as file:
-            file["image"], file["label"] = case.image, case.label.astype(np.float32)
+            file["image"], file["label"] = case.image[0], case.label.astype(np.float32)
         bar.update()
     write_text(lists / "test_vol.txt", _lines(splits["test"]))
     return ["this layout has neither voxel size nor orientation; distances measured on it are in voxels"]
@@ -117,7 +118,9 @@ def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], f
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
         for case in map(prepared.case, identifiers):
-            _save_nifti(_in_units(case.image, prepared), case, folder / f"images{part}" / f"{case.identifier}_0000")
+            for number, (channel, rule) in enumerate(zip(case.image, prepared.intensity, strict=True)):
+                path = folder / f"images{part}" / f"{case.identifier}_{number:04d}"
+                _save_nifti(_in_units(channel, rule), case, path)
             _save_nifti(case.label, case, folder / f"labels{part}" / case.identifier)
             if case.affine is None:
                 unplaced.append(case.identifier)
@@ -128,7 +131,7 @@ def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], f
         {
             "name": prepared.name,
             "description": prepared.description,
-            "channel_names": {"0": "CT" if prepared.intensity["method"] == "window" else "zscore"},
+            "channel_names": {str(number): name for number, name in enumerate(_nnunet_channels(prepared))},
             "labels": {"background": 0, **{name: k for k, name in enumerate(prepared.class_names) if k}},
             "numTraining": len(splits["train"]) + len(splits["val"]),
             "file_ending": ".nii.gz",
@@ -146,9 +149,15 @@ def _save_nifti(array: np.ndarray, case: Case, path: Path) -> None:
     nib.save(image, path.with_name(f"{path.name}.nii.gz"))
 
 
-def _in_units(image: np.ndarray, prepared: PreparedDataset) -> np.ndarray:
+def _nnunet_channels(prepared: PreparedDataset) -> list[str]:
+    """nnU-Net's names, by which it chooses how intensities are scaled."""
+    if prepared.intensity == (COLOUR,) * 3:
+        return ["rgb_to_0_1"] * 3
+    return ["CT" if rule["method"] == "window" else "zscore" for rule in prepared.intensity]
+
+
+def _in_units(image: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
     """What was scaled by a window, in the window's units: as whole numbers, if they scale to the very same image."""
-    rule = prepared.intensity
     if rule["method"] != "window":
         return image
     units = image.astype(np.float64) * (rule["high"] - rule["low"]) + rule["low"]

@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import BadDataError, CheckReport, Problem, check_across, twins
+from mamba_unet.data.checks import check_across, duplicate_patients
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
+from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
 from mamba_unet.data.splits import Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
@@ -27,6 +28,10 @@ def check(
     splits: str | Path | None = None,
     folds: int | None = None,
     seed: int = 0,
+    patient_regex: str | None = None,
+    class_names: Sequence[str] | None = None,
+    binary_masks: bool | float = False,
+    ignore_label: int | None = None,
     progress: bool = True,
 ) -> CheckReport:
     """Read every file of a data set and report everything that is wrong with it; nothing is written.
@@ -36,7 +41,16 @@ def check(
     Raises:
         ValueError: the layout is unknown or ambiguous, or `dataset` does not fit it.
     """
-    plan = survey(Path(source), dataset, layout, None)
+    plan = survey(
+        Path(source),
+        dataset,
+        layout,
+        None,
+        patient_regex=patient_regex,
+        class_names=class_names,
+        binary_masks=binary_masks,
+        ignore_label=ignore_label,
+    )
     return _run(plan, None, splits, folds, seed, progress).report
 
 
@@ -46,11 +60,15 @@ def prepare(
     *,
     dataset: str | None = None,
     layout: str | None = None,
-    intensity: Mapping[str, Any] | None = None,
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     splits: str | Path | None = None,
     folds: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
+    patient_regex: str | None = None,
+    class_names: Sequence[str] | None = None,
+    binary_masks: bool | float = False,
+    ignore_label: int | None = None,
     progress: bool = True,
 ) -> PreparedDataset:
     """Check a data set and write it as a cache of memory-mapped arrays.
@@ -68,6 +86,12 @@ def prepare(
         folds: also split into so many folds, "fold0/train", "fold0/val", "fold0/test", ...
         seed: for what is drawn.
         skip_bad: leave cases with errors out, which `left_out` and check.txt name, instead of refusing.
+        patient_regex: finds the patient in each case's name: its first group, or all that it matches; None: as folders
+            and names tell.
+        class_names: of the values in the masks, in ascending order, where the data does not name them.
+        binary_masks: one class, of all values from a threshold on: True for the middle of 0 and the largest, or the
+            threshold. For masks with grey levels, which JPEG and resizing make.
+        ignore_label: the stored label value of voxels without ground truth.
         progress: show a progress bar (on a terminal).
 
     Raises:
@@ -78,7 +102,16 @@ def prepare(
     ours = (out / "cases").is_dir()  # not dataset.json, which nnU-Net's folders have too
     if out.resolve() == source.resolve() or (out.is_dir() and any(out.iterdir()) and not ours):
         raise ValueError(f"{out} holds other files; give a new or empty folder for the prepared data set")
-    plan = survey(source, dataset, layout, intensity)
+    plan = survey(
+        source,
+        dataset,
+        layout,
+        intensity,
+        patient_regex=patient_regex,
+        class_names=class_names,
+        binary_masks=binary_masks,
+        ignore_label=ignore_label,
+    )
     done = _run(plan, out, splits, folds, seed, progress)
     bad = {problem.case for problem in done.report.errors}
     if done.split is None or (bad and not skip_bad) or None in bad or not done.records.keys() - bad:
@@ -87,7 +120,7 @@ def prepare(
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
     (out / "dataset.json").unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
-    write_text(out / "check.txt", done.report.table() + "\n")
+    write_text(out / "check.txt", done.report.table(most=None) + "\n")
     cases = {
         name: [identifier for identifier, record in records.items() if record["patient"] in set(patients)]
         for name, patients in done.split.patients.items()
@@ -108,11 +141,12 @@ def prepare(
             "format": FORMAT,
             "name": plan.name,
             "description": plan.listing.description,
-            "class_names": list(plan.class_names),
+            "class_names": list(plan.classes.names),
             "label_values": [
-                min(v for v, k in plan.values.items() if k == index) for index in range(len(plan.class_names))
+                min(v for v, k in plan.classes.values.items() if k == index) for index in range(len(plan.classes.names))
             ],
-            "intensity": plan.intensity,
+            "intensity": [dict(rule) for rule in plan.intensity],
+            "channel_names": list(plan.listing.channel_names),
             "orientation": orientations.pop() if len(orientations) == 1 else None,
             "fingerprint": _fingerprint(records, plan),
             "layout": plan.layout,
@@ -159,11 +193,11 @@ def _run(
             file=splits,
             folds=folds,
             seed=seed,
-            twins=twins(records),
+            duplicates=duplicate_patients(records),
         )
     except SplitError as error:
-        problems.append(Problem(Path(error.origin), error.problem, error.expected, error.found, error.way_out))
-    problems += check_across(records, split)
+        problems.append(Problem(Path(error.origin), error.problem, error.expected, error.found, error.remedy))
+    problems += check_across(records, split, plan.classes.names, plan.source)
     names = {entry.identifier for entry in plan.listing.entries} | {
         problem.case for problem in problems if problem.case
     }
@@ -172,9 +206,9 @@ def _run(
         plan.layout,
         plan.listing.why,
         plan.name,
-        plan.class_names,
+        plan.classes.names,
         sorted(names),
-        sorted(problems, key=lambda problem: problem.severity),
+        by_severity(problems),
         [*plan.notes, *(split.describe() if split else ())],
     )
     return _Done(records, split, report)
@@ -183,24 +217,27 @@ def _run(
 def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
     return {
         "patient": case.patient,
-        "shape": list(case.image.shape),
+        "shape": list(case.label.shape),
         "spacing_mm": case.spacing_mm and list(case.spacing_mm),
         "orientation": case.orientation,
         "affine": None if case.affine is None else case.affine.tolist(),
-        "source": str(case.source.resolve()),
+        "sources": [str(file.resolve()) for file in case.sources],
+        "frames_are_channels": case.frames_are_channels,
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
         "label_sha256": hashlib.sha256(case.label).hexdigest(),
+        "label_voxels": {str(index): int(n) for index, n in enumerate(np.bincount(case.label.ravel())) if n},
     }
 
 
 def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
     """All that a written case depends on; as long as it stays the same, the case need not be written again."""
-    stats = [(str(file.resolve()), file.stat()) for file in dict.fromkeys((*entry.image, *entry.label))]
+    stats = [(str(file.resolve()), file.stat()) for file in entry.files]
     return {
         "format": FORMAT,
         "patient": entry.patient,
-        "intensity": None if plan.listing.scaled else plan.intensity,
-        "values": sorted(plan.values.items()),
+        "intensity": None if plan.listing.scaled else [dict(rule) for rule in plan.intensity],
+        "values": sorted(plan.classes.values.items()),
+        "threshold": plan.classes.threshold,
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
     }
 
@@ -249,8 +286,8 @@ def _remove_stale(out: Path, identifiers: set[str]) -> None:
 
 def _fingerprint(records: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
     contents = {
-        "class_names": list(plan.class_names),
-        "intensity": plan.intensity,
+        "class_names": list(plan.classes.names),
+        "intensity": plan.intensity[0] if len(plan.intensity) == 1 else list(plan.intensity),
         "cases": {
             identifier: [record["shape"], record["image_sha256"], record["label_sha256"]]
             for identifier, record in records.items()

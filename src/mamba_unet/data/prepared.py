@@ -1,28 +1,26 @@
-"""The prepared data set: a folder of memory-mapped arrays, and its slices as a training set.
+"""The prepared data set: a folder of memory-mapped arrays.
 
 dataset.json         what it is, and every case's shape, spacing and origin; written last
 splits.json          the split in use, by patient and by case
 check.txt            the table of problems and notes of the pass that prepared it
-images/<case>.npy    (D, H, W) float32 in 0..1
-labels/<case>.npy    (D, H, W) uint8 class indices
+images/<case>.npy    (C, D, H, W) float32 in 0..1
+labels/<case>.npy    (D, H, W) uint8 class indices, 255 where there is no ground truth
 cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.views.slices import resample_slice, sample_augmentation
+from mamba_unet.views.intensity import intensity_rules
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FORMAT = 1
+FORMAT = 2
 
 
 class PreparedDataset:
@@ -34,7 +32,8 @@ class PreparedDataset:
         description: what the data says of itself ("synthetic ..."), may be empty.
         class_names: [0] is the background.
         label_values: the stored value of each class in the source's labels.
-        intensity: how the images were brought to 0..1; see `normalise_intensity`.
+        intensity: how each channel was brought to 0..1; see `normalise_intensity`.
+        channel_names: one for each channel, or empty where nothing names them.
         orientation: the axis codes that all the cases share, e.g. "SPL"; None if they differ or are unknown.
         fingerprint: sha256 over identifiers, contents, intensity and class names; independent of where the files lie
             and of the layout they came in.
@@ -63,7 +62,8 @@ class PreparedDataset:
         self.description: str = said["description"]
         self.class_names: list[str] = said["class_names"]
         self.label_values: list[int] = said["label_values"]
-        self.intensity: dict[str, Any] = said["intensity"]
+        self.intensity = intensity_rules(said["intensity"])
+        self.channel_names: list[str] = said["channel_names"]
         self.orientation: str | None = said["orientation"]
         self.fingerprint: str = said["fingerprint"]
         self.left_out: list[str] = said["left_out"]
@@ -73,6 +73,14 @@ class PreparedDataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return len(self.intensity)
+
+    def preprocessing(self, view: Slices | None = None) -> Preprocessing:
+        """How these images are brought to a network that sees them by `view`."""
+        return Preprocessing(self.intensity, self.orientation, view or Slices())
 
     @property
     def identifiers(self) -> list[str]:
@@ -105,7 +113,8 @@ class PreparedDataset:
             spacing_mm=record["spacing_mm"] and tuple(record["spacing_mm"]),
             orientation=record["orientation"],
             affine=None if record["affine"] is None else np.array(record["affine"]),
-            source=Path(record["source"]),
+            sources=tuple(map(Path, record["sources"])),
+            frames_are_channels=record["frames_are_channels"],
         )
 
     def split(self, name: str) -> list[str]:
@@ -120,45 +129,3 @@ class PreparedDataset:
                 f"{self.folder} has no case {identifier!r}; it has {', '.join(list(self._cases)[:5])}, ..."
             )
         return self._cases[identifier]
-
-
-class SliceDataset:
-    """The slices of some cases, resized and, if asked, augmented: a map-style data set for torch's DataLoader.
-
-    It has no state: an item is asked for as (index, seed), and the seed alone decides the augmentation, so whoever
-    draws the seeds can stop and go on anywhere in the same stream.
-
-    Args:
-        prepared: the data set.
-        identifiers: its cases, in order; the slices of each follow one another.
-        image_size: (h, w) of every item.
-        augment: whether `sample_augmentation` is applied.
-    """
-
-    def __init__(
-        self, prepared: PreparedDataset, identifiers: Sequence[str], image_size: tuple[int, int], augment: bool
-    ):
-        self.prepared, self.identifiers = prepared, list(identifiers)
-        self.image_size, self.augment = tuple(image_size), augment
-        self._ends = np.cumsum([prepared.shape(identifier)[0] for identifier in self.identifiers], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self.identifiers else 0
-
-    def __getitem__(self, item: tuple[int, int | Sequence[int]]) -> "dict[str, Tensor | str]":
-        """(index, seed), the seed as numpy takes it -> image (1, h, w) float32, label (h, w) int64, name "case/3"."""
-        import torch
-
-        index, seed = item
-        if not 0 <= index < len(self):
-            raise IndexError(f"slice {index} of {len(self)}")
-        position = int(np.searchsorted(self._ends, index, side="right"))
-        number = index - (int(self._ends[position - 1]) if position else 0)
-        case = self.prepared.case(self.identifiers[position])
-        augmentation = sample_augmentation(np.random.default_rng(seed)) if self.augment else None
-        image, label = resample_slice(case.image[number], case.label[number], self.image_size, augmentation)
-        return {
-            "image": torch.from_numpy(image)[None],
-            "label": torch.from_numpy(label).long(),
-            "name": f"{case.identifier}/{number}",
-        }

@@ -14,9 +14,9 @@ from mamba_unet.data.registry import DatasetInfo
 class SplitError(ValueError):
     """A split that leaks, names unknown patients or leaves some out."""
 
-    def __init__(self, origin: str, problem: str, expected: str, found: str, way_out: str):
-        super().__init__(f"{origin}: {problem}: {found}. Expected: {expected}; {way_out}")
-        self.origin, self.problem, self.expected, self.found, self.way_out = origin, problem, expected, found, way_out
+    def __init__(self, origin: str, problem: str, expected: str, found: str, remedy: str):
+        super().__init__(f"{origin}: {problem}: {found}. Expected: {expected}; {remedy}")
+        self.origin, self.problem, self.expected, self.found, self.remedy = origin, problem, expected, found, remedy
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,29 @@ def shuffled(patients: Iterable[str], seed: int = 0) -> list[str]:
 
 
 def draw_split(
-    patients: Iterable[str], seed: int = 0, twins: Mapping[str, str] = MappingProxyType({}), test: Iterable[str] = ()
+    patients: Iterable[str],
+    seed: int = 0,
+    duplicates: Mapping[str, str] = MappingProxyType({}),
+    test: Iterable[str] = (),
 ) -> Split:
     """70 / 10 / 20 per cent for train, val and test, at least one patient each.
 
     Args:
         patients: all of them.
         seed: another gives another split.
-        twins: patient -> the patient it must stay with, because their images are the same.
+        duplicates: patient -> the patient it must stay with, because their images are the same.
         test: patients that are the test split already; then 7 / 8 and 1 / 8 of the rest are train and val.
     """
     patients, given = set(patients), sorted(set(test))
-    order = shuffled(patients - set(given) - twins.keys(), seed)
+    duplicates = {patient: other for patient, other in duplicates.items() if other in patients}
+    order = shuffled(patients - set(given) - duplicates.keys(), seed)
     if len(order) < (2 if given else 3):
         raise SplitError(
             "drawn split",
             "too few patients",
             "at least 3, for train, val and test",
             ", ".join(sorted(patients)),
-            "give a split file that says where they belong",
+            "give a split file that says where they belong (--split), or group the cases otherwise (--patient-regex)",
         )
     val = max(1, round(len(order) / (8 if given else 10)))
     end = val if given else val + max(1, round(0.2 * len(order)))
@@ -83,11 +87,11 @@ def draw_split(
         if given
         else f"drawn by patient, 70/10/20, seed {seed}"
     )
-    return Split(origin, _with_twins(parts, twins, patients))
+    return Split(origin, _with_duplicates(parts, duplicates, patients))
 
 
 def draw_folds(
-    patients: Iterable[str], folds: int, seed: int = 0, twins: Mapping[str, str] = MappingProxyType({})
+    patients: Iterable[str], folds: int, seed: int = 0, duplicates: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, list[str]]:
     """K folds: in fold k part k is tested, part k + 1 selects the checkpoint, the others train.
 
@@ -95,8 +99,8 @@ def draw_folds(
         "fold0/train", "fold0/val", "fold0/test", ...: sorted patients. Each patient is tested once.
     """
     patients = set(patients)
-    twins = {patient: other for patient, other in twins.items() if other in patients}
-    order = shuffled(patients - twins.keys(), seed)
+    duplicates = {patient: other for patient, other in duplicates.items() if other in patients}
+    order = shuffled(patients - duplicates.keys(), seed)
     if not 3 <= folds <= len(order):
         raise SplitError(
             "folds",
@@ -111,15 +115,15 @@ def draw_folds(
         val = (k + 1) % folds
         train = [patient for part in range(folds) if part not in (k, val) for patient in parts[part]]
         splits |= {f"fold{k}/train": train, f"fold{k}/val": parts[val], f"fold{k}/test": parts[k]}
-    return _with_twins(splits, twins, patients)
+    return _with_duplicates(splits, duplicates, patients)
 
 
-def _with_twins(
-    parts: Mapping[str, Sequence[str]], twins: Mapping[str, str], patients: set[str]
+def _with_duplicates(
+    parts: Mapping[str, Sequence[str]], duplicates: Mapping[str, str], patients: set[str]
 ) -> dict[str, list[str]]:
     placed = {patient for members in parts.values() for patient in members}
     return {
-        split: sorted({*members, *(a for a, b in twins.items() if b in members and a in patients - placed)})
+        split: sorted({*members, *(a for a, b in duplicates.items() if b in members and a in patients - placed)})
         for split, members in parts.items()
     }
 
@@ -173,11 +177,11 @@ def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
     """
     try:
         said = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SplitError(str(file), "unreadable", "JSON", str(error), "correct the file") from error
     if isinstance(said, dict) and isinstance(said.get("patients"), dict):
         said = said["patients"]
-    if not isinstance(said, dict) or not all(isinstance(members, list) for members in said.values()):
+    if not isinstance(said, dict) or not all(map(_is_names, said.values())):
         raise SplitError(
             str(file),
             "no split",
@@ -186,9 +190,7 @@ def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
             "correct the file",
         )
     known = set(cases.values())
-    unknown = sorted(
-        {str(name) for members in said.values() for name in members if name not in known and name not in cases}
-    )
+    unknown = sorted({name for members in said.values() for name in members if name not in known and name not in cases})
     if unknown:
         raise SplitError(
             str(file),
@@ -218,18 +220,18 @@ def choose_split(
     file: str | Path | None = None,
     folds: int | None = None,
     seed: int = 0,
-    twins: Mapping[str, str] = MappingProxyType({}),
+    duplicates: Mapping[str, str] = MappingProxyType({}),
 ) -> Split:
     """The user's split file, else what the folder itself says, else the published split, else a drawn one.
 
     Args:
         cases: identifier -> patient.
         info: the data set, if it is a known one.
-        own: the folder's own split, in patients; "test" alone has the rest divided into train and val.
+        own: the folder's own split, in patients or cases; where it has "test" and no "val", the rest is divided.
         file: the user's.
         folds: add so many folds of all the patients that are in the split.
         seed: for what is drawn.
-        twins: see `draw_split`.
+        duplicates: see `draw_split`.
 
     Raises:
         SplitError: see the functions this calls.
@@ -237,18 +239,26 @@ def choose_split(
     patients, uncovered = set(cases.values()), info.uncovered if info else "unassigned"
     if file is not None:
         split = user_split(file, cases)
-    elif own and "train" in own:
-        split = fit_split(own, patients, "lists in the source", uncovered)
-    elif own and "test" in own:
-        split = draw_split(patients, seed, twins, test=own["test"])
+    elif own and ("train" in own or "test" in own):
+        own = {split: sorted({cases.get(name, name) for name in members}) for split, members in own.items()}
+        own.setdefault("train", sorted(patients.difference(*own.values())))
+        split = fit_split(own, patients, "as the source divides it", uncovered)
+        if "test" in own and "val" not in own:
+            train, test = split.patients["train"], split.patients["test"]
+            drawn = draw_split([*train, *test], seed, duplicates, test=test)
+            split = Split(drawn.origin, {**split.patients, **drawn.patients}, split.notes)
     elif info and info.split_file:
         split = fit_split(shipped_split(info.split_file), patients, f"shipped for {info.name}", uncovered)
     else:
-        split = draw_split(patients, seed, twins)
+        split = draw_split(patients, seed, duplicates)
     if folds is None:
         return split
-    drawn = draw_folds(patients.difference(split.patients.get(uncovered, ())), folds, seed, twins)
+    drawn = draw_folds(patients.difference(split.patients.get(uncovered, ())), folds, seed, duplicates)
     return Split(f"{split.origin}; {folds} folds by patient, seed {seed}", {**split.patients, **drawn}, split.notes)
+
+
+def _is_names(members: object) -> bool:
+    return isinstance(members, list) and all(isinstance(name, str) for name in members)
 
 
 def _fold(split: str) -> str:

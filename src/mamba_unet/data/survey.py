@@ -1,21 +1,27 @@
 """What a data set is, settled before its images are read, and the reading of one case by it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import SKIP, Problem, check_case
+from mamba_unet.data.checks import check_case
+from mamba_unet.data.classes import LARGEST, MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
+from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers import Entry, Listing, detect_layout
+from mamba_unet.data.readers.patients import describe_patients, match_patients
 from mamba_unet.data.registry import DATASETS, DatasetInfo
-from mamba_unet.views.intensity import MINMAX, intensity_rule, normalise_intensity
-from mamba_unet.volumes.formats import UnreadableError, read_volume
+from mamba_unet.views.intensity import COLOUR, MINMAX, intensity_rules
+from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.volumes.formats import Kind, UnreadableError
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume, join_channels, join_slices
 
-# More distinct values than this in the masks of a plain folder are no classes but grey levels or JPEG noise.
-MOST_CLASSES = 64
+PROBED = 12  # images read to know how many channels there are
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,9 @@ class Plan:
     Attributes:
         source, layout, listing: what was found where.
         info: what is known of the data set by its name, if it has one that is known.
-        name, class_names, intensity: of the prepared data set.
-        values: stored label value -> class index.
+        name: of the prepared data set.
+        intensity: a rule for each channel.
+        classes: how stored label values become class indices.
         notes: what was decided on the way.
     """
 
@@ -35,108 +42,253 @@ class Plan:
     listing: Listing
     info: DatasetInfo | None
     name: str
-    class_names: Sequence[str]
-    values: Mapping[int, int]
-    intensity: dict[str, Any]
+    classes: Classes
+    intensity: tuple[Mapping[str, Any], ...]
     notes: Sequence[str]
 
 
-def survey(source: Path, dataset: str | None, layout: str | None, intensity: Mapping[str, Any] | None) -> Plan:
-    """Recognise the layout and settle classes and intensities. Raises ValueError if they do not fit together."""
+def survey(
+    source: Path,
+    dataset: str | None,
+    layout: str | None,
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    *,
+    patient_regex: str | None = None,
+    class_names: Sequence[str] | None = None,
+    binary_masks: bool | float = False,
+    ignore_label: int | None = None,
+) -> Plan:
+    """Recognise the layout and settle patients, classes and intensities; the arguments are those of `prepare`.
+
+    Raises:
+        ValueError: they do not fit together, or the masks do not plainly show classes.
+    """
     found, listing = detect_layout(source, layout)
     if dataset is not None and dataset not in DATASETS:
         raise ValueError(f"unknown dataset {dataset!r}; expected one of {', '.join(DATASETS)}, or None for any other")
     info = DATASETS.get(dataset or listing.dataset)
-    notes = list(listing.notes)
     if not listing.entries and not listing.problems:
         raise ValueError(f"{source}: laid out as {found.name} ({listing.why}), but there is no case in it")
-    labels = listing.labels
-    if info is None and labels is None:
-        labels = _labels_found(listing.entries, source)
-    if info is None:
-        class_names, values = list(labels), {value: index for index, value in enumerate(labels.values())}
+    listing, patients_note = _with_patients(listing, patient_regex)
+    names = foreground(class_names)
+    if info is not None and (names is not None or binary_masks is not False):
+        raise ValueError(
+            f"{info.name} has its classes: {', '.join(info.class_names)}; leave --class-names and --binary-masks out"
+        )
+    ignore = listing.ignore if ignore_label is None else ignore_label
+    notes = [*listing.notes, *([patients_note] if patients_note else [])]
+    if info is not None:
+        classes, note = _known(info, listing.labels, source)
+        notes += [note] if note else []
+    elif binary_masks is not False:
+        classes, note = _binary(listing, names, None if binary_masks is True else float(binary_masks), ignore)
+        notes.append(note)
+    elif listing.labels is not None:
+        classes = _classes(declared(listing.labels, names))
     else:
-        class_names = list(info.class_names)
-        if labels is not None and len(labels) != len(class_names):
-            raise ValueError(
-                f"{source} names {len(labels)} classes ({', '.join(labels)}), {info.name} has "
-                f"{len(class_names)}: {', '.join(class_names)}; leave dataset out"
-            )
-        if labels is None:
-            values = {value: value for value in range(len(class_names))}
-        elif set(labels) == set(class_names):
-            values = {value: class_names.index(name) for name, value in labels.items()}
-        else:
-            values = {value: index for index, value in enumerate(sorted(labels.values()))}
-            pairs = ", ".join(f"{name} -> {class_names[values[value]]}" for name, value in labels.items())
-            notes.append(f"classes are matched by their order: {pairs}")
-    values |= dict.fromkeys(listing.other_values, 0)
+        classes = _classes(infer(collect(_labels(listing.entries)), names, ignore))
+        notes += [] if names else ["classes are named by their values; --class-names NAME ... gives them names"]
     return Plan(
         source,
         found.name,
         listing,
         info,
         name=info.name if info else listing.name or source.resolve().name,
-        class_names=class_names,
-        values=dict(sorted(values.items())),
-        intensity=intensity_rule(intensity or (info.intensity if info else listing.intensity) or MINMAX),
+        classes=_completed(classes, listing.other_values, ignore),
+        intensity=_intensity(intensity or (info.intensity if info else listing.intensity), listing),
         notes=notes,
     )
 
 
-def _labels_found(entries: Sequence[Entry], source: Path) -> dict[str, int]:
-    """Nothing describes the classes: each value found in the labels is one, 0 is the background."""
-    values = {0}
-    for entry in entries:
+def _intensity(
+    rules: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, listing: Listing
+) -> tuple[Mapping[str, Any], ...]:
+    """A rule for each channel of the images: as given, else 0 to 255 for colours and minimum to maximum for others.
+
+    How many channels there are is known only from the images; a few are read for it, since some pictures of a data set
+    in colours may be all grey.
+    """
+    channels, colours = 1, False
+    for entry in listing.entries[:: max(1, len(listing.entries) // PROBED)][:PROBED]:
         try:
-            values.update(np.unique(read_volume(entry.label, "label").array).tolist())
+            image = read_image(entry, listing)
         except UnreadableError:
             continue  # reported with the case
-    whole = sorted(int(value) for value in values if np.isfinite(value) and value == int(value) and value >= 0)
-    if len(whole) > MOST_CLASSES:
+        if image.channels > channels:
+            channels, colours = image.channels, image.channels == 3 and image.array.dtype == np.uint8
+    return intensity_rules(rules or (COLOUR if colours else MINMAX), channels)
+
+
+def _with_patients(listing: Listing, regex: str | None) -> tuple[Listing, str]:
+    """The listing with the patients that the user's expression finds, and a note on how its cases are grouped."""
+    if not listing.entries:
+        return listing, ""
+    identifiers = [entry.identifier for entry in listing.entries]
+    if regex is None:
+        patients = {entry.identifier: entry.patient for entry in listing.entries}
+        how = "by their folders and names (--patient-regex groups otherwise)"
+    else:
+        patients, how = match_patients(identifiers, regex), "by --patient-regex"
+    entries = [replace(entry, patient=patients[entry.identifier]) for entry in listing.entries]
+    return replace(listing, entries=entries), describe_patients(patients, how)
+
+
+def _known(info: DatasetInfo, labels: Mapping[str, int] | None, source: Path) -> tuple[Classes, str]:
+    """The classes of a known data set; and how the names in the files were matched to them, if they differ."""
+    names, note = list(info.class_names), ""
+    if labels is not None and len(labels) != len(names):
         raise ValueError(
-            f"{source}: the masks hold {len(whole)} different values; expected at most {MOST_CLASSES}, one per class; "
-            "save them without grey levels (PNG, not JPEG), or name the classes in a dataset.json"
+            f"{source} names {len(labels)} classes ({', '.join(labels)}), {info.name} has "
+            f"{len(names)}: {', '.join(names)}; leave dataset out"
         )
-    return {"background" if value == 0 else f"label {value}": value for value in whole}
+    if labels is None:
+        values = {value: value for value in range(len(names))}
+    elif set(labels) == set(names):
+        values = {value: names.index(name) for name, value in labels.items()}
+    else:
+        values = {value: index for index, value in enumerate(sorted(labels.values()))}
+        pairs = ", ".join(f"{name} -> {names[values[value]]}" for name, value in labels.items())
+        note = f"classes are matched by their order: {pairs}"
+    return Classes(names, values), note
+
+
+def _binary(
+    listing: Listing, names: Sequence[str] | None, threshold: float | None, ignore: int | None
+) -> tuple[Classes, str]:
+    """One class, of all stored values from a threshold on."""
+    described = list(listing.labels or ())[1:]
+    names = names or described or ["foreground"]
+    if len(names) != 1:
+        raise ValueError(f"--binary-masks makes one class, but {len(names)} are named: {', '.join(names)[:200]}")
+    found = collect(_labels(listing.entries))
+    white, threshold = binary(found, threshold, ignore)
+    note = f"binary masks: values from {threshold:g} on are {names[0]!r}, others background; {found.describe(4)}"
+    return Classes(["background", names[0]], {0: 0, white: 1}, threshold), note
+
+
+def _classes(labels: Mapping[str, int]) -> Classes:
+    if len(labels) > MOST_CLASSES + 1:
+        raise ValueError(f"{len(labels) - 1} classes; expected at most {MOST_CLASSES}, besides the background")
+    return Classes(list(labels), {value: index for index, value in enumerate(labels.values())})
+
+
+def _completed(classes: Classes, other_values: Sequence[int], ignore: int | None) -> Classes:
+    """With the values that are no class: those that become background, and the one without ground truth."""
+    values = {**classes.values, **dict.fromkeys(other_values, 0)}
+    if ignore is not None:
+        if ignore in classes.values:
+            name = classes.names[classes.values[ignore]]
+            raise ValueError(f"--ignore-label {ignore}: this value is class {name!r}; expected one that is no class")
+        if not 0 < ignore <= LARGEST:
+            raise ValueError(f"--ignore-label {ignore}: expected a whole number of 1..{LARGEST}")
+        values[ignore] = IGNORE
+    return replace(classes, values=dict(sorted(values.items())))
+
+
+def _labels(entries: Sequence[Entry]) -> Iterator[tuple[Path, np.ndarray]]:
+    """(file, array) of every label that can be read; the others are reported with their cases."""
+    for entry in entries:
+        if entry.label is None:
+            continue
+        try:
+            yield entry.label[0], _read(entry.label, "label").grey[0]
+        except UnreadableError:
+            continue
+
+
+def read_image(entry: Entry, listing: Listing) -> Volume:
+    """The image of a case, its channels joined. Raises UnreadableError that names the file."""
+    channels = [_read(files, "image", frames=listing.frames_are_channels) for files in entry.image]
+    image = join_channels(channels)
+    return image.frames_as_channels() if listing.frames_are_channels and image.channels == 1 else image
+
+
+def _read(files: Sequence[Path], kind: Kind, frames: bool = False) -> Volume:
+    """One channel, or a label; what is no array of numbers, or too large for the memory, is an `UnreadableError` too.
+
+    Args:
+        files: one, or the slices of a volume in order.
+        kind: "image" or "label".
+        frames: whether several frames are right.
+    """
+    try:
+        volume = join_slices([read_volume(file, kind) for file in files])
+    except MemoryError as error:
+        raise UnreadableError(files[0], "larger than the memory; is its header damaged?") from error
+    if volume.array.dtype.kind not in "biuf":
+        raise UnreadableError(files[0], f"values of type {volume.array.dtype}; expected plain numbers")
+    if volume.frames > 1 and not frames:
+        raise UnreadableError(
+            files[0], f"{volume.frames} frames of {volume.shape}: expected one 3D volume; save each frame as a file"
+        )
+    return volume
+
+
+def _unreadable(error: UnreadableError, kind: str, case: str) -> Problem:
+    # a library's error behind it: the file is damaged; else it was read, and is not what was looked for
+    problem = "unreadable file" if error.__cause__ else "unsuitable file"
+    reason = error.reason.replace(repr(str(error.file)), "it").replace(str(error.file), "it")  # the same for all files
+    return Problem(error.file, problem, f"a readable {kind}", reason, SKIP, case=case)
 
 
 def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
     """Read and check one case. The case is None if its arrays cannot be used."""
     volumes, problems = {}, []
-    for key, files in (("image", entry.image), ("label", entry.label)):
+    for kind, read in (
+        ("image", lambda: read_image(entry, plan.listing)),
+        ("label", lambda: _read(entry.label, "label")),
+    ):
         try:
-            volumes[key] = read_volume(files, key)
+            volumes[kind] = read()
         except UnreadableError as error:
-            problems.append(
-                Problem(error.file, "unreadable file", f"a readable {key}", error.reason, SKIP, case=entry.identifier)
-            )
+            problems.append(_unreadable(error, kind, entry.identifier))
     if problems:
         return None, problems
     image, label = volumes["image"], volumes["label"]
+    if image.channels == 1 and len(plan.intensity) == 3:  # a grey picture among pictures in colours
+        image = replace(image, array=np.repeat(image.array, 3, axis=1))
+    values, rounded = plan.classes.stored(label.array)
+    label = replace(label, array=values)
     problems = check_case(
         entry.identifier,
-        entry.image[0],
+        entry.image[0][0],
         image,
         entry.label[0],
         label,
-        plan.values,
+        plan.classes.values,
+        channels=len(plan.intensity),
         scaled=plan.listing.scaled,
         empty_is_error=plan.info is not None and plan.info.every_case_labelled,
     )
+    if rounded:
+        problems.append(
+            Problem(
+                entry.label[0],
+                "label values are nearly whole",
+                "whole numbers",
+                "values such as 1.00000006, from a file's slope",
+                "nothing: they are rounded",
+                "note",
+                entry.identifier,
+            )
+        )
     if any(problem.severity == "error" for problem in problems):
         return None, problems
-    table = np.zeros(max(plan.values) + 1, np.uint8)
-    table[list(plan.values)] = list(plan.values.values())
-    scaled = image.array.astype(np.float32) if plan.listing.scaled else normalise_intensity(image.array, plan.intensity)
+    array = image.array[0]  # (C, D, H, W)
+    try:
+        scaled = array.astype(np.float32) if plan.listing.scaled else Preprocessing(plan.intensity).scale_frame(array)
+    except ValueError as error:
+        found = Problem(entry.image[0][0], "intensities", "numbers that float32 holds", str(error), SKIP)
+        return None, [*problems, replace(found, case=entry.identifier)]
     case = Case(
         identifier=entry.identifier,
         patient=entry.patient,
         image=np.ascontiguousarray(scaled),
-        label=np.ascontiguousarray(table[label.array.astype(np.intp)]),
+        label=np.ascontiguousarray(plan.classes.index(label.grey[0])),
         spacing_mm=image.spacing_mm,
         orientation=image.orientation,
         affine=image.affine,
-        source=entry.image[0],
+        sources=tuple(files[0] for files in entry.image),
+        frames_are_channels=plan.listing.frames_are_channels,
     )
     return case, problems

@@ -1,1 +1,1 @@
-"""What people look at: colours, overlays, charts, tables."""
+"""What people look at: colours, overlays, charts, HTML."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.drawing.colors import LIGHT, PALETTE, Theme, class_color
-from mamba_unet.drawing.overlay import Example
+from mamba_unet.drawing.examples import Example
 from mamba_unet.files import atomic_path
 
 if TYPE_CHECKING:
@@ -105,7 +105,17 @@ def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Seq
         title += f": best {values[best]:.3f}"
     _finish(axes, theme, title, "iteration", legend=True)
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(*dice_limits([values for column, (_, values) in curves.items() if column.startswith("val/dice")]))
+
+
+def dice_limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The part of the axis from 0 to 1 that holds all values, in whole steps of 0.05, so that close curves part."""
+    values = np.concatenate([*curves, np.empty(0)])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.floor(20 * values.min() - 0.1) / 20, np.ceil(20 * values.max() + 0.1) / 20
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def draw_learning_rate(axes: "Axes", curves: Curves, theme: Theme) -> None:

@@ -1,77 +1,60 @@
-"""A slice with its classes over it: tinted, outlined, and cut to what is labelled.
+"""A slice as a picture, with its classes over it: tinted and outlined.
 
-H W pixels of one slice.
+C channels, D slices, H W pixels of one slice.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from mamba_unet.drawing.colors import class_color
+from mamba_unet.views.labels import IGNORE
 
 
-@dataclass(frozen=True)
-class Example:
-    """One slice and what was made of it.
+def picture(image: np.ndarray, number: int) -> np.ndarray:
+    """One slice of an image, to look at: (H, W, 3) where the image has three channels, else (H, W) of the first.
 
-    Attributes:
-        name: of the slice, "patient001_frame01, slice 4".
-        image: (H, W), 0 to 1.
-        labels: column -> class indices (H, W): "truth", and "prediction" or the names of networks.
-        pixel_size: height and width of a pixel.
+    Args:
+        image: (C, D, H, W), or (D, H, W) of one channel.
+        number: of the slice.
     """
-
-    name: str
-    image: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    pixel_size: tuple[float, float] = (1, 1)
-
-    def cropped(self) -> "Example":
-        """The square around everything labelled, half as wide again, as far as the image reaches."""
-        marked = np.any([label > 0 for label in self.labels.values()], axis=0)
-        if not marked.any():
-            return self
-        places = [np.flatnonzero(marked.any(axis=1 - axis)) for axis in (0, 1)]
-        side = 1.5 * max((p[-1] - p[0] + 1) * size for p, size in zip(places, self.pixel_size, strict=True))
-        box = []
-        for place, size in zip(places, self.pixel_size, strict=True):
-            centre, half = (place[0] + place[-1] + 1) / 2, max(side / size / 2, 16)
-            box.append(slice(max(0, round(centre - half)), round(centre + half)))
-        window = tuple(box)
-        labels = {name: label[window] for name, label in self.labels.items()}
-        return replace(self, image=self.image[window], labels=labels)
-
-    def pictures(self) -> list[np.ndarray]:
-        """The image, then the image under each label map; (height, width, 3) uint8."""
-        return [overlay(self.image, label, pixel_size=self.pixel_size) for label in (None, *self.labels.values())]
+    if image.ndim == 3:
+        return image[number]
+    return np.moveaxis(image[:, number], 0, -1) if len(image) == 3 else image[0, number]
 
 
 def overlay(
     image: np.ndarray, label: np.ndarray | None = None, *, pixel_size: Sequence[float] = (1, 1), height: int = 320
 ) -> np.ndarray:
-    """A slice in grey with its classes tinted and outlined.
+    """A slice with its classes tinted and outlined.
 
     Args:
-        image: (H, W), 0 to 1.
-        label: (H, W) class indices, or None for the image alone.
+        image: (H, W) grey or (H, W, 3) colour, 0 to 1.
+        label: (H, W) class indices, or None for the image alone. Pixels without ground truth (255) stay as they are.
         pixel_size: height and width of a pixel, in any unit, so that anatomy keeps its proportions.
         height: of the picture, which is enlarged without interpolation.
 
     Returns:
         (height, width, 3) uint8.
     """
-    rows, columns = image.shape
+    rows, columns = image.shape[:2]
     width = max(1, round(height * columns * pixel_size[1] / (rows * pixel_size[0])))
     where = np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
-    picture = np.repeat(np.clip(image, 0, 1)[where][..., None], 3, axis=-1)
+    picture = np.clip(image, 0, 1)[where]
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=-1)
     if label is not None:
-        label = label[where]
+        label = foreground(label)[where]
         colors = np.array([_rgb(class_color(index)) for index in range(1, int(label.max()) + 1)]).reshape(-1, 3)
         tint = np.concatenate([np.zeros((1, 3)), colors])[label]
         strength = np.where(_outline(label), 1.0, np.where(label > 0, 0.4, 0.0))[..., None]
         picture = (1 - strength) * picture + strength * tint
     return (255 * picture).round().astype(np.uint8)
+
+
+def foreground(label: np.ndarray) -> np.ndarray:
+    """The class indices, with background where there is no ground truth."""
+    return np.where(label == IGNORE, 0, label)
 
 
 def _rgb(color: str) -> tuple[float, ...]:

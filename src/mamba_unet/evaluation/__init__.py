@@ -1,1 +1,1 @@
-"""Cases measured: metrics, tables with intervals over patients, paired tests."""
+"""Cases measured against their labels: metrics, tables with intervals over patients, paired tests."""

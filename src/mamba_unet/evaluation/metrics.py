@@ -4,15 +4,32 @@ D slices, H W rows and columns, K classes (0 is background), S surface voxels.
 
 Empty masks, one rule for all: where a class is absent from prediction and label alike, its overlap ratios and
 distances are undefined (NaN); where it is absent from one of them, its overlap ratios are 0 and its distances infinite.
-docs/metrics.md gives formulas and reasons.
+
+Pixels without ground truth (label value `IGNORE`, 255) are not counted; for the distances prediction and label are
+both background there. docs/metrics.md gives formulas and reasons.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from mamba_unet.views.labels import IGNORE
+
 OVERLAP_METRICS = ("dice", "iou", "accuracy", "precision", "sensitivity", "specificity")
 DISTANCE_METRICS = ("hd95", "asd")
+
+METRIC_TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "hd95": "HD95",
+    "asd": "ASD",
+}
 
 EMPTY_MASK_POLICY = (
     "Empty masks: a class absent from label and prediction is undefined and not counted; "
@@ -34,8 +51,45 @@ ASD_CONVENTIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "assd_mean_of_directed_means": lambda forward, backward: (forward.mean() + backward.mean()) / 2,
     "asd_prediction_to_label": lambda forward, backward: forward.mean(),
 }
-DEFAULT_HD95 = "hd95_max_of_directed_percentiles"
-DEFAULT_ASD = "assd_pooled"
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """Which definition of each distance is computed; docs/metrics.md compares them.
+
+    Attributes:
+        hd95: a name in `HD95_CONVENTIONS`; the default is the paper's eq. 8.
+        asd: a name in `ASD_CONVENTIONS`; the default is the paper's eq. 9.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+
+    hd95: str = "hd95_max_of_directed_percentiles"
+    asd: str = "assd_pooled"
+
+    def __post_init__(self) -> None:
+        for metric, name, known in (("hd95", self.hd95, HD95_CONVENTIONS), ("asd", self.asd, ASD_CONVENTIONS)):
+            if name not in known:
+                raise ValueError(f"unknown {metric} convention {name!r}; choose one of {', '.join(known)}")
+
+    def distances(self, forward: np.ndarray, backward: np.ndarray) -> dict[str, float]:
+        """HD95 and ASD from both directed distances: NaN if both surfaces are empty, infinite if one is."""
+        if not (forward.size and backward.size):
+            return dict.fromkeys(DISTANCE_METRICS, np.inf if forward.size or backward.size else np.nan)
+        return {
+            "hd95": float(HD95_CONVENTIONS[self.hd95](forward, backward)),
+            "asd": float(ASD_CONVENTIONS[self.asd](forward, backward)),
+        }
+
+
+DEFAULT_CONVENTIONS = Conventions()
+
+
+def metric_title(metric: str, distance_unit: str | None = None) -> str:
+    """The metric's name as a column's title; a distance with its unit."""
+    title = METRIC_TITLES[metric]
+    return f"{title} ({distance_unit})" if distance_unit and metric in DISTANCE_METRICS else title
 
 
 def segmentation_metrics(
@@ -44,8 +98,7 @@ def segmentation_metrics(
     spacing_mm: Sequence[float] | None = None,
     num_classes: int | None = None,
     *,
-    hd95: str = DEFAULT_HD95,
-    asd: str = DEFAULT_ASD,
+    conventions: Conventions = DEFAULT_CONVENTIONS,
     distances: bool = True,
 ) -> dict[int, dict[str, float]]:
     """The paper's eight metrics of every foreground class.
@@ -54,11 +107,10 @@ def segmentation_metrics(
 
     Args:
         prediction: class indices, (H, W) or (D, H, W); a NumPy array or a torch tensor of integers.
-        label: class indices, same shape.
+        label: class indices, same shape; 255 marks pixels without ground truth.
         spacing_mm: voxel size per axis, in array order; None leaves distances in voxels.
         num_classes: K with background; None takes one more than the highest index present.
-        hd95: a name in `HD95_CONVENTIONS`; the default is eq. 8.
-        asd: a name in `ASD_CONVENTIONS`; the default is eq. 9.
+        conventions: which HD95 and ASD.
         distances: False leaves out `hd95` and `asd`, which take most of the time.
 
     Returns:
@@ -67,27 +119,23 @@ def segmentation_metrics(
         dice, iou, precision and sensitivity are 0 and distances inf.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, an index is outside 0..K-1, or a convention is unknown.
+        ValueError: shapes or dtypes do not fit, or an index is outside 0..K-1.
 
     Source: Mamba-UNet (arXiv 2402.05079), eq. 3 to 9.
     """
-    prediction, label, num_classes = _label_maps(prediction, label, num_classes)
-    hd95_of, asd_of = distance_conventions(hd95, asd)
-    spacing = _spacing(spacing_mm, label.ndim)
+    maps = _label_maps(prediction, label, num_classes)
+    spacing = _spacing(spacing_mm, maps.label.ndim)
 
-    box = _foreground_box(prediction, label)
-    inside = prediction[box], label[box]
-    counts = _confusion(*inside, num_classes).sum(axis=0)  # (K, K)
-    counts[0, 0] += label.size - inside[0].size
+    box = _foreground_box(maps.prediction, maps.label)
+    inside = maps.prediction[box], maps.label[box]
+    counts = _confusion(*inside, maps.num_classes).sum(axis=0)  # (K, K)
+    counts[0, 0] += maps.label.size - inside[0].size - maps.ignored
     results = _overlap(counts)
     if distances:
-        axes = [axis for axis, length in enumerate(label.shape) if length > 1]
-        for index, (forward, backward) in _surface_distances(*inside, spacing, num_classes, axes).items():
-            if forward.size and backward.size:
-                results[index] |= {"hd95": float(hd95_of(forward, backward)), "asd": float(asd_of(forward, backward))}
-            else:
-                empty = np.inf if forward.size or backward.size else np.nan
-                results[index] |= {"hd95": empty, "asd": empty}
+        # an image of one pixel has no longer axis; its pixel is its surface
+        axes = [axis for axis, length in enumerate(maps.label.shape) if length > 1] or range(maps.label.ndim)
+        for index, directed in _surface_distances(*inside, spacing, maps.num_classes, axes).items():
+            results[index] |= conventions.distances(*directed)
     return results
 
 
@@ -96,7 +144,7 @@ def slice_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int | Non
 
     Args:
         prediction: class indices, (D, H, W).
-        label: class indices, same shape.
+        label: class indices, same shape; 255 marks pixels without ground truth.
         num_classes: K with background; None takes one more than the highest index present.
 
     Returns:
@@ -105,16 +153,30 @@ def slice_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int | Non
     Raises:
         ValueError: as `segmentation_metrics`, and for arrays that are not (D, H, W).
     """
-    prediction, label, num_classes = _label_maps(prediction, label, num_classes)
-    if label.ndim != 3:
-        raise ValueError(f"slice-wise Dice needs arrays of (D, H, W), got shape {label.shape}")
-    counts = _confusion(prediction, label, num_classes)  # (D, K, K)
+    maps = _label_maps(prediction, label, num_classes)
+    if maps.label.ndim != 3:
+        raise ValueError(f"slice-wise Dice needs arrays of (D, H, W), got shape {maps.label.shape}")
+    counts = _confusion(maps.prediction, maps.label, maps.num_classes)  # (D, K, K)
     both = counts.diagonal(axis1=1, axis2=2)
     return _ratio(2 * both, counts.sum(axis=1) + counts.sum(axis=2))[:, 1:]
 
 
-def _label_maps(prediction, label, num_classes: int | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both maps in one small integer dtype and the number of classes, checked."""
+def ignored_pixels(label: np.ndarray, num_classes: int | None) -> np.ndarray:
+    """Where a label map says that there is no ground truth; nowhere if 255 is a class of its own."""
+    return label == IGNORE if num_classes is None or num_classes <= IGNORE else np.zeros(label.shape, bool)
+
+
+class _Maps(NamedTuple):
+    """Both maps in one small integer type; the ignored pixels are counted, and background in both."""
+
+    prediction: np.ndarray
+    label: np.ndarray
+    num_classes: int
+    ignored: int
+
+
+def _label_maps(prediction, label, num_classes: int | None) -> _Maps:
+    """Both maps, checked."""
     maps = {
         name: values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
         for name, values in (("prediction", prediction), ("label", label))
@@ -127,6 +189,10 @@ def _label_maps(prediction, label, num_classes: int | None) -> tuple[np.ndarray,
     for name, values in maps.items():
         if values.dtype.kind not in "iub":
             raise ValueError(f"{name} holds {values.dtype}; expected class indices (argmax over the class axis)")
+    ignored = ignored_pixels(maps["label"], num_classes)
+    count = int(np.count_nonzero(ignored))
+    if count:
+        maps = {name: np.where(ignored, 0, values) for name, values in maps.items()}
     if num_classes is None:
         num_classes = int(max(values.max() for values in maps.values())) + 1
     for name, values in maps.items():
@@ -134,15 +200,8 @@ def _label_maps(prediction, label, num_classes: int | None) -> tuple[np.ndarray,
             if not 0 <= value < num_classes:
                 raise ValueError(f"{name} value {value} is not in 0..{num_classes - 1} (num_classes={num_classes})")
     dtype = np.min_scalar_type(num_classes - 1)
-    return maps["prediction"].astype(dtype, copy=False), maps["label"].astype(dtype, copy=False), num_classes
-
-
-def distance_conventions(hd95: str, asd: str) -> tuple[Callable[..., float], Callable[..., float]]:
-    """The two conventions of these names; a ValueError names an unknown one and those there are."""
-    for metric, name, conventions in (("hd95", hd95, HD95_CONVENTIONS), ("asd", asd, ASD_CONVENTIONS)):
-        if name not in conventions:
-            raise ValueError(f"unknown {metric} convention {name!r}; choose one of {', '.join(conventions)}")
-    return HD95_CONVENTIONS[hd95], ASD_CONVENTIONS[asd]
+    checked = (maps[name].astype(dtype, copy=False) for name in ("prediction", "label"))
+    return _Maps(*checked, num_classes, count)
 
 
 def _spacing(spacing_mm: Sequence[float] | None, ndim: int) -> np.ndarray:

@@ -18,6 +18,9 @@ from mamba_unet.files import write_json
 from mamba_unet.inference.predictor import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
+from mamba_unet.volumes.formats import PICTURES, ending
+
+AUTO = "auto"
 
 
 def _save_preview(segmentation: Segmentation, path: Path) -> None:
@@ -29,19 +32,20 @@ def _save_preview(segmentation: Segmentation, path: Path) -> None:
         segmentation.class_names,
         segmentation.spacing_mm,
         segmentation.slice_axis,
-        segmentation.scan.orientation,
-        segmentation.scan.name,
+        segmentation.volume.orientation,
+        segmentation.volume.name,
     )
     save_preview(path, figure)
 
 
 def _save_statistics(segmentation: Segmentation, path: Path) -> None:
-    write_statistics(path, [CaseStatistics(segmentation.scan.name, segmentation.statistics)])
+    write_statistics(path, [CaseStatistics(segmentation.volume.name, segmentation.statistics)])
 
 
-# what can be written of a case: how its file's name ends, and how it is written
+# what can be written of a case: how its file's name ends, and how it is written; a TIFF gives a .tif for "picture"
 OUTPUTS: Mapping[str, tuple[str, Callable[[Segmentation, Path], None]]] = {
     "nifti": (".nii.gz", Segmentation.save),
+    "picture": (".png", Segmentation.save_picture),
     "dicom-seg": (".dcm", Segmentation.save_dicom_seg),
     "probabilities": ("_probabilities.nii.gz", Segmentation.save_probabilities),
     "preview": ("_preview.png", _save_preview),
@@ -54,7 +58,7 @@ class OutputFolder:
 
     Args:
         folder: made if needed.
-        outputs: words of `OUTPUTS`, what to write of every case.
+        outputs: words of `OUTPUTS`, what to write of every case; `auto` is a picture of a picture, else NIfTI.
         cardiac: also the table of the hearts' function.
         made_by: networks and settings, ready for JSON; what differs in them makes other results.
         class_names: of the networks.
@@ -71,21 +75,27 @@ class OutputFolder:
         made_by: Mapping[str, Any],
         class_names: Sequence[str],
     ) -> None:
-        if unknown := sorted(set(outputs) - set(OUTPUTS)):
-            raise ValueError(f"unknown output {', '.join(unknown)}; expected some of {', '.join(OUTPUTS)}")
+        if unknown := sorted(set(outputs) - {AUTO, *OUTPUTS}):
+            raise ValueError(f"unknown output {', '.join(unknown)}; expected some of {', '.join((AUTO, *OUTPUTS))}")
         if not outputs:
             raise ValueError(f"nothing to write; expected at least one of {', '.join(OUTPUTS)}")
         if cardiac:
             heart_structures(class_names)
         self.folder, self.cardiac, self.made_by = Path(folder), cardiac, dict(made_by)
-        self.outputs = [word for word in OUTPUTS if word in outputs]
+        self.outputs = [word for word in (AUTO, *OUTPUTS) if word in outputs]
 
-    def files(self, case: str) -> list[Path]:
+    def words(self, source: Path) -> list[str]:
+        """What is written of an input, words of `OUTPUTS`."""
+        labels = "picture" if ending(source, PICTURES) else "nifti"
+        return list(dict.fromkeys(labels if word == AUTO else word for word in self.outputs))
+
+    def files(self, case: str, source: Path) -> list[Path]:
         """What is written of a case, beside its record."""
-        return [self._file(case, word) for word in self.outputs]
+        return [self._file(case, word, source) for word in self.words(source)]
 
-    def _file(self, case: str, word: str) -> Path:
-        return self.folder / f"{case}{OUTPUTS[word][0]}"
+    def _file(self, case: str, word: str, source: Path) -> Path:
+        end = ".tif" if word == "picture" and ending(source, (".tif", ".tiff")) else OUTPUTS[word][0]
+        return self.folder / f"{case}{end}"
 
     def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
         """Make sure that these cases can be written here, before anything is.
@@ -100,8 +110,8 @@ class OutputFolder:
         """
         inputs = {path.resolve() for path in sources.values()}
         writers: dict[Path, str] = {}
-        for case in sources:
-            for file in self.files(case):
+        for case, source in sources.items():
+            for file in self.files(case, source):
                 if (other := writers.setdefault(file, case)) != case:
                     raise ValueError(f"{other} and {case} would both be written as {file.name}; predict them apart")
                 if file.resolve() in inputs:
@@ -125,13 +135,13 @@ class OutputFolder:
                     f"{self.made_by.get(what)}; choose another folder (--out), or replace them with --overwrite"
                 )
 
-    def finished(self, case: str, inputs: Sequence[Path]) -> bool:
+    def finished(self, case: str, source: Path, inputs: Sequence[Path]) -> bool:
         """Whether all that is wanted of a case was made by these networks from these very files."""
         try:
             made = self._made(case, inputs)
         except OSError:  # the input is gone: reading it will say so
             return False
-        return made.issuperset(self.outputs) and all(file.is_file() for file in self.files(case))
+        return made.issuperset(self.words(source)) and all(file.is_file() for file in self.files(case, source))
 
     def _made(self, case: str, inputs: Sequence[Path]) -> set[str]:
         """What these networks wrote of a case from these very files, words of `OUTPUTS`."""
@@ -142,18 +152,19 @@ class OutputFolder:
         """Write all of a case, its record last; returns the files. What another input or network left is removed.
 
         Args:
-            segmentation: its scan is named as the case.
+            segmentation: its volume is named as the case.
             source: the file, folder or zip it was read from,
             inputs: which is these files.
         """
-        case = segmentation.scan.name
+        case = segmentation.volume.name
         record = self._record_path(case)
-        made = {*self._made(case, inputs), *self.outputs}
+        words = self.words(source)
+        made = {*self._made(case, inputs), *words}
         for word in set(_read(record)["outputs"]) - made if record.is_file() else ():
-            self._file(case, word).unlink(missing_ok=True)
+            self._file(case, word, source).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
-        files = self.files(case)
-        for word, file in zip(self.outputs, files, strict=True):
+        files = self.files(case, source)
+        for word, file in zip(words, files, strict=True):
             OUTPUTS[word][1](segmentation, file)
         structures = [asdict(one) for one in segmentation.statistics]
         origin = {"source": str(source), "input": stamp(inputs), "outputs": sorted(made)}
@@ -163,7 +174,7 @@ class OutputFolder:
     def merge(self) -> dict[str, str]:
         """Write the tables of all cases that these networks finished here, by whichever machine.
 
-        Those that are there already are written again too, lest they tell of labels that were replaced.
+        Tables that are there already are written again too, because they may describe labels that were replaced.
 
         Returns:
             For each heart that could not be measured the reason.

@@ -1,7 +1,7 @@
-"""Many scans to files: reading, the networks and writing at the same time, in bounded memory.
+"""Many images to files: reading, the networks and writing at the same time, in bounded memory.
 
-One thread reads a scan ahead, the networks run in the caller's thread, one thread writes. So at any moment there are
-the scan being read, those whose slices are in the networks' batch and the one being written, however many the inputs.
+One thread reads an image ahead, the networks run in the caller's thread, one thread writes. So at any moment there are
+the image being read, those whose tiles are in the networks' batch and the one being written, however many the inputs.
 """
 
 import time
@@ -19,12 +19,13 @@ from tqdm import tqdm
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
-from mamba_unet.inference.outputs import OutputFolder, sha256
+from mamba_unet.inference.outputs import AUTO, OutputFolder, sha256
 from mamba_unet.inference.predictor import Predictor, PreparedVolume, Segmentation
 from mamba_unet.volumes.find import find_volumes
 from mamba_unet.volumes.formats import UnreadableError
-from mamba_unet.volumes.read import as_volume
-from mamba_unet.volumes.volume import SLICE_AXES, Volume
+from mamba_unet.volumes.geometry import SLICE_AXES
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume, join_channels
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def predict_files(
     identifiers: Sequence[str] = (),
     progress: bool = True,
     *,
-    outputs: Collection[str] = ("nifti",),
+    outputs: Collection[str] = (AUTO,),
     cardiac: bool = False,
     slice_axis: str | None = None,
     part: tuple[int, int] = (1, 1),
     overwrite: bool = False,
     report: str | Path | None = None,
 ) -> Predicted:
-    """Segment scans into `out`, each under its own name; a bad one does not stop the others.
+    """Segment images into `out`, each under its own name; a bad one does not stop the others.
 
-    A case that is finished there is skipped. Slices of different scans share batches. What is written, and what makes
+    A case that is finished there is skipped. Tiles of different images share batches. What is written, and what makes
     a case finished: see `inference.outputs`.
 
     Args:
@@ -95,6 +96,8 @@ def predict_files(
     """
     start = time.perf_counter()
     k, n = part
+    if prepared is not None:
+        predictor.require_data(prepared)
     if not 1 <= k <= n:
         raise ValueError(f"part {k}/{n}: expected k/n with k from 1 to n")
     jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs)
@@ -105,7 +108,7 @@ def predict_files(
     folder.claim({job.name: job.source for job in jobs}, overwrite)
 
     share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
-    todo = [job for job in share if overwrite or not folder.finished(job.name, job.inputs)]
+    todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
     pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
     pipeline.run(progress)
     failures = pipeline.failures
@@ -176,13 +179,13 @@ class Pipeline:
             writing: deque[tuple[Job, Future[list[Path]]]] = deque()
             for segmentation in self.predictor.segment(self._read_ahead(reader, bar), count):
                 self._settle(writing, bar)
-                job = self.jobs[segmentation.scan.name]
+                job = self.jobs[segmentation.volume.name]
                 writing.append((job, writer.submit(self._write, job, segmentation)))
                 del segmentation  # the writing thread's alone
             self._settle(writing, bar)
 
     def _read_ahead(self, reader: ThreadPoolExecutor, bar: tqdm) -> Iterator[PreparedVolume]:
-        """Scans in order, the next one being read meanwhile."""
+        """Images in order, the next one being read meanwhile."""
         reading: deque[tuple[Job, Future[PreparedVolume]]] = deque()
         for job in (*self.jobs.values(), None):
             if job is not None:
@@ -190,33 +193,33 @@ class Pipeline:
             if reading and (len(reading) > 1 or job is None):
                 before, future = reading.popleft()
                 try:
-                    scan = future.result()
+                    volume = future.result()
                 except Exception as error:  # whatever a file does to its reader, the others go on
                     self._fail(before, error, bar)
                     continue
                 del future
-                yield scan
-                del scan
+                yield volume
+                del volume
 
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
-        scan = job.read()
-        if "dicom-seg" in self.folder.outputs and (scan.scan.dicom is None or len(scan.image) > 1):
+        volume = job.read()
+        if "dicom-seg" in self.folder.outputs and (volume.volume.dicom is None or len(volume.image) > 1):
             what = "not DICOM, which a DICOM segmentation must refer to"
-            if scan.scan.dicom is not None:
+            if volume.volume.dicom is not None:
                 what = "a cine, and a DICOM segmentation has no axis of time"
             raise UnreadableError(job.source, f"{what}; leave dicom-seg out of --output-type for it")
         self.cases[job.name] = {
             "case": job.name,
             "input": str(job.source),
             "sha256": sha256(job.inputs) if self.hash_inputs else None,
-            "shape": list(scan.scan.array.shape),
-            "spacing_mm": scan.scan.spacing_mm,
-            "slice_axis": SLICE_AXES[scan.turn.axes[0]],
-            "slices": len(scan.slices),
+            "shape": list(volume.volume.array.shape),
+            "spacing_mm": volume.volume.spacing_mm,
+            "slice_axis": SLICE_AXES[volume.turn.axes[0]],
+            "tiles": volume.waiting,
             "seconds": {"reading": time.perf_counter() - start},
         }
-        return scan
+        return volume
 
     def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
         start = time.perf_counter()
@@ -273,16 +276,20 @@ def _jobs(
         """Its NIfTI file. A source without geometry may be one slice of many: then the prepared array."""
         case = prepared.case(identifier)
         if case.affine is None:
-            scan = Volume(identifier, case.image[None], spacing_mm=case.spacing_mm, slices_along=0, source=case.source)
+            volume = Volume(
+                identifier, case.image[None], spacing_mm=case.spacing_mm, slices_along=0, source=case.source
+            )
         else:
-            scan = predictor.as_trained(replace(as_volume(case.source), name=identifier))
-        return predictor.prepare(scan, slice_axis, probabilities, scaled=case.affine is None)
+            read = join_channels([read_volume(file) for file in case.sources])
+            read = read.frames_as_channels() if case.frames_are_channels else read
+            volume = predictor.preprocessing.as_trained(replace(read, name=identifier))
+        return predictor.prepare(volume, slice_axis, probabilities, scaled=case.affine is None)
 
-    files = find_volumes(inputs) if inputs or not identifiers else []
-    jobs = [Job(scan.name, scan.path, scan.files, partial(read_file, scan.read, scan.name)) for scan in files]
+    files = find_volumes(inputs, predictor.preprocessing.channels) if inputs or not identifiers else []
+    jobs = [Job(file.name, file.path, file.files, partial(read_file, file.read, file.name)) for file in files]
     for name in identifiers:
-        source = prepared.case(name).source
-        jobs.append(Job(name, source, [source], partial(read_case, name)))
+        case = prepared.case(name)
+        jobs.append(Job(name, case.source, list(case.sources), partial(read_case, name)))
     first: dict[str, Job] = {}
     for job in jobs:
         if (other := first.setdefault(job.name, job)) is not job:

@@ -13,16 +13,11 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.files import to_csv, write_text
-from mamba_unet.measures.statistics import (
-    CaseStatistics,
-    StructureStatistics,
-    markdown_table,
-    number,
-    structure_statistics,
-)
+from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, structure_statistics
+from mamba_unet.tables import Table, number
 
 MYOCARDIUM_G_PER_ML = 1.05  # as SCMR's recommendations have it (Schulz-Menger et al. 2020)
-FEWEST_SLICES = 2 / 3  # of ED's slices that hold the left ventricle at ES; ACDC's 100 patients have 0.7 and more
+FEWEST_SLICES = 2 / 3  # of ED's slices that show the left ventricle at ES; in ACDC's 100 patients it is at least 0.7
 
 LV, RV, MYOCARDIUM = "left ventricle", "right ventricle", "myocardium"
 # as data sets call them; compared in lower case, with anything but letters and digits as one space
@@ -260,7 +255,7 @@ def cardiac_cases(cases: Sequence[CaseStatistics]) -> tuple[list[CardiacCase], d
         The hearts, and for each that could not be measured the reason; the others are not stopped.
     """
     hearts: dict[tuple[str, bool], dict[str, CaseStatistics]] = {}
-    patients: dict[Path, set[str]] = {}  # whose scans a folder holds
+    patients: dict[Path, set[str]] = {}  # folder -> the patients whose images are in it
     for case in cases:
         match = PHASE.fullmatch(case.case) or FRAME.fullmatch(case.case)
         name, part = match.groups() if match else (case.case, "")
@@ -270,7 +265,7 @@ def cardiac_cases(cases: Sequence[CaseStatistics]) -> tuple[list[CardiacCase], d
     measured, failures = [], {}
     for (name, _), parts in hearts.items():
         folders = {case.source.parent for case in parts.values() if case.source is not None}
-        # an Info.cfg speaks of one patient: among the scans of several it is nobody's
+        # an Info.cfg describes one patient: in a folder with images of several patients it is not used
         infos = [folder / "Info.cfg" for folder in sorted(folders) if len(patients[folder]) == 1]
         try:
             measured.append(_measure_heart(name, parts, next((file for file in infos if file.is_file()), None)))
@@ -345,11 +340,11 @@ def cardiac_table(hearts: Sequence[CardiacCase]) -> str:
         doubts = "*" if values.pop("notes") else ""
         numbers = [number(value, 1) for value in values.values()]
         rows.append([heart.case + doubts, _short(heart, heart.ed), _short(heart, heart.es), *numbers])
-    table = markdown_table([*titles, "mass g"], rows, left=(0, 1, 2))
+    table = Table([*titles, "mass g"], rows, left=(0, 1, 2)).markdown()
     doubts = [f"- {heart.case}: {'; '.join(heart.measures.notes)}\n" for heart in hearts if heart.measures.notes]
-    return table + ("\n\\* to be looked at:\n\n" + "".join(doubts) if doubts else "")
+    return table + ("\n\\* to be checked by a person:\n\n" + "".join(doubts) if doubts else "")
 
 
 def _short(heart: CardiacCase, frame: str) -> str:
-    """`frame01` of `patient001_frame01`, for the table has the patient already."""
+    """`frame01` of `patient001_frame01`; the table names the patient already."""
     return frame.removeprefix(f"{heart.case}_")

@@ -1,6 +1,6 @@
 """A picture of a segmentation: its slices side by side, tinted and outlined, with a legend.
 
-T frames, D H W array axes as stored (see `scans.scan`).
+T frames, C channels, D H W array axes as stored.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from mamba_unet.drawing.colors import DARK, class_color
 from mamba_unet.drawing.figures import to_png
-from mamba_unet.drawing.overlay import overlay
+from mamba_unet.drawing.overlay import overlay, picture
 from mamba_unet.files import atomic_path
 from mamba_unet.measures.cardiac import LV, find_phases, heart_structures
 
@@ -23,7 +23,7 @@ DPI = 100  # of the figure; all sizes below are pixels
 WIDEST, TALLEST = 1560, 1160  # the mosaic
 NARROWEST = 640  # leaves room for the title
 MARGIN, GAP, TITLE, LEGEND_LINE = 20, 3, 48, 24
-GREY_PERCENTILES = (2, 98)
+SHOWN_PERCENTILES = (2, 98)
 
 
 def save_preview(path: str | Path, figure: "Figure") -> None:
@@ -43,12 +43,13 @@ def preview_figure(
 ) -> "Figure":
     """A mosaic of at most 24 slices, as a matplotlib figure of 100 pixels per inch, about 1600 pixels wide.
 
-    Of a cine the end-diastolic frame is shown where it can be told (see `cardiac.find_phases`), else the first. Of
+    Of a cine the end-diastolic frame is shown if it can be found (see `cardiac.find_phases`), else the first. Of
     more than 24 slices, the first, the last, and evenly between them those in which something is segmented. Slices
     and frames count from 0.
 
     Args:
-        image: (T, D, H, W), in any unit: shown from its 2nd to its 98th percentile.
+        image: (T, C, D, H, W), or (T, D, H, W) of one channel, in any unit: shown from its 2nd to its 98th
+            percentile; three channels in colour, of others the first.
         labels: (T, D, H, W), class indices.
         class_names: [0] is the background.
         spacing_mm: of D, H, W, for the proportions of a pixel; square without.
@@ -60,24 +61,28 @@ def preview_figure(
     Raises:
         ValueError: the shapes of image and labels differ.
     """
-    if image.shape != labels.shape or image.ndim != 4:
+    shape = image.shape if image.ndim == 4 else (image.shape[0], *image.shape[2:])
+    if shape != labels.shape:
         raise ValueError(f"image of shape {image.shape}, labels of {labels.shape}: expected the same (T, D, H, W)")
     frame = shown_frame(labels, class_names)
-    image, label = (np.moveaxis(array[frame], slice_axis, 0) for array in (image, labels))  # (slices, rows, columns)
+    image, label = image[frame], np.moveaxis(labels[frame], slice_axis, 0)  # label: (slices, rows, columns)
+    image = np.moveaxis(image.reshape(-1, *shape[1:]), slice_axis + 1, 1)  # (C, slices, rows, columns)
     pixel_size, letters = np.delete(np.array(spacing_mm or (1, 1, 1), float), slice_axis), None
     if orientation is not None:
         order, steps, letters = upright(orientation[:slice_axis] + orientation[slice_axis + 1 :])
-        turn = (0, order[0] + 1, order[1] + 1)
-        image, label = (array.transpose(turn)[:, :: steps[0], :: steps[1]] for array in (image, label))
+        label = label.transpose(0, order[0] + 1, order[1] + 1)[:, :: steps[0], :: steps[1]]
+        image = image.transpose(0, 1, order[0] + 2, order[1] + 2)[:, :, :: steps[0], :: steps[1]]
         pixel_size = pixel_size[list(order)]
 
     numbers = chosen_slices(label)
     columns, height, width = tiling(len(numbers), np.array(label.shape[1:]) * pixel_size)
-    low, high = np.nanpercentile(image[numbers], GREY_PERCENTILES)
-    tiles = []
-    for number in numbers:
-        grey = np.nan_to_num((image[number] - low) / max(high - low, 1e-12)).clip(0, 1)
-        tiles.append(overlay(*_enlarged(grey, label[number], height, width), height=height))
+    pixels = np.stack([picture(image, number) for number in numbers])
+    low, high = np.nanpercentile(pixels, SHOWN_PERCENTILES)
+    pixels = np.nan_to_num((pixels - low) / max(high - low, 1e-12)).clip(0, 1)
+    tiles = [
+        overlay(*_enlarged(shown, label[number], height, width), height=height)
+        for shown, number in zip(pixels, numbers, strict=True)
+    ]
     details = []
     if len(labels) > 1:
         details.append(f"frame {frame} of {len(labels)}")
@@ -95,7 +100,7 @@ def preview_figure(
 
 
 def shown_frame(labels: np.ndarray, class_names: Sequence[str]) -> int:
-    """End-diastole of a cine (T, D, H, W) whose classes have a left ventricle that is somewhere; else frame 0."""
+    """End-diastole of a cine (T, D, H, W) in which a left ventricle is labelled; else frame 0."""
     if len(labels) == 1:
         return 0
     try:
@@ -136,7 +141,7 @@ def upright(codes: str) -> tuple[tuple[int, int], tuple[int, int], tuple[str, st
 
 
 def tiling(count: int, size: np.ndarray) -> tuple[int, int, int]:
-    """Columns of a mosaic, and height and width of its tiles in pixels: as large as fits, few places left empty.
+    """Columns of a mosaic, and height and width of its tiles in pixels: as large as fits, few positions left empty.
 
     Args:
         count: tiles.
@@ -151,14 +156,18 @@ def tiling(count: int, size: np.ndarray) -> tuple[int, int, int]:
     return best[1:]
 
 
-def _enlarged(grey: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image smoothly, the label with its own pixels."""
+def _enlarged(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image, grey or in colour, smoothly; the label with its own pixels."""
     from PIL import Image
 
-    smooth = Image.fromarray(grey.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    channels = [
+        Image.fromarray(channel.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        for channel in (np.moveaxis(image, -1, 0) if image.ndim == 3 else [image])
+    ]
+    smooth = np.stack(channels, axis=-1) if image.ndim == 3 else np.asarray(channels[0])
     rows, columns = label.shape
     nearest = np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
-    return np.asarray(smooth), label[nearest]
+    return smooth, label[nearest]
 
 
 def _draw(

@@ -1,6 +1,5 @@
 """Label files in, tables out: what `mamba-unet measure` does."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +10,16 @@ from tqdm import tqdm
 
 from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
 from mamba_unet.volumes.find import VolumeFile, find_volumes
-from mamba_unet.volumes.formats import UnreadableError, ending, read_volume
-from mamba_unet.volumes.read import ARRAYS, FILES
-from mamba_unet.volumes.volume import Volume, slice_axis
+from mamba_unet.volumes.formats import FILES, UnreadableError, ending
+from mamba_unet.volumes.geometry import Turn, misplacement, slice_axis
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume
+from mamba_unet.volumes.write import stored_class_names
 
 log = logging.getLogger(__name__)
 
 MOST_CLASSES = 255
+NEARLY_WHOLE = 1e-3  # labels that went through a slope or float32
 BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz")
 
 
@@ -79,51 +81,67 @@ def _measure_file(
     class_names: Sequence[str] | None,
     spacing_mm: Sequence[float] | None,
 ) -> CaseStatistics:
-    scan = read_labels(file)
+    label = read_labels(file)
+    for note in label.notes:
+        log.warning("%s: %s", file.path, note)
+    image = None if picture is None else align(picture.read(), label)
     if spacing_mm is not None:
-        if scan.spacing_mm is not None and not np.allclose(scan.spacing_mm, spacing_mm, rtol=1e-3):
-            log.warning("%s: voxels of %s mm are taken to be %s mm, as stated", file.path, scan.spacing_mm, spacing_mm)
-        scan = replace(scan, spacing_mm=tuple(spacing_mm))
-    names = class_names or stored_class_names(scan)
+        if label.spacing_mm is not None and not np.allclose(label.spacing_mm, spacing_mm, rtol=1e-3):
+            log.warning("%s: voxels of %s mm are taken to be %s mm, as stated", file.path, label.spacing_mm, spacing_mm)
+        label = replace(label, spacing_mm=tuple(spacing_mm))
+    names = class_names or stored_class_names(label.header)
     if names is None:
-        names = ("background", *(f"class {index}" for index in range(1, int(scan.array.max()) + 1)))
-    image = None if picture is None else picture.read().array
-    structures = structure_statistics(scan.array, names, scan.spacing_mm, image, slice_axis(scan))
+        names = ("background", *(f"class {index}" for index in range(1, int(label.array.max()) + 1)))
+    structures = structure_statistics(label.grey, names, label.spacing_mm, image, slice_axis(label))
     beside = [one.path for one in (file, picture) if one is not None]
     source = next((path for path in beside if (path.parent / "Info.cfg").is_file()), file.path)
     return CaseStatistics(name, structures, source)
 
 
-def read_labels(file: VolumeFile) -> Volume:
-    """A label map with its geometry: class indices (T, D, H, W), uint8.
+def align(image: Volume, label: Volume) -> np.ndarray:
+    """The image's (T, D, H, W) in the axes of its label, which another program may have stored in another order.
 
-    Voxels of 1 x 1 x 1 without a unit are what a NIfTI file has that nobody gave a size: the spacing is unknown then.
+    Raises:
+        ValueError: several channels, or the two do not lie on one grid.
+    """
+    if image.channels > 1:
+        raise ValueError(f"{image.where} has {image.channels} channels; expected one, whose mean can be told")
+    if image.orientation is not None and label.orientation is not None and image.orientation != label.orientation:
+        turned = Turn.between(image.orientation, label.orientation)
+        image = replace(image, array=turned.apply(image.array), affine=turned.affine(image.affine, image.shape))
+    if image.array.shape != label.array.shape or misplacement(image, label) > 0.1:
+        raise ValueError(
+            f"{image.where} and {label.where} do not lie on one grid (shapes {image.shape}, {label.shape}); resample "
+            "the label onto the image with nearest neighbour"
+        )
+    return image.grey
+
+
+def read_labels(file: VolumeFile) -> Volume:
+    """A label map with its geometry: class indices (T, 1, D, H, W), uint8.
+
+    What a slope or another program's rounding left a hair beside a whole number is rounded, with a note. An identity
+    affine without a unit is what a NIfTI file has that nobody gave a size: the spacing is unknown then.
 
     Raises:
         UnreadableError: damaged, or an image rather than a label map.
     """
-    if ending(file.path, ARRAYS):
-        scan = Volume.from_array(read_volume([file.path], "label").array, name=file.name)
-    else:
-        scan = file.read()
-    label = scan.array.astype(np.uint8) if 0 <= scan.array.min() <= scan.array.max() <= MOST_CLASSES else None
-    if label is None or (label != scan.array).any():
-        low, high = scan.array.min(), scan.array.max()
+    volume = file.read() if file.series is not None else read_volume(file.path, "label")
+    array, notes = volume.array, volume.notes
+    if np.isfinite(array).all() and array.dtype.kind == "f":
+        whole = np.rint(array)
+        if (array != whole).any() and np.abs(array - whole).max() < NEARLY_WHOLE:
+            notes = (*notes, f"values up to {np.abs(array - whole).max():.1g} beside whole numbers are rounded")
+            array = whole
+    label = array.astype(np.uint8) if 0 <= array.min() <= array.max() <= MOST_CLASSES else None
+    if label is None or (label != array).any() or volume.channels > 1:
         raise UnreadableError(
-            file.path, f"values from {low:g} to {high:g}: expected class indices 0, 1, 2, ...; give images as --images"
+            file.path,
+            f"values from {array.min():g} to {array.max():g}: expected class indices 0, 1, 2, ...; give images as "
+            "--images",
         )
-    spacing_mm = scan.spacing_mm
-    if scan.header is not None and scan.header.get_xyzt_units()[0] == "unknown" and spacing_mm == (1, 1, 1):
-        spacing_mm = None
-    return replace(scan, array=label, spacing_mm=spacing_mm, affine=None if spacing_mm is None else scan.affine)
-
-
-def stored_class_names(scan: Volume) -> list[str] | None:
-    """The class names that `scans.write.save_nifti` put into the header; None where there are none."""
-    for extension in scan.header.extensions if scan.header is not None else ():
-        try:
-            labels = json.loads(extension.get_content())["labels"]
-            return [labels[str(index)] for index in range(len(labels))]
-        except (ValueError, TypeError, KeyError, AttributeError):  # another program's extension
-            continue
-    return None
+    spacing_mm, affine = volume.spacing_mm, volume.affine
+    unit = "mm" if volume.header is None else volume.header.get_xyzt_units()[0]
+    if unit == "unknown" and np.array_equal(np.abs(affine), np.eye(4)):
+        spacing_mm = affine = None
+    return replace(volume, name=file.name, array=label, spacing_mm=spacing_mm, affine=affine, notes=notes)

@@ -1,6 +1,6 @@
 """Numbers of each segmented structure: how large, how bright, where, and whether the image cuts it off.
 
-T frames, D H W array axes as stored (see `scans.scan`), K classes. Frames and slices count from 0.
+T frames, D H W array axes as stored (see `volumes.volume`), K classes. Frames and slices count from 0.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.files import to_csv, write_json, write_text
+from mamba_unet.tables import Table, number
 
 MM3_PER_ML = 1000
 
@@ -175,28 +176,4 @@ def statistics_table(cases: Sequence[CaseStatistics]) -> str:
         for case in cases
         for one in case.structures
     ]
-    return markdown_table(titles, rows, left=(0, 2))
-
-
-def number(value: float | None, decimals: int) -> str:
-    """As text; "-" for None."""
-    return "-" if value is None else f"{value:.{decimals}f}"
-
-
-def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """A Markdown table whose columns are aligned for a terminal as well.
-
-    Args:
-        titles: of the columns.
-        rows: cells, as many as titles each.
-        left: columns of words; the others hold numbers and stand to the right.
-    """
-    columns = list(zip(titles, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    columns = [
-        [cell.ljust(width) if i in left else cell.rjust(width) for cell in column]
-        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
-    ]
-    head, *body = ["| " + " | ".join(row) + " |\n" for row in zip(*columns, strict=True)]
-    rule = "|".join("-" * (w + 2) if i in left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
-    return "".join([head, f"|{rule}|\n", *body])
+    return Table(titles, rows, left=(0, 2)).markdown()

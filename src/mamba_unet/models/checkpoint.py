@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import nn
 
 from mamba_unet import __version__
@@ -34,35 +34,33 @@ class CheckpointMetadata:
         model: name in the registry.
         config: constructor arguments of the network.
         class_names: name of each class; the first is background.
-        intensity: how intensities are prepared, as `data.normalise_intensity` takes it.
-        image_size: (height, width) that slices are resampled to.
-        orientation: axis codes of the training arrays (slices, rows, columns) or None where unknown.
+        preprocessing: how images are brought to the network, as `views.preprocessing.Preprocessing.to_json` says it.
         dataset: name of the data set.
         fingerprint: of the prepared data the network was trained on.
         version: of this package.
         validation: metrics on the validation patients that chose this checkpoint, and the step.
+        label_values: the stored value of each class in the labels of the training data; empty where unknown.
         lineage: hashes of the images that this network, and those it started from, were trained or chosen on.
     """
 
     model: str
     config: Mapping[str, Any]
     class_names: Sequence[str]
-    intensity: Mapping[str, Any]
-    image_size: tuple[int, int]
-    orientation: str | None = None
+    preprocessing: Mapping[str, Any]
     dataset: str = ""
     fingerprint: str = ""
     version: str = ""
     validation: Mapping[str, Any] = field(default_factory=dict)
-    lineage: Sequence[str] = ()
+    label_values: Sequence[int] = field(default_factory=list)
+    lineage: Sequence[str] = field(default_factory=list)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
     """Write the model's weights and the metadata as one safetensors file, atomically."""
     header = {"format": "pt"} | ({} if metadata is None else {HEADER_KEY: json.dumps(asdict(metadata))})
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:  # safetensors' own writer ignores the umask and hides the system's error
-        temporary.write_bytes(save(weights, header))
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata=header)
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
@@ -83,14 +81,24 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
         return None
     fields = json.loads(header[HEADER_KEY])
     try:
-        return CheckpointMetadata(
-            **{**fields, "image_size": tuple(fields["image_size"]), "lineage": tuple(fields.get("lineage", ()))}
-        )
+        return CheckpointMetadata(**_renewed(fields))
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} was written by mamba-unet {fields.get('version', 'unknown')} and cannot be understood by this "
             f"one, {__version__} ({error}); install that version"
         ) from error
+
+
+def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of version 0.1.0, whose preprocessing was three fields, in today's words; others as they are."""
+    if "preprocessing" in fields:
+        return fields
+    intensity, size, orientation = (fields.pop(name) for name in ("intensity", "image_size", "orientation"))
+    view = {"kind": "slices", "size": size}
+    return {
+        **fields,
+        "preprocessing": {"format": 1, "intensity": [intensity], "orientation": orientation, "view": view},
+    }
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -104,10 +104,7 @@ class SS2D(GatedMixer):
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1))  # point-wise, hence in any order: one product
         projected = projected.unflatten(-1, (K, R + 2 * N))  # (B, H, W, K, R + 2N)
         dt, B, C = projected.split([R, N, N], dim=-1)
-        # one product per direction; stored (K, B, H, W, D) and viewed as (B, H, W, K, D)
-        dt = torch.matmul(dt.movedim(3, 0).flatten(1, 3), self.dt_projs_weight.transpose(1, 2))
-        dt = dt.view(K, *x.shape).movedim(0, 3)
         # read in float32 whatever the precision around it, as the public code does; conformance needs it
         A_logs = self.A_logs.float().to(torch.promote_types(x.dtype, torch.float32))
         A = -A_logs.exp().view(K, D, N)
-        return ss2d_scan(x, dt, B, C, A, self.Ds.view(K, D).sum(0), self.dt_projs_bias)
+        return ss2d_scan(x, dt, B, C, A, self.Ds.view(K, D).sum(0), self.dt_projs_bias, self.dt_projs_weight)

@@ -1,37 +1,51 @@
 """The compiled scan as one differentiable operator, which `torch.compile` and `torch.export` see as a single node.
 
-B batch, H W image, K directions, D channels, N d_state. All tensors are float32.
+B batch, H W image, K directions, D channels, N d_state, R rank of dt. All tensors are float32.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mamba_unet.ops import native
 
 
 def cpu_scan(
-    u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, bias: Tensor, softplus: bool
+    u: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    softplus: bool,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scan along K paths at once; see the head of `scan_kernel.c`.
 
     Args:
         u: (B, H, W, D).
-        dt: (B, H, W, K, D).
+        dt: (B, H, W, K, D), or with `weight` (B, H, W, K, R).
         B: (B, H, W, K, N).
         C: (B, H, W, K, N).
         A: (K, D, N).
         D: (D,).
         bias: (K, D), added to dt.
         softplus: whether the step is softplus(dt + bias) or dt + bias.
+        weight: (K, D, R), by which the kernel multiplies dt.
 
     Returns:
         y (B, H, W, D) and the last states (B, K, N, D).
     """
-    keep_borders = torch.is_grad_enabled() and any(x.requires_grad for x in (u, dt, B, C, A, D, bias))
-    u, dt, B, C = (_walkable(x) for x in (u, dt, B, C))
-    A, D, bias = (x.contiguous() for x in (A, D, bias))
-    y, last, _ = _forward(u, dt, B, C, A, D, bias, softplus, keep_borders)
+    inputs = (u, dt, B, C, A, D, bias, weight)
+    keep_borders = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    y, last, _ = _forward(*inputs, softplus, keep_borders)
     return y, last
+
+
+def _laid_out(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, *parameters: Tensor) -> list[Tensor]:
+    """The tensors as the kernel reads them. Inside the operator, because compilers do not follow strides well."""
+    return [*map(_walkable, (u, dt, B, C)), *(x.contiguous() for x in parameters)]
 
 
 def _walkable(x: Tensor) -> Tensor:
@@ -41,7 +55,19 @@ def _walkable(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def _job(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, bias: Tensor, softplus: bool) -> native.Job:
+def _in_blocks(weight: Tensor) -> Tensor:
+    """(K, D, R) -> (K, blocks, R, lanes), R filled up with zeros to a multiple of 4 and D to one of lanes"""
+    weight = F.pad(weight, (0, -weight.shape[2] % 4, 0, -weight.shape[1] % native.lanes()))
+    return weight.unflatten(1, (-1, native.lanes())).transpose(2, 3).contiguous()
+
+
+def _out_of_blocks(blocks: Tensor, weight: Tensor) -> Tensor:
+    """`_in_blocks` undone, for a tensor of weight's shape"""
+    return blocks.transpose(2, 3).flatten(1, 2)[:, : weight.shape[1], : weight.shape[2]].contiguous()
+
+
+def _job(inputs: list[Tensor], weight: Tensor | None, blocks: Tensor | None, softplus: bool) -> native.Job:
+    u, dt, B, C, A, D, bias = inputs
     batch, height, width, channels = u.shape
     directions, _, states = A.shape
     job = native.Job(
@@ -51,13 +77,14 @@ def _job(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, bias
         channels=channels,
         states=states,
         directions=directions,
+        rank=0 if weight is None else weight.shape[2],
         softplus=softplus,
         u_at=native.Strides.of(u),
         dt_at=native.Strides.of(dt),
         B_at=native.Strides.of(B),
         C_at=native.Strides.of(C),
     )
-    job.point(u=u, dt=dt, B=B, C=C, A=A, skip=D, bias=bias)
+    job.point(u=u, dt=dt, B=B, C=C, A=A, skip=D, bias=bias, weight=blocks)
     return job
 
 
@@ -78,10 +105,13 @@ def _forward(
     A: Tensor,
     D: Tensor,
     bias: Tensor,
+    weight: Tensor | None,
     softplus: bool,
     keep_borders: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    job = _job(u, dt, B, C, A, D, bias, softplus)
+    blocks = None if weight is None else _in_blocks(weight)
+    inputs = _laid_out(u, dt, B, C, A, D, bias)
+    job = _job(inputs, weight, blocks, softplus)
     job.groups = -(-job.channels // native.lanes())
     job.parts = _split(job.batch, job.groups, job.directions)
     y = u.new_empty(job.parts, *u.shape)
@@ -100,7 +130,7 @@ def _borders_size(u: Tensor, A: Tensor) -> int:
 
 
 @_forward.register_fake
-def _(u, dt, B, C, A, D, bias, softplus, keep_borders):
+def _(u, dt, B, C, A, D, bias, weight, softplus, keep_borders):
     directions, channels, states = A.shape
     return (
         u.new_empty(u.shape),
@@ -120,26 +150,32 @@ def _backward(
     A: Tensor,
     D: Tensor,
     bias: Tensor,
+    weight: Tensor | None,
     borders: Tensor,
     softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    job = _job(u, dt, B, C, A, D, bias, softplus)
-    blocks = -(-job.channels // native.lanes())
-    # each group of blocks has its own copy of the gradients of B and C: no more groups than threads need
-    job.groups = min(blocks, -(-torch.get_num_threads() // max(job.batch, 1)))
+) -> list[Tensor]:
+    """The gradients of the tensors in their order, that of `weight` only if there is one."""
+    blocks = None if weight is None else _in_blocks(weight)
+    inputs = _laid_out(u, dt, B, C, A, D, bias)
+    job = _job(inputs, weight, blocks, softplus)
+    # each group of blocks has its own copy of what is summed over channels: no more groups than threads need
+    job.groups = min(-(-job.channels // native.lanes()), -(-torch.get_num_threads() // max(job.batch, 1)))
     job.parts = _split(job.batch, job.groups, job.directions)
     gu = u.new_empty(job.parts, *u.shape)
-    gdt = u.new_empty(dt.shape)
+    gdt = u.new_empty(1 if weight is None else job.groups, *dt.shape)
     gB, gC = (u.new_empty(job.groups, *B.shape) for _ in range(2))
     gA, gbias, gskip = (u.new_empty(job.batch, *x.shape) for x in (A, bias, D))
-    job.point(gy=gy, glast=glast, borders=borders, gu=gu, gdt=gdt, gB=gB, gC=gC, gA=gA, gbias=gbias, gskip=gskip)
+    gweight = None if blocks is None else u.new_empty(job.batch, *blocks.shape)
+    job.point(gy=gy, glast=glast, borders=borders, gu=gu, gdt=gdt, gB=gB, gC=gC)
+    job.point(gA=gA, gbias=gbias, gskip=gskip, gweight=gweight)
     native.run("backward", job)
-    return _sum(gu), gdt, _sum(gB), _sum(gC), gA.sum(0), gskip.sum(0), gbias.sum(0)
+    gradients = [_sum(gu), _sum(gdt), _sum(gB), _sum(gC), gA.sum(0), gskip.sum(0), gbias.sum(0)]
+    return gradients if gweight is None else [*gradients, _out_of_blocks(gweight.sum(0), weight)]
 
 
 @_backward.register_fake
-def _(gy, glast, u, dt, B, C, A, D, bias, borders, softplus):
-    return tuple(u.new_empty(x.shape) for x in (u, dt, B, C, A, D, bias))
+def _(gy, glast, u, dt, B, C, A, D, bias, weight, borders, softplus):
+    return [u.new_empty(x.shape) for x in (u, dt, B, C, A, D, bias, weight) if x is not None]
 
 
 def _sum(copies: Tensor) -> Tensor:
@@ -154,7 +190,8 @@ def _setup(ctx, inputs, output):
 
 def _differentiate(ctx, gy, glast, _):
     gradients = _backward(gy.contiguous(), glast.contiguous(), *ctx.saved_tensors, ctx.softplus)
-    return *gradients, None, None
+    gweight = gradients[7] if len(gradients) > 7 else None
+    return *gradients[:7], gweight, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup)

@@ -33,11 +33,14 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         *((name, c_int64) for name in ("next_task", "batch", "height", "width", "channels", "states", "directions")),
-        *((name, c_int64) for name in ("groups", "parts", "softplus")),
+        *((name, c_int64) for name in ("rank", "groups", "parts", "softplus")),
         *((name, POINTER(c_float)) for name in ("u", "dt", "B", "C")),
         *((name, Strides) for name in ("u_at", "dt_at", "B_at", "C_at")),
-        *((name, POINTER(c_float)) for name in ("A", "skip", "bias", "y", "last", "borders", "gy", "glast")),
-        *((name, POINTER(c_float)) for name in ("gu", "gdt", "gB", "gC", "gA", "gbias", "gskip")),
+        *((name, POINTER(c_float)) for name in ("A", "skip", "bias", "weight", "y", "last", "borders")),
+        *(
+            (name, POINTER(c_float))
+            for name in ("gy", "glast", "gu", "gdt", "gB", "gC", "gA", "gbias", "gskip", "gweight")
+        ),
     ]
 
     def point(self, **tensors: Tensor | None) -> None:

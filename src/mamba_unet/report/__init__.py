@@ -1,4 +1,4 @@
-"""What a run gave, to look at: figures and one self-contained HTML page."""
+"""The report of a run: figures and one HTML page."""
 
 from mamba_unet.report.page import write_report
 

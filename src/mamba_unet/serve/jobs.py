@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.size import count_voxels
-from mamba_unet.volumes.formats import UnreadableError, ending, stem
-from mamba_unet.volumes.read import FILES as SCAN_FILES
-from mamba_unet.volumes.read import ZIP
+from mamba_unet.volumes.formats import FILES as IMAGE_FILES
+from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, stem
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (*SCAN_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
+ENDINGS = (*IMAGE_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
 VOXELS = 2**30  # in one scan: 1024 slices of 1024 x 1024; the network takes some 16 bytes for each

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.volumes.formats import axis_codes
-from mamba_unet.volumes.volume import PLANES, SLICE_AXES, Volume, slice_axis
+from mamba_unet.volumes.geometry import PLANES, SLICE_AXES, axis_codes, slice_axis
+from mamba_unet.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor, Segmentation
@@ -37,15 +37,15 @@ def write_image(folder: Path, scan: Volume, predictor: "Predictor", axis: str | 
         predictor: whose training data say along which axis slices are cut, where the scan does not.
         axis: x, y or z, where somebody chose it.
     """
-    across = slice_axis(scan, predictor.metadata.orientation) if axis is None else SLICE_AXES.index(axis)
+    across = slice_axis(scan, predictor.preprocessing.orientation) if axis is None else SLICE_AXES.index(axis)
     affine = viewer_affine(scan)
-    _save(folder / IMAGE, scan.array, affine)
-    rule = predictor.metadata.intensity
+    _save(folder / IMAGE, scan.grey, affine)
+    rule = predictor.preprocessing.intensity[0]
     window = [rule["low"], rule["high"]] if rule["method"] == "window" else None
     return {
-        "frames": scan.array.shape[0],
-        "shape": scan.array.shape[:0:-1],  # X Y Z, as the viewer counts
-        "step": _steps(scan.array)[::-1],  # of the stored voxels, along X Y Z, every so manieth is shown
+        "frames": scan.frames,
+        "shape": scan.shape[::-1],  # X Y Z, as the viewer counts
+        "step": _steps(scan.grey)[::-1],  # of the stored voxels, along X Y Z, every so manieth is shown
         "spacing_mm": scan.spacing_mm and scan.spacing_mm[::-1],
         "plane": PLANES[axis_codes(affine)[across]],
         "slice_axis": SLICE_AXES[across],
@@ -65,7 +65,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
     from mamba_unet.measures.statistics import CaseStatistics, write_statistics
 
-    scan, labels = segmentation.scan, segmentation.labels
+    scan, labels = segmentation.volume, segmentation.labels
     for name in (DICOM_SEG, CARDIAC):
         (folder / name).unlink(missing_ok=True)  # of another model
     _save(folder / LABEL, labels, viewer_affine(scan))

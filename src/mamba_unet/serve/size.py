@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
-from mamba_unet.volumes.read import ITK
+from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
 
 
 def count_voxels(file: Path) -> int:

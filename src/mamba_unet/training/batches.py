@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mamba_unet.data.prepared import PreparedDataset, SliceDataset
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
 from mamba_unet.training.objectives.base import Batch
 from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.slices import Slices
 
 Draw = tuple[int, tuple[int, int]]  # (slice, what seeds its augmentation)
 
@@ -70,7 +72,7 @@ class TrainingData:
 
     Args:
         prepared: the data, with splits `train` and `val`.
-        image_size: (height, width) of the training slices.
+        view: what the network sees of a case.
         augment: the paper's rotations and flips.
         seed: of order and augmentation.
         workers: loading processes; None fits the machine.
@@ -87,7 +89,7 @@ class TrainingData:
     def __init__(
         self,
         prepared: PreparedDataset,
-        image_size: tuple[int, int],
+        view: Slices,
         augment: bool = True,
         seed: int = 0,
         workers: int | None = None,
@@ -103,9 +105,7 @@ class TrainingData:
                 )
         self.prepared, self.seed = prepared, seed
         self.training_cases, self.validation_cases = prepared.splits[train], prepared.splits[val]
-        self.slices: dict[str, SliceDataset] = {
-            "labelled": SliceDataset(prepared, self.training_cases, image_size, augment)
-        }
+        self.samples: dict[str, Samples] = {"labelled": Samples(prepared, self.training_cases, view, augment)}
         self.workers = _default_workers() if workers is None else workers
 
     def absent_classes(self) -> list[str]:
@@ -142,17 +142,17 @@ class TrainingData:
             ValueError: this data has no such stream, or a stream's samples cannot be shared by the processes.
             OSError: the loading processes have too little shared memory.
         """
-        if unknown := streams.keys() - self.slices.keys():
-            raise ValueError(f"no stream {', '.join(unknown)} in this data, only {', '.join(self.slices)}")
+        if unknown := streams.keys() - self.samples.keys():
+            raise ValueError(f"no stream {', '.join(unknown)} in this data, only {', '.join(self.samples)}")
         loaders = []
         for name, samples in streams.items():
             # the labelled stream has the run's own seed; others must not draw the same order
             seed = self.seed if name == "labelled" else zlib.crc32(f"{self.seed}/{name}".encode())
-            sampler = StepSampler(len(self.slices[name]), samples, iterations, seed, rank, world_size)
+            sampler = StepSampler(len(self.samples[name]), samples, iterations, seed, rank, world_size)
             sampler.first_step = first_step
             loaders.append(
                 DataLoader(
-                    self.slices[name],
+                    self.samples[name],
                     batch_sampler=sampler,
                     num_workers=self.workers,
                     pin_memory=pin_memory,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
 from mamba_unet.files import write_json
-from mamba_unet.inference import predict_volume
+from mamba_unet.inference.scores import predict_array
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
@@ -155,8 +155,8 @@ class Training:
                 raise
             raise RecipeError(
                 "the network's batch normalisation has one value per channel and cannot train on it: batch_size is "
-                f"{self.recipe.batch_size} and slices of {self.recipe.image_size[0]} x {self.recipe.image_size[1]} "
-                "shrink to one pixel; take batch_size 2 for each device, or a larger image_size"
+                f"{self.recipe.batch_size} and slices of {self.recipe.view.size[0]} x {self.recipe.view.size[1]} "
+                "shrink to one pixel; take batch_size 2 for each device, or a larger view.size"
             ) from error
 
     def _validate(self) -> None:
@@ -180,7 +180,7 @@ class Training:
         network, prepared = self.objective.network, self.data.prepared
         with self.fabric.autocast():
             return evaluate_cases(
-                lambda case: predict_volume(network, case.image, self.recipe.image_size),
+                lambda case: predict_array(network, case.image, self.recipe.view, len(self.metadata.class_names)),
                 map(prepared.case, self.data.validation_cases),
                 prepared.class_names,
                 distances=False,

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from mamba_unet.files import write_text
+from mamba_unet.views.slices import Slices
 
+RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earlier versions spell them
 SHIPPED = Path(__file__).parents[1] / "recipes"
 DEVICES = re.compile(r"auto|-1|\d+(,\d+)*")
 
@@ -100,7 +102,7 @@ class Recipe:
         model: the network.
         pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
             for random weights.
-        image_size: height and width that slices are resampled to.
+        view: what the network sees of a case; `image_size` is another name of `view.size`.
         augment: the paper's rotations and flips.
         batch_size: slices per iteration, over all devices together.
         iterations: optimiser steps.
@@ -119,7 +121,7 @@ class Recipe:
     fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pretrained: str | None = None
-    image_size: tuple[int, int] = (224, 224)
+    view: Slices = field(default_factory=Slices)
     augment: bool = True
     batch_size: int = 24
     iterations: int = 10_000
@@ -137,8 +139,6 @@ class Recipe:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
-        if min(self.image_size) < 1:
-            raise RecipeError(f"image_size must be two positive numbers, got {self.image_size}")
         if self.optimizer.lr_pretrained_factor < 0:
             raise RecipeError(
                 f"optimizer.lr_pretrained_factor must not be negative, got {self.optimizer.lr_pretrained_factor}"
@@ -282,7 +282,8 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
-    check_keys(given, str(path), ["base", *_keys()])
+    check_keys(given, str(path), ["base", *RENAMED, *_keys()])
+    given = _renamed(given)
     base = given.pop("base", None)
     if base is None:
         return given
@@ -320,13 +321,13 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
     words: Sequence[str] = []
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            nested = value
+            key, nested = RENAMED.get(key, key), value
             for name in reversed(key.split(".")):
                 nested = {name: nested}
             check_keys(nested, "arguments")
             given = _overlay(given, nested)
     else:
-        words = list(overrides)
+        words = [_renamed_word(word) for word in overrides]
         check_keys(dict.fromkeys(word[2:].split("=")[0] for word in words if word.startswith("--")), "command line")
 
     parser = ArgumentParser(exit_on_error=False)
@@ -339,7 +340,22 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    return asdict(recipe) | {"image_size": list(recipe.image_size)}
+    view = {key: value for key, value in recipe.view.to_json().items() if key != "kind"}
+    return asdict(recipe) | {"view": view}
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys by their names of today."""
+    result = {key: value for key, value in given.items() if key not in RENAMED}
+    for key in set(given) & set(RENAMED):
+        group, _, name = RENAMED[key].partition(".")
+        result[group] = {name: given[key], **(result.get(group) or {})}
+    return result
+
+
+def _renamed_word(word: str) -> str:
+    key, sign, value = word.removeprefix("--").partition("=")
+    return f"--{RENAMED[key]}{sign}{value}" if word.startswith("--") and key in RENAMED else word
 
 
 def save_recipe(path: str | Path, recipe: Recipe) -> None:

@@ -73,12 +73,12 @@ def train(
         raise RecipeError(f"{run} holds a run already; --resume continues it, or choose another --out")
 
     prepared = PreparedDataset(recipe.data)
-    source = TrainingData(prepared, recipe.image_size, recipe.augment, recipe.seed, recipe.workers, recipe.fold)
+    source = TrainingData(prepared, recipe.view, recipe.augment, recipe.seed, recipe.workers, recipe.fold)
     absent = source.absent_classes()
     if leader:
         check_resumable(run, recipe, prepared)
     state = load_state(run) if resume else None
-    network, config = _build(recipe, prepared.num_classes)
+    network, config = _build(recipe, prepared.channels, prepared.num_classes)
     loaded = None if state or recipe.pretrained is None else load_pretrained(network, recipe.pretrained)
     # a run that goes on needs its pretrained checkpoint no more
     names = state["pretrained"] if state else loaded.loaded if loaded else ()
@@ -87,13 +87,12 @@ def train(
         model=recipe.model.name,
         config=config,
         class_names=prepared.class_names,
-        intensity=prepared.intensity,
-        image_size=recipe.image_size,
-        orientation=prepared.orientation,
+        preprocessing=prepared.preprocessing(recipe.view).to_json(),
         dataset=prepared.name,
         fingerprint=prepared.fingerprint,
         version=__version__,
-        lineage=tuple(lineage),
+        label_values=prepared.label_values,
+        lineage=lineage,
     )
     fabric = _fabric(recipe, run)
     shown = progress or (default_progress() if leader else Progress())
@@ -177,10 +176,12 @@ def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -
         )
 
 
-def _build(recipe: Recipe, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The recipe's network, its weights drawn by the recipe's seed, and its constructor arguments."""
     config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name)
-    config |= {"in_channels": 1, "num_classes": num_classes}
+    for key, found in (("in_channels", channels), ("num_classes", num_classes)):
+        if config.setdefault(key, found) != found:
+            raise RecipeError(f"model.arguments.{key} is {config[key]}, but the data has {found}; leave the key out")
     torch.manual_seed(recipe.seed)
     try:
         return build_model(recipe.model.name, **config), config

@@ -1,6 +1,6 @@
 """From stored intensities to 0..1: the one function that preparing data and predicting share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,15 @@ def window(low: float, high: float) -> dict[str, Any]:
     return {"method": "window", "low": float(low), "high": float(high)}
 
 
+def percentiles(low: float = 0.5, high: float = 99.5) -> dict[str, Any]:
+    """The rule that maps the image's own percentiles to 0..1 and clips what lies outside: a few bright voxels do not
+    darken all others."""
+    return {"method": "percentiles", "low": float(low), "high": float(high)}
+
+
+COLOUR = window(0, 255)  # of pictures of 8 bits: the same for all, so that colours stay what they are
+
+
 def intensity_rule(intensity: Mapping[str, Any]) -> dict[str, Any]:
     """A checked copy of a rule in its one spelling. Raises ValueError if `normalise_intensity` does not know it."""
     match dict(intensity):
@@ -21,32 +30,63 @@ def intensity_rule(intensity: Mapping[str, Any]) -> dict[str, Any]:
         case {"method": "window", "low": float() | int() as low, "high": float() | int() as high, **rest}:
             if low < high and not rest:
                 return window(low, high)
+        case {"method": "percentiles", "low": float() | int() as low, "high": float() | int() as high, **rest}:
+            if 0 <= low < high <= 100 and not rest:
+                return percentiles(low, high)
     raise ValueError(
-        f"unknown intensity rule {dict(intensity)}; expected {MINMAX} or "
-        "{'method': 'window', 'low': a, 'high': b} with a < b"
+        f"unknown intensity rule {dict(intensity)}; expected {MINMAX}, "
+        "{'method': 'window', 'low': a, 'high': b} with a < b, or the same with 'percentiles' (0 to 100)"
     )
 
 
+def intensity_rules(rules: Mapping[str, Any] | Sequence[Mapping[str, Any]], channels: int | None = None) -> tuple:
+    """A checked rule for each channel, from one for all or a list of as many.
+
+    Args:
+        rules: one rule, or one per channel.
+        channels: how many there are; None: as many as rules.
+
+    Raises:
+        ValueError: an unknown rule, or another number of rules than channels.
+    """
+    if isinstance(rules, Mapping):
+        return (intensity_rule(rules),) * (channels or 1)
+    if channels is not None and len(rules) == 1:
+        rules = list(rules) * channels
+    if not rules or (channels is not None and len(rules) != channels):
+        raise ValueError(f"{len(rules)} intensity rules for {channels} channels; give one for all, or one for each")
+    return tuple(intensity_rule(rule) for rule in rules)
+
+
 def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.ndarray:
-    """Scale a whole image (a volume, not its slices one by one) to 0..1.
+    """Scale one channel of a whole image (a volume, not its slices one by one) to 0..1.
 
     Args:
         image: any shape, finite numbers.
         intensity: `{"method": "minmax"}`: the image's own minimum and maximum become 0 and 1 (a constant image becomes
-            0); `{"method": "window", "low": a, "high": b}`: a and b become 0 and 1, the rest is clipped.
+            0); `{"method": "window", "low": a, "high": b}`: a and b become 0 and 1, the rest is clipped;
+            `{"method": "percentiles", "low": p, "high": q}`: the same with the image's own percentiles.
 
     Returns:
         float32, same shape.
 
     Raises:
-        ValueError: unknown rule, or NaN or infinity in the image.
+        ValueError: unknown rule, or NaN or infinity in the image, or values beyond float32.
     """
     intensity = intensity_rule(intensity)
-    image = np.asarray(image, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is found below
+        image = np.asarray(image, dtype=np.float32)
     low, high = np.float32(image.min()), np.float32(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("the image holds NaN or infinite values; replace them before scaling it")
-    if intensity["method"] == "window":
-        low, high = np.float32(intensity["low"]), np.float32(intensity["high"])
+    if intensity["method"] != "minmax":
+        ends = (intensity["low"], intensity["high"])
+        if intensity["method"] == "percentiles":
+            ends = np.percentile(image, ends)
+        low, high = np.float32(ends[0]), np.float32(ends[1])
         image = np.clip(image, low, high)
-    return (image - low) / (high - low) if high > low else np.zeros_like(image)
+    with np.errstate(over="ignore"):
+        extent = high - low
+    if not np.isfinite(extent):
+        raise ValueError(f"the image's values span more than float32 holds ({low:g} to {high:g}); rescale them")
+    return (image - low) / extent if high > low else np.zeros_like(image)

@@ -1,90 +1,270 @@
-"""The training augmentation of Mamba-UNet's recipe, as random parameters and one deterministic resampling.
+"""The view of a 2D network: a case is seen slice by slice.
 
-The public code rotates a slice and then zooms it, each by nearest neighbour, and each loses pixels. Here the index maps
-are composed first and the slice is read once.
+T frames, C channels, S slices with R rows and C columns as the network's training turned them; h w the network's image
+size; K classes; B tiles at a time; V answers to one tile (networks of an ensemble, times test-time augmentations).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mamba_unet.views.augment import IDENTITY, sample_augmentation
+from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.resample import resample, resize_smoothly
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KIND = "slices"
+
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What is done to a slice, in this order.
+class Slices:
+    """How slices are brought to the network's image size, and its answers back.
 
     Attributes:
-        quarter_turns: `np.rot90` so many times (counter-clockwise).
-        flip_axis: `np.flip` along it (0 rows, 1 columns); None for no flip.
-        angle_degrees: rotation about the centre, counter-clockwise; what comes from outside the slice is 0.
+        size: (h, w) of what the network sees.
+        fit: `resize` shrinks or enlarges a slice to `size`, as the paper does; `crop` keeps its pixels: training draws
+            a window of `size`, prediction slides it over the slice with half overlap.
+        image: how `resize` resamples images: `nearest` neighbour, as the paper's code does, or `smooth`: bilinear, and
+            averaged where the image shrinks. Labels are always nearest.
+        outside: the label of what rotation or cropping brings in from outside the slice: `background`, as the paper's
+            code has it, or `ignore`, which the loss leaves out.
+        foreground: share of the windows of `crop` that are drawn around a foreground pixel, where there is one.
+
+    A label that is shrunk and enlarged again by nearest neighbour loses detail, and a perfect network with it: on ACDC
+    it reaches a mean Dice of 0.944 at 96 x 96, 0.955 at 128 x 128 and 0.991 at 224 x 224. `crop` has no such ceiling.
     """
 
-    quarter_turns: int = 0
-    flip_axis: int | None = None
-    angle_degrees: float = 0.0
+    size: tuple[int, int] = (224, 224)
+    fit: Literal["resize", "crop"] = "resize"
+    image: Literal["nearest", "smooth"] = "nearest"
+    outside: Literal["background", "ignore"] = "background"
+    foreground: float = 0.33
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"view.size must be two positive numbers, height and width, got {list(self.size)}")
+        for name, known in (
+            ("fit", ("resize", "crop")),
+            ("image", ("nearest", "smooth")),
+            ("outside", ("background", "ignore")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"view.{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        if not 0 <= self.foreground <= 1:
+            raise ValueError(f"view.foreground is a share from 0 to 1, got {self.foreground}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": KIND, **asdict(self), "size": list(self.size)}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> "Slices":
+        """The view that `to_json` described. Raises ValueError for another kind, or keys of a later version."""
+        fields = {key: value for key, value in said.items() if key != "kind"}
+        if said.get("kind") != KIND:
+            raise ValueError(f"a view of kind {said.get('kind')!r}; this version knows {KIND!r}: install a later one")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"a view with unknown keys ({error}); install a later version") from error
+
+    def count(self, shape: Sequence[int]) -> int:
+        """Training samples in a case of shape (..., S, R, C)."""
+        return shape[-3]
+
+    def draw(
+        self, image: np.ndarray, label: np.ndarray, index: int, rng: np.random.Generator, augment: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One training sample.
+
+        Args:
+            image: (C, S, R, C) float32.
+            label: (S, R, C) class indices.
+            index: which sample of the case, below `count`.
+            rng: decides the augmentation and the window.
+            augment: turn it as the paper does.
+
+        Returns:
+            image (C, h, w) and label (h, w), contiguous, in their own types.
+        """
+        augmentation = sample_augmentation(rng) if augment else IDENTITY
+        outside = IGNORE if self.outside == "ignore" else 0
+        image, label = image[:, index], label[index]
+        if self.fit == "crop":
+            size = label.shape if augmentation.quarter_turns % 2 == 0 else label.shape[::-1]
+            image, label = (resample(array, size, augmentation, fill) for array, fill in ((image, 0), (label, outside)))
+            corner = self._window(label, rng)
+            return _cut(image, corner, self.size, 0), _cut(label, corner, self.size, outside)
+        if self.image == "nearest":
+            return resample(image, self.size, augmentation), resample(label, self.size, augmentation, outside)
+        size = image.shape[-2:] if augmentation.quarter_turns % 2 == 0 else image.shape[:-3:-1]
+        turned = resample(image, size, augmentation)
+        return resize_smoothly(turned, self.size), resample(label, self.size, augmentation, outside)
+
+    def _window(self, label: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        """The corner of a window: anywhere it fits (centred where the slice is smaller), or around the foreground."""
+        centre = None
+        if rng.random() < self.foreground:
+            marked = np.flatnonzero((label > 0) & (label != IGNORE))
+            if marked.size:
+                centre = np.unravel_index(marked[rng.integers(marked.size)], label.shape)
+        corner = []
+        for axis, (side, wanted) in enumerate(zip(label.shape, self.size, strict=True)):
+            low, high = min(0, (side - wanted) // 2), max((side - wanted) // 2, side - wanted)
+            place = int(rng.integers(low if side < wanted else 0, high, endpoint=True))
+            if centre is not None and side >= wanted:
+                place = int(np.clip(centre[axis] - rng.integers(wanted), 0, side - wanted))
+            corner.append(place)
+        return corner[0], corner[1]
+
+    def tiles(self, array: np.ndarray, classes: int, keep_scores: bool = False) -> "SliceTiles":
+        """A volume on its way through a network.
+
+        Args:
+            array: (T, C, S, R, C) float32, as training saw it.
+            classes: K.
+            keep_scores: also keep the probabilities of every class.
+        """
+        return (CroppedTiles if self.fit == "crop" else SliceTiles)(array, self, classes, keep_scores)
 
 
-IDENTITY = Augmentation()
+class SliceTiles:
+    """The slices of a volume as a network sees them, and its answers so far. `len()` is the number of tiles.
 
-
-def sample_augmentation(rng: np.random.Generator) -> Augmentation:
-    """Half the time quarter turns and a flip, else half the time a rotation by -20..20 whole degrees, else nothing.
-
-    Source: the training code published with Mamba-UNet (ziyangwang007/Mamba-UNet, after SSL4MIS).
+    Attributes:
+        waiting: tiles whose answers have not been put.
+        labels: (T, S, R, C) uint8 class indices.
+        scores: (T, K, S, R, C) float32 probabilities, or None where they are not kept.
     """
-    if rng.random() < 0.5:
-        return Augmentation(quarter_turns=int(rng.integers(4)), flip_axis=int(rng.integers(2)))
-    if rng.random() < 0.5:
-        return Augmentation(angle_degrees=float(rng.integers(-20, 20, endpoint=True)))
-    return IDENTITY
+
+    def __init__(self, array: np.ndarray, view: Slices, classes: int, keep_scores: bool) -> None:
+        self.array, self.view = array, view
+        frames, _, slices, *size = array.shape
+        self.labels = np.empty((frames, slices, *size), np.uint8)
+        self.scores = np.empty((frames, classes, slices, *size), np.float32) if keep_scores else None
+        self.waiting = len(self)
+
+    def __len__(self) -> int:
+        return self.array.shape[0] * self.array.shape[2]
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """(C, h, w)."""
+        image = self._slice(number)
+        if self.view.image == "nearest":
+            return resample(image, self.view.size)
+        return resize_smoothly(image, self.view.size)
+
+    def put(self, numbers: range, answers: "Tensor") -> None:
+        """Take the answers to some tiles.
+
+        The logits are brought back bilinearly before the class is taken, which keeps contours smoother than enlarging
+        the label map. Where several answers are combined, it is their softmax at the slice's own size that is averaged.
+
+        Args:
+            numbers: of the tiles, consecutive.
+            answers: (V, B, K, h, w) logits.
+        """
+        import torch.nn.functional as F
+
+        size = tuple(self.array.shape[-2:])
+        combine = len(answers) > 1 or self.scores is not None
+        score = 0.0
+        for logits in answers:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            score = score + logits.softmax(dim=1) if combine else logits
+        self._settle(numbers, score / len(answers) if combine else score)
+        self.waiting -= len(numbers)
+
+    def _settle(self, slices: range, scores: "Tensor") -> None:
+        """Keep the classes of some slices, and if wanted their scores (B, K, R, C)."""
+        import torch
+
+        labels = scores.max(dim=1).indices.to(torch.uint8).cpu().numpy()  # argmax takes 7 times as long
+        kept = None if self.scores is None else scores.cpu().numpy()
+        for position, number in enumerate(slices):
+            frame, place = divmod(number, self.array.shape[2])
+            self.labels[frame, place] = labels[position]
+            if kept is not None:
+                self.scores[frame, :, place] = kept[position]
+
+    def _slice(self, number: int) -> np.ndarray:
+        """(C, R, C)"""
+        frame, place = divmod(number, self.array.shape[2])
+        return self.array[frame, :, place]
 
 
-def resample_slice(
-    image: np.ndarray,
-    label: np.ndarray | None,
-    size: tuple[int, int],
-    augmentation: Augmentation | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Augment a slice and bring it to `size` in one nearest-neighbour resampling.
+class CroppedTiles(SliceTiles):
+    """Windows of the network's size that slide over every slice with half overlap, at the slice's own pixels.
 
-    Pixels are areas, not points: output pixel i of n reads input pixel floor((i + 1/2) m / n) of m, as
-    `torch.nn.functional.interpolate(mode="nearest-exact")` does. At the slice's own size the identity, turns and flips
-    are exact.
-
-    Args:
-        image: (H, W).
-        label: (H, W) or None.
-        size: (h, w) of the result.
-        augmentation: None for resizing alone.
-
-    Returns:
-        image and label of shape (h, w), contiguous, in their own types.
+    The softmax of overlapping windows is averaged with Gaussian weights, as nnU-Net does, so that the middle of a
+    window, which sees most around it, counts most. Windows come in order, and only slices in work are kept as scores.
     """
-    augmentation = augmentation or IDENTITY
-    turned = [_turn(np.asarray(array), augmentation) for array in (image, label) if array is not None]
-    height, width = turned[0].shape
-    rows, columns = _nearest(height, size[0]), _nearest(width, size[1])
-    if augmentation.angle_degrees == 0:
-        result = [array.take(rows, axis=0).take(columns, axis=1) for array in turned]
-    else:
-        y = (np.arange(size[0], dtype=np.float32) + 0.5) * (height / size[0]) - height / 2
-        x = (np.arange(size[1], dtype=np.float32) + 0.5) * (width / size[1]) - width / 2
-        angle = np.deg2rad(augmentation.angle_degrees)
-        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        rows = np.floor((cosine * y)[:, None] + (sine * x + np.float32(height / 2))).astype(np.intp)
-        columns = np.floor((-sine * y)[:, None] + (cosine * x + np.float32(width / 2))).astype(np.intp)
-        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        index = (rows * width + columns) * inside
-        result = [np.where(inside, array.ravel().take(index), array.dtype.type(0)) for array in turned]
-    return result[0], result[1] if label is not None else None
+
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        rows, columns = (
+            _starts(side, wanted) for side, wanted in zip(self.array.shape[-2:], self.view.size, strict=True)
+        )
+        return [(row, column) for row in rows for column in columns]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(h, w), at most 1."""
+        parts = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in self.view.size]
+        return np.maximum(np.outer(*parts), 1e-3).astype(np.float32)
+
+    def __len__(self) -> int:
+        return super().__len__() * len(self.corners)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        place, window = divmod(number, len(self.corners))
+        return _cut(self._slice(place), self.corners[window], self.view.size, 0)
+
+    def put(self, numbers: range, answers: "Tensor") -> None:
+        import torch
+
+        probabilities = answers.softmax(dim=2).mean(dim=0)  # (B, K, h, w)
+        weights = torch.from_numpy(self.weights).to(probabilities)
+        for position, number in enumerate(numbers):
+            place, window = divmod(number, len(self.corners))
+            if window == 0:
+                size = self.array.shape[-2:]
+                self._sum = probabilities.new_zeros(probabilities.shape[1], *size)
+                self._weight = probabilities.new_zeros(size)
+            inside, within = [], []
+            for start, wanted, side in zip(self.corners[window], self.view.size, self.array.shape[-2:], strict=True):
+                low, high = max(start, 0), min(start + wanted, side)
+                inside.append(slice(low, high))
+                within.append(slice(low - start, high - start))
+            cut = tuple(within)
+            self._sum[:, inside[0], inside[1]] += probabilities[position][:, cut[0], cut[1]] * weights[cut]
+            self._weight[inside[0], inside[1]] += weights[cut]
+            if window == len(self.corners) - 1:
+                self._settle(range(place, place + 1), (self._sum / self._weight)[None])
+                del self._sum, self._weight
+        self.waiting -= len(numbers)
 
 
-def _turn(array: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-    """A view of `array` (H, W), turned and flipped; nothing is copied."""
-    array = np.rot90(array, augmentation.quarter_turns)
-    return array if augmentation.flip_axis is None else np.flip(array, augmentation.flip_axis)
+def _starts(side: int, wanted: int) -> list[int]:
+    """Where windows of `wanted` pixels begin so that they cover `side` pixels, neighbours sharing half or more."""
+    if side <= wanted:
+        return [(side - wanted) // 2]
+    count = -(-2 * (side - wanted) // wanted) + 1
+    return [round(i * (side - wanted) / (count - 1)) for i in range(count)]
 
 
-def _nearest(source: int, target: int) -> np.ndarray:
-    """For each of `target` pixels the one of `source` pixels its centre lies in, in exact integer arithmetic."""
-    return (2 * np.arange(target) + 1) * source // (2 * target)
+def _cut(array: np.ndarray, corner: tuple[int, int], size: tuple[int, int], fill: float) -> np.ndarray:
+    """The window of (..., R, C) that begins at `corner`, filled where it reaches over the edge; contiguous."""
+    result = np.full((*array.shape[:-2], *size), fill, array.dtype)
+    take, put = [], []
+    for start, wanted, side in zip(corner, size, array.shape[-2:], strict=True):
+        low, high = max(start, 0), min(start + wanted, side)
+        take.append(slice(low, high))
+        put.append(slice(low - start, high - start))
+    result[..., put[0], put[1]] = array[..., take[0], take[1]]
+    return result

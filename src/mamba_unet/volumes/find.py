@@ -1,106 +1,147 @@
-"""The scans that files, folders, globs and zips stand for, each with the name of its outputs."""
+"""The volumes that files, folders, globs and zips stand for, each with the name of its outputs."""
 
 import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from mamba_unet.volumes.dicom.series import Series, find_series, is_dicom, read_series
-from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
-from mamba_unet.volumes.read import FILES, TAKEN, ZIP, case_name, read_image
-from mamba_unet.volumes.volume import Volume
+from mamba_unet.volumes.formats import FILES, PICTURES, TAKEN, ZIP, UnreadableError, ending, stem
+from mamba_unet.volumes.read import case_name, read_volume
+from mamba_unet.volumes.volume import Volume, join_channels
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a channel's file
 
 
 @dataclass(frozen=True)
 class VolumeFile:
-    """A scan that was found and not read yet.
+    """A volume that was found and not read yet.
 
     Attributes:
         name: what its outputs are called; no other input has it.
         path: the file, or the folder or zip of a DICOM series.
         read: reads it; raises UnreadableError.
         series: of DICOM in a folder or zip: which one of `path`.
+        channels: the files of all its channels, where each has a file of its own; `path` is the first.
     """
 
     name: str
     path: Path
     read: Callable[[], Volume] = field(repr=False, compare=False)
     series: Series | None = field(default=None, repr=False)
+    channels: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
         """The files that it is read from, those of its own series alone; a zip as it is."""
+        if self.channels:
+            return list(self.channels)
         if self.series is None or self.path.is_file():
             return [self.path]
         return [self.path / name for name in self.series.files]
 
 
-def find_volumes(inputs: Sequence[str | Path]) -> list[VolumeFile]:
-    """The scans that inputs stand for, in their order, each once.
+def find_volumes(inputs: Sequence[str | Path], channels: int = 1) -> list[VolumeFile]:
+    """The volumes that inputs stand for, in their order, each once.
 
-    An input is a file that `read_image` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders) that
-    the shell has not expanded. A folder stands for the files in it, not below it; or, where it holds DICOM or no such
-    files, for every DICOM series in and below it. Hidden files are passed over, and ACDC's truths (`..._gt` beside an
-    image of that name). Whether a file named here can be read is seen only when it is.
+    An input is a file that `read_volume` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders)
+    that the shell has not expanded. A folder stands for the files in it, not below it; or, where it holds DICOM or no
+    such files, for every DICOM series in and below it. Hidden files are passed over, and ACDC's labels (`..._gt` beside
+    an image of that name). Whether a file named here can be read is seen only when it is.
+
+    With several channels, nnU-Net's files `CASE_0000`, `CASE_0001`, ... are one volume (colours are in one file
+    already, so pictures are not joined to three channels).
 
     Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
     one of several `<folder>_<series number>_<description>`.
 
     Raises:
-        ValueError: a path that does not exist, an input that stands for nothing, two scans of one name, slices of a
-            DICOM series given one by one.
+        ValueError: a path that does not exist, an input that stands for nothing, two volumes of one name, slices of a
+            DICOM series given one by one, a case without all its channels.
     """
     found: dict[str, VolumeFile] = {}
-    for given in inputs:
-        for scan in _expand(given):
-            other = found.setdefault(scan.name, scan)
-            if _place(other) != _place(scan):
-                raise ValueError(
-                    f"{other.path} and {scan.path} would both be called {scan.name!r}; rename one, or give them apart"
-                )
+    listed = [volume for given in inputs for volume in _expand(given)]
+    for volume in _join_channels(listed, channels) if channels > 1 else listed:
+        other = found.setdefault(volume.name, volume)
+        if _position(other) != _position(volume):
+            raise ValueError(
+                f"{other.path} and {volume.path} would both be called {volume.name!r}; rename one, or give them apart"
+            )
     if not found:
-        raise ValueError(f"no scans to read; expected {TAKEN}, or folders or globs of these")
+        raise ValueError(f"no images to read; expected {TAKEN}, or folders or globs of these")
     _refuse_single_slices(found.values())
     return list(found.values())
 
 
-def _refuse_single_slices(scans: Iterable[VolumeFile]) -> None:
+def _refuse_single_slices(volumes: Iterable[VolumeFile]) -> None:
     """`series/*.dcm` is meant as one volume; as files it would be as many as there are slices."""
     first: dict[tuple[Path, str], VolumeFile] = {}
-    for scan in scans:
-        if scan.series is not None and scan.series.images == 1 and scan.path.is_file():
-            other = first.setdefault((scan.path.resolve().parent, scan.series.uid), scan)
-            if other is not scan:
+    for volume in volumes:
+        if volume.series is not None and volume.series.images == 1 and volume.path.is_file():
+            other = first.setdefault((volume.path.resolve().parent, volume.series.uid), volume)
+            if other is not volume:
                 raise ValueError(
-                    f"{other.path} and {scan.path.name} are slices of one DICOM series; give the folder they are in"
+                    f"{other.path} and {volume.path.name} are slices of one DICOM series; give the folder they are in"
                 )
 
 
-def _place(scan: VolumeFile) -> tuple[Path, str]:
-    return scan.path.resolve(), scan.series.uid if scan.series else ""
+def _join_channels(files: Sequence[VolumeFile], count: int) -> list[VolumeFile]:
+    """Files `CASE_0000` to `CASE_<count - 1>` as one volume each; other files as they are."""
+    joined: list[VolumeFile] = []
+    cases: dict[tuple[Path, str], dict[int, Path]] = {}
+    for file in files:
+        match = None if file.series is not None or file.path.is_dir() else CHANNEL.fullmatch(stem(file.path))
+        if match is None or (count == 3 and ending(file.path, PICTURES)):
+            joined.append(file)
+            continue
+        key = (file.path.parent, match[1])
+        if key not in cases:
+            joined.append(VolumeFile(match[1], file.path, partial(_read_channels, cases.setdefault(key, {}))))
+        cases[key][int(match[2])] = file.path
+    for (folder, case), found in cases.items():
+        if sorted(found) != list(range(count)):
+            there = ", ".join(path.name for path in found.values())
+            raise ValueError(
+                f"{folder / case}: the network takes {count} channels, expected {case}_0000 to {case}_{count - 1:04d}; "
+                f"found {there}"
+            )
+    return [
+        replace(one, path=channels[0], channels=tuple(channels[number] for number in range(count)))
+        if (channels := cases.get((one.path.parent, one.name)))
+        else one
+        for one in joined
+    ]
+
+
+def _read_channels(channels: Mapping[int, Path]) -> Volume:
+    return join_channels([read_volume(channels[number]) for number in sorted(channels)])
+
+
+def _position(volume: VolumeFile) -> tuple[Path, str]:
+    return volume.path.resolve(), volume.series.uid if volume.series else ""
 
 
 def _expand(given: str | Path) -> list[VolumeFile]:
     path = Path(os.path.expanduser(given))
     if path.is_dir():
-        scans = _in_folder(path)
+        volumes = _in_folder(path)
     elif path.exists():
-        scans = _in_file(path)
+        volumes = _in_file(path)
     elif glob.has_magic(str(path)):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         folders = [match for match in matches if match.is_dir()]
         files = [match for match in matches if match.is_file() and (ending(match, (*FILES, *ZIP)) or is_dicom(match))]
-        scans = [scan for file in files for scan in _in_file(file)]
-        scans += [scan for folder in folders for scan in _in_folder(folder)]
+        volumes = [volume for file in files for volume in _in_file(file)]
+        volumes += [volume for folder in folders for volume in _in_folder(folder)]
     else:
         raise ValueError(f"{path}: no such file or folder")
-    if not scans:
-        raise ValueError(f"{path}: no scan there; expected {TAKEN}")
-    return scans
+    if not volumes:
+        raise ValueError(f"{path}: no image there; expected {TAKEN}")
+    return volumes
 
 
 def _in_file(file: Path) -> list[VolumeFile]:
@@ -110,21 +151,21 @@ def _in_file(file: Path) -> list[VolumeFile]:
 
 
 def _unread(path: Path) -> VolumeFile:
-    return VolumeFile(case_name(path), path, partial(read_image, path))
+    return VolumeFile(case_name(path), path, partial(read_volume, path))
 
 
 def _in_folder(folder: Path) -> list[VolumeFile]:
     entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [path for path in entries if ending(path, FILES)]
     names = {case_name(path) for path in files}
-    truths = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
-    files = [path for path in files if case_name(path) not in truths]
+    labels = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
+    files = [path for path in files if case_name(path) not in labels]
     series = []
     if not files or any(is_dicom(path) for path in set(entries).difference(files)):
         series = _series(folder)
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
-    return [scan for file in files for scan in _in_file(file)] + series
+    return [volume for file in files for volume in _in_file(file)] + series
 
 
 def _series(path: Path) -> list[VolumeFile]:

@@ -1,35 +1,51 @@
-"""A scan from disk, whatever kind of file or folder it is in."""
+"""A volume from disk, whatever kind of file or folder it is in: the one reader of images and labels."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
-from mmap import ACCESS_READ, mmap
-from pathlib import Path, PureWindowsPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mamba_unet.volumes.arrays import read_arrays
 from mamba_unet.volumes.dicom.series import find_series, is_dicom, list_series, read_series
 from mamba_unet.volumes.formats import (
+    ARRAYS,
+    ITK,
     NIFTI,
     PICTURES,
+    TAKEN,
+    ZIP,
+    Kind,
     UnreadableError,
     ending,
-    read_picture,
-    read_volume,
     reading,
     stem,
 )
+from mamba_unet.volumes.itk import read_itk
+from mamba_unet.volumes.nifti import read_nifti_file
+from mamba_unet.volumes.pictures import read_picture
 from mamba_unet.volumes.volume import Volume
 
-NRRD = (".nrrd", ".nhdr")
-ITK = (".mha", ".mhd", *NRRD)
-ARRAYS = (".h5", ".hdf5", ".npz")
-ZIP = (".zip",)
-FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)
-TAKEN = (
-    "NIfTI (.nii, .nii.gz), .mha, .mhd, .nrrd, pictures (.png, .jpg, .bmp, .tif), "
-    "HDF5 or npz with an array `image`, or DICOM (a folder, a .zip or a file)"
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file, by the ends of its names.
+
+    Attributes:
+        endings: in lower case.
+        read: (path, kind of array, name of the volume) -> volume.
+    """
+
+    endings: tuple[str, ...]
+    read: Callable[[Path, Kind, str], Volume]
+
+
+FORMATS = (
+    Format(NIFTI, read_nifti_file),
+    Format(ITK, read_itk),
+    Format(PICTURES, read_picture),
+    Format(ARRAYS, read_arrays),
 )
 
 
@@ -39,105 +55,65 @@ def case_name(path: Path) -> str:
     return name.removesuffix("_0000") or name
 
 
-def read_image(path: str | Path) -> Volume:
-    """Read a scan with its geometry.
+def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
+    """Read an image or a label with its geometry.
 
     Args:
-        path: NIfTI of two, three or four axes (time last); MHA, MHD or NRRD; PNG, JPEG, BMP or TIFF, whose pages are
-            slices; HDF5 or npz with an array `image` of (H, W) or (D, H, W); a DICOM file, or a folder or zip of one
-            DICOM series.
+        path: NIfTI of two, three or four axes (time last); MHA, MHD or NRRD; PNG, JPEG, BMP, GIF or TIFF, whose pages
+            are slices; HDF5, npz or npy; a DICOM file, or a folder or zip of one DICOM series.
+        kind: "image" or "label": which array of a file that holds both, and whether a palette means colours or
+            indices.
 
     Raises:
-        UnreadableError: absent, damaged, of no kind that is taken, not one scan, colours or complex numbers.
+        UnreadableError: absent, damaged, of no kind that is taken, not one volume, complex numbers.
     """
     path = Path(path)
     if not path.exists():
         raise UnreadableError(path, "no such file or folder")
     with reading(path):
-        if path.is_dir() or ending(path, ZIP):
-            scan = _read_dicom(path)
-        elif ending(path, NIFTI):
-            import nibabel as nib
-
-            scan = Volume.from_nibabel(nib.load(path, mmap=False), case_name(path), path)
-        elif ending(path, ITK):
-            scan = _read_itk(path)
-        elif ending(path, PICTURES):
-            scan = Volume.from_array(read_picture(path), name=case_name(path))
-        elif ending(path, ARRAYS):
-            scan = Volume.from_array(read_volume([path], "image").array, name=case_name(path))
-        elif is_dicom(path):
-            scan = _read_dicom(path)
+        known = None if path.is_dir() else next((one for one in FORMATS if ending(path, one.endings)), None)
+        if known is not None:
+            volume = known.read(path, kind, case_name(path))
+        elif path.is_dir() or ending(path, ZIP) or is_dicom(path):
+            volume = _read_dicom(path)
         else:
             raise UnreadableError(path, f"not a kind of file that is taken; expected {TAKEN}")
-    return replace(scan, source=path)
+    return replace(volume, source=path)
 
 
-def as_volume(image: Any, spacing_mm: Sequence[float] | None = None) -> Volume:
-    """A scan of whatever a caller has.
+def as_volume(image: Any, spacing_mm: Sequence[float] | None = None, channel_axis: int | None = None) -> Volume:
+    """A volume of whatever a caller has.
 
     Args:
-        image: path of any kind that `read_image` takes, array, nibabel or SimpleITK image, or a `Volume`.
+        image: path of any kind that `read_volume` takes, array, nibabel or SimpleITK image, or a `Volume`.
         spacing_mm: voxel size of D, H, W, for an image that does not tell (an array, a picture, HDF5).
+        channel_axis: of an array with an axis of channels, see `Volume.from_array`.
 
     Raises:
         ValueError: none of these, or a spacing for an image that has its own.
-        UnreadableError: see `read_image`.
+        UnreadableError: see `read_volume`.
     """
     if isinstance(image, Volume):
-        scan = image
+        volume = image
     elif isinstance(image, (str, Path)):
-        scan = read_image(image)
+        volume = read_volume(image)
     elif isinstance(image, np.ndarray):
-        scan = Volume.from_array(image)
+        volume = Volume.from_array(image, channel_axis=channel_axis)
+        if image.ndim - (channel_axis is not None) == 2:
+            volume = replace(volume, stored_shape=volume.shape[:0:-1])
     elif hasattr(image, "dataobj"):
-        scan = Volume.from_nibabel(image)
+        volume = Volume.from_nibabel(image)
     elif hasattr(image, "GetPixelIDTypeAsString"):
-        scan = Volume.from_sitk(image)
+        volume = Volume.from_sitk(image)
     else:
         raise ValueError(
             f"an image of type {type(image).__name__}; expected a path, a numpy array, a nibabel or a SimpleITK image"
         )
     if spacing_mm is None:
-        return scan
-    if scan.spacing_mm is not None:
-        raise ValueError(f"{scan.name}: spacing_mm={spacing_mm}, but the image says {scan.spacing_mm} itself")
-    return replace(scan, spacing_mm=Volume.from_array(scan.array, spacing_mm, scan.name).spacing_mm)
-
-
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NrrdImageIO" if ending(path, NRRD) else "MetaImageIO")
-    reader.SetFileName(str(path))
-    for name in _data_files(path):
-        where = PureWindowsPath(name)  # takes both kinds of slash
-        if where.anchor or ".." in where.parts:
-            raise UnreadableError(path, f"its data file {name} is elsewhere; expected it in or below the same folder")
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()[-1]
-        raise UnreadableError(path, f"damaged, cut short or without its data file ({said})") from error
-    try:
-        return Volume.from_sitk(image, case_name(path))
-    except ValueError as error:
-        raise UnreadableError(path, str(error)) from error
-
-
-def _data_files(path: Path) -> list[str]:
-    """Files that the header of a MetaImage or NRRD file names. One sent to a server must not name the server's own."""
-    names: list[bytes] = []
-    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        if ending(path, NRRD):  # its header ends at a blank line
-            ends = [end for end in (data.find(b"\n\n"), data.find(b"\r\n\r\n")) if end >= 0]
-            found = re.finditer(rb"data ?file\s*:\s*([^\r\n]*)", data[: min(ends, default=None)], re.IGNORECASE)
-        else:
-            found = re.finditer(rb"ElementDataFile\s*[=:]\s*([^\r\n]*)", data)
-        for field in found:
-            names += data[field.end() :].splitlines() if field[1].startswith(b"LIST") else [field[1]]
-    return [name.decode("utf-8", "replace").strip() for name in names]
+        return volume
+    if volume.spacing_mm is not None:
+        raise ValueError(f"{volume.name}: spacing_mm={spacing_mm}, but the image says {volume.spacing_mm} itself")
+    return replace(volume, spacing_mm=Volume.from_array(volume.grey, spacing_mm, volume.name).spacing_mm)
 
 
 def _read_dicom(path: Path) -> Volume:

@@ -1,9 +1,9 @@
-"""A scan: an array as stored, where it lies in the patient, and along which axis the network sees it.
+"""An image or a label as it is stored, and where it lies in the patient.
 
-T frames (1 unless a cine), D H W array axes as stored, slowest first; X Y Z the same axes as NIfTI counts them.
+T frames (1 unless a cine), C channels (colours, modalities; 1 for most), D H W array axes as stored, slowest first;
+X Y Z the same axes as NIfTI counts them.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,37 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from mamba_unet.volumes.formats import axis_codes, read_nifti, through_plane, voxel_size_mm
-
-log = logging.getLogger(__name__)
-
-SLICE_AXES = ("z", "y", "x")  # D, H, W by NIfTI's names
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK and DICOM count left and posterior, NIfTI right and anterior
-# what slices are called that lie across an axis of this direction
-PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal", "I": "axial", "S": "axial"}
+from mamba_unet.volumes.geometry import LPS_TO_RAS, axis_codes, voxel_size_mm
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An image as it is stored, with all that puts a segmentation back in its place.
+    """An image as it is stored, with all that puts a segmentation back in its position.
 
-    A NIfTI array (X, Y, Z, T) is transposed to (T, Z, Y, X), never reoriented; a DICOM series is (1, slice, row,
-    column), its slices in the order of their positions.
+    A NIfTI array (X, Y, Z, T) is transposed to (T, 1, Z, Y, X), never reoriented; a DICOM series is (1, 1, slice, row,
+    column), its slices in the order of their positions; a colour picture is (1, 3, 1, row, column).
 
     Attributes:
         name: what the outputs are called, "patient001_frame01".
-        array: (T, D, H, W), real numbers in the image's own units.
+        array: (T, C, D, H, W), real numbers in the image's own units.
         affine: (4, 4) from voxel (x, y, z) to millimetres, right anterior superior, as nibabel has it; None where the
             source has no geometry (pictures, HDF5, plain arrays).
         spacing_mm: voxel size of D, H, W, from the affine where that is known; None where unknown. An array may have
             a spacing and no affine.
         slices_along: array axis (0 D, 1 H, 2 W) across which the slices were acquired, where the source says so (a
-            DICOM series, a single slice, a caller's choice); None where it is to be found, see `slice_axis`.
+            DICOM series, a single slice, a caller's choice); None where it is to be found, see `geometry.slice_axis`.
         source: file or folder it was read from.
         header: the NIfTI header it came with, None for other sources.
-        stored_shape: shape of the stored array in NIfTI order, which may have had two axes or trailing ones.
+        stored_shape: shape of the stored array of one channel in NIfTI order, which may have had two axes or trailing
+            ones.
         dicom: what a DICOM segmentation must refer to: the source's data sets in the order of D, without pixels; None
             for other sources.
+        notes: remarks on the file that its user should see.
     """
 
     name: str
@@ -53,33 +48,74 @@ class Volume:
     header: Any = None
     stored_shape: tuple[int, ...] | None = None
     dicom: Any = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.array.ndim != 5:
+            raise ValueError(f"{self.name}: array of shape {self.array.shape}; expected (T, C, D, H, W)")
         if self.spacing_mm is None and self.affine is not None:
             object.__setattr__(self, "spacing_mm", voxel_size_mm(self.affine))
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return self.array.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.array.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W)."""
+        return self.array.shape[2:]
+
+    @property
+    def grey(self) -> np.ndarray:
+        """(T, D, H, W) of an image of one channel, or of the first one."""
+        return self.array[:, 0]
 
     @property
     def orientation(self) -> str | None:
         """nibabel's codes of the directions nearest to D, H, W, e.g. "SPL"; None without an affine."""
         return None if self.affine is None else axis_codes(self.affine)
 
+    @property
+    def where(self) -> Path:
+        """What errors name."""
+        return self.source or Path(self.name)
+
+    def frames_as_channels(self) -> "Volume":
+        """The same with its frames taken as channels, as data sets with several modalities store them in one file."""
+        shape = None if self.stored_shape is None else self.stored_shape[:3]
+        return replace(self, array=self.array.swapaxes(0, 1), stored_shape=shape)
+
     @classmethod
-    def from_array(cls, array: np.ndarray, spacing_mm: Sequence[float] | None = None, name: str = "image") -> "Volume":
-        """A scan of an array (H, W), (D, H, W) or (T, D, H, W) of real numbers.
+    def from_array(
+        cls,
+        array: np.ndarray,
+        spacing_mm: Sequence[float] | None = None,
+        name: str = "image",
+        channel_axis: int | None = None,
+    ) -> "Volume":
+        """A volume of an array (H, W), (D, H, W) or (T, D, H, W) of real numbers.
 
         Args:
             array: intensities in the image's own units.
             spacing_mm: voxel size of D, H, W; of a single slice, the first is its thickness.
             name: what outputs are called.
+            channel_axis: the axis of colours or modalities, where there is one besides: -1 for (H, W, 3).
 
         Raises:
             ValueError: another number of axes, an empty array, complex numbers or text, a spacing that is none.
         """
         array = np.asarray(array)
-        if not 2 <= array.ndim <= 4 or not array.size or array.dtype.kind not in "biuf":
+        shape, grey_axes = array.shape, array.ndim - (channel_axis is not None)
+        if not 2 <= grey_axes <= 4 or not array.size or array.dtype.kind not in "biuf":
             raise ValueError(
-                f"{name}: array of shape {array.shape}, type {array.dtype}; expected real numbers as (H, W), "
-                "(D, H, W) or (T, D, H, W), none of them empty"
+                f"{name}: array of shape {shape}, type {array.dtype}; expected real numbers as (H, W), "
+                "(D, H, W) or (T, D, H, W), none of them empty; channels besides need channel_axis"
             )
         if spacing_mm is not None:
             spacing_mm = tuple(float(size) for size in spacing_mm)
@@ -88,132 +124,104 @@ class Volume:
                     f"{name}: spacing_mm={spacing_mm}; expected three positive sizes in mm, of D, H, W (for a single "
                     "slice, its thickness first)"
                 )
-        frames = array.reshape((1,) * (4 - array.ndim) + array.shape)
-        return cls(name, _native(frames), spacing_mm=spacing_mm)
+        channels = array[None] if channel_axis is None else np.moveaxis(array, channel_axis, 0)  # C first
+        channels = channels.reshape(len(channels), *(1,) * (4 - grey_axes), *channels.shape[1:])  # C T D H W
+        return cls(name, native(channels.swapaxes(0, 1)), spacing_mm=spacing_mm)
 
     @classmethod
     def from_nibabel(cls, image: Any, name: str = "image", source: Path | None = None) -> "Volume":
-        """A scan of a nibabel image of two, three or four axes (the fourth is time), scaled as its header says.
+        """A volume of a nibabel image of two, three or four axes (the fourth is time), scaled as its header says.
 
         Raises:
-            UnreadableError: complex numbers or colours, more axes, a singular affine.
+            UnreadableError: see `nifti.read_nifti`.
         """
-        from nibabel.nifti1 import Nifti1Header
+        from mamba_unet.volumes.nifti import read_nifti
 
-        array, affine = read_nifti(image, source or Path(image.get_filename() or name), cine=True)
-        return cls(
-            name,
-            _native(array if array.ndim == 4 else array[None]),
-            affine,
-            source=source,
-            header=image.header if isinstance(image.header, Nifti1Header) else None,
-            stored_shape=image.shape,
-        )
+        return read_nifti(image, source or Path(image.get_filename() or name), name)
 
     @classmethod
     def from_sitk(cls, image: Any, name: str = "image") -> "Volume":
-        """A scan of a SimpleITK image of two, three or four axes (the last in ITK's order is time).
+        """A volume of a SimpleITK image of two, three or four axes (the last in ITK's order is time).
+
+        A vector image of 3 or 4 unsigned bytes is a colour image (the fourth, opacity, is left out).
 
         Raises:
-            ValueError: vectors or colours, complex numbers.
+            ValueError: other vectors, complex numbers.
         """
         import SimpleITK as sitk
 
-        dimension = image.GetDimension()
+        dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
         pixel = image.GetPixelIDTypeAsString()
-        if image.GetNumberOfComponentsPerPixel() > 1 or "complex" in pixel or "label" in pixel:
+        colour = components in (3, 4) and pixel == "vector of 8-bit unsigned integer"
+        if (components > 1 and not colour) or "complex" in pixel or "label" in pixel:
             raise ValueError(
-                f"{name}: pixels are {pixel} with {image.GetNumberOfComponentsPerPixel()} components; expected one "
-                "real number each: take one component (SimpleITK.VectorIndexSelectionCast) or the magnitude"
+                f"{name}: pixels are {pixel} with {components} components; expected one real number each, or colours: "
+                "take one component (SimpleITK.VectorIndexSelectionCast) or the magnitude"
             )
         axes = min(dimension, 3)
         direction = np.reshape(image.GetDirection(), (dimension, dimension))[:axes, :axes]
         affine = np.eye(4)
         affine[:axes, :axes] = direction * image.GetSpacing()[:axes]
         affine[:axes, 3] = image.GetOrigin()[:axes]
-        scan = cls.from_array(sitk.GetArrayFromImage(image), name=name)
+        array = sitk.GetArrayFromImage(image)
+        if colour:
+            volume = cls.from_array(array[..., :3], name=name, channel_axis=-1)
+        else:
+            volume = cls.from_array(array, name=name)
         affine = LPS_TO_RAS @ affine
-        return replace(scan, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=image.GetSize())
+        return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=image.GetSize())
 
 
-def _native(array: np.ndarray) -> np.ndarray:
+def native(array: np.ndarray) -> np.ndarray:
     """In the machine's byte order, which torch demands."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def slice_axis(scan: Volume, orientation: str | None = None) -> int:
-    """The array axis (0 D, 1 H, 2 W) across which to cut the slices that a network sees.
+def join_slices(volumes: Sequence[Volume]) -> Volume:
+    """One volume of slices that lie in files of their own, in their order.
 
-    In this order: what the source or the caller says; the only axis of length 1; the axis whose spacing is at least
-    1.5 times each other one, which is the acquisition's through-plane axis; the axis that runs as the training data's
-    slices do, up to its sign, where both directions are known; else D, NIfTI's Z.
-
-    Args:
-        scan: the scan.
-        orientation: axis codes of the training arrays in array order, "SPL"; None where unknown.
+    Raises:
+        UnreadableError: a file that is no single slice of the first one's size.
     """
-    if scan.slices_along is not None:
-        return scan.slices_along
-    lengths = scan.array.shape[1:]
-    if lengths.count(1) == 1:
-        return lengths.index(1)
-    if scan.spacing_mm is not None and (axis := through_plane(scan.spacing_mm)) is not None:
-        return axis
-    if scan.orientation is not None and orientation is not None:
-        return [PLANES[code] for code in scan.orientation].index(PLANES[orientation[0]])
-    return 0
+    from mamba_unet.volumes.formats import UnreadableError
+
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    expected = (first.frames, first.channels, 1, *first.shape[1:])
+    for volume in volumes:
+        if volume.array.shape != expected:
+            raise UnreadableError(
+                volume.where, f"slice of shape {volume.shape[1:]}, the first is {first.shape[1:]}; expected one size"
+            )
+    return Volume(first.name, np.concatenate([volume.array for volume in volumes], axis=2), source=first.source)
 
 
-@dataclass(frozen=True)
-class Turn:
-    """The axes of a frame (D, H, W) in the order and direction in which the network sees them.
+def join_channels(volumes: Sequence[Volume]) -> Volume:
+    """One volume of channels that lie in files of their own, in their order, in the first one's position.
 
-    Attributes:
-        axes: the frame's axis that becomes each axis of the result; the first is the slicing axis.
-        flipped: whether each axis of the result runs against the frame's.
+    Raises:
+        UnreadableError: a channel of another shape, or elsewhere in space.
     """
+    from mamba_unet.volumes.formats import UnreadableError
+    from mamba_unet.volumes.geometry import misplacement
 
-    axes: tuple[int, int, int]
-    flipped: tuple[bool, bool, bool] = (False, False, False)
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """(..., D, H, W) -> (..., slices, rows, columns), contiguous."""
-        lead = array.ndim - 3
-        turned = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return np.ascontiguousarray(turned[self._steps()])
-
-    def undo(self, array: np.ndarray) -> np.ndarray:
-        """(..., slices, rows, columns) -> (..., D, H, W), contiguous: the inverse of `apply`."""
-        lead = array.ndim - 3
-        back = array[self._steps()].transpose(*range(lead), *(lead + self.axes.index(axis) for axis in range(3)))
-        return np.ascontiguousarray(back)
-
-    def _steps(self) -> tuple[Any, ...]:
-        return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))
-
-
-def turn_to_network(scan: Volume, orientation: str | None) -> Turn:
-    """How to turn a scan's frames for a network: slices first, and all axes as in training where that can be known.
-
-    Where the directions of the scan and of the training data are known and the scan's slices run the same way
-    (`slice_axis`), rows and columns are turned as well. Where they run another way, which is warned of, and where
-    directions are unknown, the slicing axis comes first and the others keep their order.
-
-    Args:
-        scan: the scan.
-        orientation: axis codes of the training arrays in array order, "SPL"; None where unknown.
-    """
-    axis = slice_axis(scan, orientation)
-    here = scan.orientation
-    if here is not None and orientation is not None:
-        planes = [PLANES[code] for code in here]
-        if planes[axis] == PLANES[orientation[0]]:
-            axes = tuple(planes.index(PLANES[code]) for code in orientation)
-            return Turn(axes, tuple(here[axis] != code for axis, code in zip(axes, orientation, strict=True)))
-        log.warning(
-            "%s: its slices are %s, the network was trained on %s ones; expect little, or choose another slicing axis",
-            scan.name,
-            planes[axis],
-            PLANES[orientation[0]],
-        )
-    return Turn((axis, *(other for other in range(3) if other != axis)))
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    for volume in volumes[1:]:
+        if volume.shape != first.shape or volume.frames != first.frames:
+            raise UnreadableError(
+                volume.where,
+                f"shape {volume.shape} (D, H, W), but {first.where.name} has {first.shape}; the channels of a case "
+                "must lie on one grid: resample them onto the first one's",
+            )
+        if (distance := misplacement(first, volume)) > 0.1:
+            raise UnreadableError(
+                volume.where,
+                f"lies up to {distance:.3g} voxels from {first.where.name}; the channels of a case must lie on one "
+                "grid: resample them onto the first one's",
+            )
+    kind = np.result_type(*(volume.array.dtype for volume in volumes))
+    array = np.concatenate([volume.array.astype(kind, copy=False) for volume in volumes], axis=1)
+    return replace(first, array=array, notes=tuple(note for volume in volumes for note in volume.notes))

@@ -56,7 +56,7 @@ def test_official_test_patients_are_kept_apart(challenge, tmp_path, make):
     assert "official_test" in (tmp_path / "out" / "check.txt").read_text()
     assert prepared.class_names[1:] == ["right ventricle", "myocardium", "left ventricle"]
     case, subject = prepared.case("patient001_frame12"), make.subject(12)
-    assert np.array_equal(case.image, make.minmax(subject.image))
+    assert np.array_equal(case.image[0], make.minmax(subject.image))
     assert np.array_equal(case.label, subject.label)
     assert case.spacing_mm == (9.0, 1.4, 1.5) and case.orientation == "SPL" and case.patient == "patient001"
 
@@ -81,7 +81,7 @@ def test_hdf5_volumes(tmp_path, make, folder):
     assert layout is acdc.HDF5 and [entry.patient for entry in listing.entries] == ["patient001"] * 2 + ["patient002"]
     prepared = prepare(tmp_path / "src", tmp_path / "out", progress=False)
     case = prepared.case("patient002_frame01")
-    assert np.array_equal(case.image, make.minmax(make.subject(2).image))
+    assert np.array_equal(case.image[0], make.minmax(make.subject(2).image))
     assert case.spacing_mm is None and case.orientation is None and case.affine is None
 
 

@@ -1,5 +1,6 @@
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ def test_second_version(nnunet, tmp_path, make):
     assert detect_layout(source)[0] is reader.NNUNET
     prepared = prepare(source, tmp_path / "out", progress=False)
     assert prepared.name == "Hearts" and prepared.class_names == ["background", "one", "two", "three"]
-    assert np.array_equal(prepared.case("s3").image, make.minmax(make.subject(3).image))
+    assert np.array_equal(prepared.case("s3").image[0], make.minmax(make.subject(3).image))
     assert np.array_equal(prepared.case("s3").label, make.subject(3).label)
 
 
@@ -49,9 +50,18 @@ def test_labels_are_classes_in_the_order_of_their_values(nnunet, tmp_path, make)
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "region-based"),
-        ({"labels": {"background": 0, "one": 1, "ignore": 2}}, "ignore labels"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
+            r"'whole' is the region \[1, 2\].*class of its own",
+        ),
+        ({"labels": {"background": 0, "one": 1, "ignore": 1}}, "distinct values"),
+        ({"labels": {"background": 0, "one": 2**32 - 1}}, "whole number of 0..65535"),
+        ({"labels": {"background": 0, "one": {"x": 1}}}, "whole number"),
+        ({"labels": {"0": "background", "1": "one", "2": "one"}}, "two labels are called 'one'"),
+        ({"channel_names": {"first": "T1"}}, "numbered from 0"),
+        ({"channel_names": {"0": "T1", "2": "T2"}}, "without a gap"),
+        ({"channel_names": {"0": {"name": "T1"}}}, "a text for each channel"),
+        ({"channel_names": 7}, "channel_names"),
         ({"labels": {"one": 1, "two": 2}}, "0 among them"),
         ({"labels": {}}, '"labels"'),
     ],
@@ -64,7 +74,118 @@ def test_what_is_not_supported_is_said(nnunet, described, message):
 def test_files_of_a_second_channel_are_an_error(nnunet, make):
     source = nnunet()
     make.nifti(source / "imagesTr" / "s0_0001.nii.gz", make.subject(0).image)
-    with pytest.raises(ValueError, match=r"s0_0001\.nii\.gz: expected CASE_0000"):
+    (problem,) = detect_layout(source)[1].problems
+    assert (problem.problem, problem.file.name, problem.case) == ("unknown channel", "s0_0001.nii.gz", "s0")
+
+
+def with_channels(source, make, count, names):
+    """The subjects' images again as further channels."""
+    described = json.loads((source / "dataset.json").read_text())
+    for seed in range(count):
+        for channel in range(1, len(names)):
+            make.nifti(source / "imagesTr" / f"s{seed}_{channel:04d}.nii.gz", make.subject(10 * channel + seed).image)
+    described["channel_names"] = {str(number): name for number, name in enumerate(names)}
+    (source / "dataset.json").write_text(json.dumps(described))
+    return source
+
+
+def test_channels_of_a_case_are_brought_together_in_their_order(nnunet, make):
+    listing = detect_layout(with_channels(nnunet(count=3), make, 3, ["FLAIR", "T1", "T1ce", "T2"]))[1]
+    assert listing.channel_names == ["FLAIR", "T1", "T1ce", "T2"] and listing.intensity is None
+    assert [[file.name for (file,) in entry.image] for entry in listing.entries] == [
+        [f"s{seed}_{channel:04d}.nii.gz" for channel in range(4)] for seed in range(3)
+    ]
+
+
+def test_a_missing_channel_names_its_file_and_leaves_the_other_cases(nnunet, make):
+    source = with_channels(nnunet(), make, 5, ["T1", "T2"])
+    (source / "imagesTr" / "s1_0001.nii.gz").unlink()
+    listing = detect_layout(source)[1]
+    (problem,) = listing.problems
+    assert (problem.problem, problem.file.name, problem.case) == ("channel missing", "s1_0001.nii.gz", "s1")
+    assert [entry.identifier for entry in listing.entries] == ["s0", "s2", "s3", "s4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "methods"),
+    [
+        (["CT"], "window"),
+        (["MRI"], None),
+        (["CT", "PET"], ["window", "minmax"]),
+        (["R", "G", "B"], "window"),
+        (["T1", "T2"], None),
+    ],
+)
+def test_names_of_channels_choose_their_intensities(nnunet, make, names, methods):
+    intensity = detect_layout(with_channels(nnunet(count=2), make, 2, names))[1].intensity
+    if isinstance(methods, list):
+        assert [rule["method"] for rule in intensity] == methods
+    else:
+        assert (intensity and intensity["method"]) == methods
+
+
+def test_channel_names_may_be_a_list(nnunet):
+    assert detect_layout(nnunet(channel_names=["T1"]))[1].channel_names == ["T1"]
+
+
+def test_colours_of_a_picture_are_in_one_file(tmp_path, save_picture):
+    for seed in range(3):
+        save_picture(tmp_path / "imagesTr" / f"s{seed}_0000.png", np.zeros((4, 4, 3), np.uint8))
+        save_picture(tmp_path / "labelsTr" / f"s{seed}.png", np.eye(4, dtype=np.uint8))
+    described = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "road": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    listing = detect_layout(tmp_path)[1]
+    assert not listing.problems and len(listing.entries) == 3 and len(listing.entries[0].image) == 1
+    assert listing.intensity == {"method": "window", "low": 0, "high": 255}
+
+
+def test_the_ignore_label_is_no_class(nnunet, tmp_path):
+    source = nnunet(labels={"background": 0, "one": 1, "two": 2, "ignore": 3})
+    assert detect_layout(source)[1].ignore == 3
+    prepared = prepare(source, tmp_path / "out", progress=False)
+    assert prepared.class_names == ["background", "one", "two"]
+    assert sorted(np.unique(prepared.case("s0").label)) == [0, 1, 2, 255]
+
+
+def test_decathlon(tmp_path, make):
+    for seed in range(3):
+        frames = np.stack([make.subject(seed + 10 * channel).image for channel in range(4)])
+        for folder in ("imagesTr", "imagesTs"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            affine = np.diag([1.0, 1, 1, 1])
+            nib.save(
+                nib.Nifti1Image(frames.transpose(3, 2, 1, 0), affine), tmp_path / folder / f"BRATS_00{seed}.nii.gz"
+            )
+        make.nifti(tmp_path / "labelsTr" / f"BRATS_00{seed}.nii.gz", make.subject(seed).label)
+    described = {
+        "name": "BRATS",
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+        "training": [
+            {"image": f"./imagesTr/BRATS_00{k}.nii.gz", "label": f"./labelsTr/BRATS_00{k}.nii.gz"} for k in range(3)
+        ],
+        "test": ["./imagesTs/BRATS_000.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    layout, listing = detect_layout(tmp_path)
+    assert layout is reader.DECATHLON and listing.frames_are_channels and not listing.problems
+    assert listing.channel_names == ["FLAIR", "T1w", "t1gd", "T2w"] and listing.name == "BRATS"
+    assert [entry.identifier for entry in listing.entries] == ["BRATS_000", "BRATS_001", "BRATS_002"]
+    assert len({entry.patient for entry in listing.entries}) == 3 and "imagesTs is left alone" in listing.notes[0]
+    described["modality"] = {"0": "MRI"}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    assert not detect_layout(tmp_path)[1].frames_are_channels
+
+
+def test_the_lists_of_nnunets_first_version_do_not_make_it_decathlons(nnunet):
+    listed = [{"image": f"./imagesTr/s{k}.nii.gz", "label": f"./labelsTr/s{k}.nii.gz"} for k in range(5)]
+    assert detect_layout(nnunet(training=listed))[0] is reader.NNUNET
+
+
+def test_images_without_the_number_of_a_channel_are_an_error(nnunet, make):
+    source = nnunet()
+    make.nifti(source / "imagesTr" / "s9.nii.gz", make.subject(0).image)
+    with pytest.raises(ValueError, match=r"s9\.nii\.gz: expected CASE_0000\.nii\.gz"):
         detect_layout(source)
 
 
@@ -94,7 +215,7 @@ def test_a_patient_in_training_and_test_is_an_error(nnunet, make):
         make.nifti(source / f"images{folder}" / f"p_frame0{frame}_0000.nii.gz", make.subject(seed).image)
         make.nifti(source / f"labels{folder}" / f"p_frame0{frame}.nii.gz", make.subject(seed).label)
     errors = check(source, progress=False).errors
-    assert (errors[0].problem, errors[0].found) == ("one patient in two splits", "p in both")
+    assert (errors[0].problem, errors[0].found) == ("one patient in two splits", "p in train and test")
 
 
 def test_unlabelled_test_images_are_left_alone_and_said(nnunet, make):
@@ -106,7 +227,7 @@ def test_unlabelled_test_images_are_left_alone_and_said(nnunet, make):
 
 def test_ct_is_windowed_and_said_so(nnunet, tmp_path):
     prepared = prepare(nnunet(channel_names={"0": "CT"}), tmp_path / "out", progress=False)
-    assert prepared.intensity["method"] == "window"
+    assert prepared.intensity[0]["method"] == "window"
     assert "CT is windowed" in (tmp_path / "out" / "check.txt").read_text()
 
 

@@ -54,11 +54,11 @@ def test_raw_download_gives_nine_classes_and_the_window(raw, subjects, tmp_path)
         "background", "aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach",
     ]  # fmt: skip
     assert prepared.label_values == [0, 8, 4, 3, 2, 6, 11, 1, 7]
-    assert prepared.intensity == {"method": "window", "low": -125.0, "high": 275.0}
+    assert prepared.intensity == ({"method": "window", "low": -125.0, "high": 275.0},)
     for number, subject in subjects.items():
         case = prepared.case(f"case{number:04d}")
         image, label = prepared_arrays(subject)
-        assert np.array_equal(case.image, image) and np.array_equal(case.label, label)
+        assert np.array_equal(case.image[0], image) and np.array_equal(case.label, label)
         assert case.spacing_mm == (9.0, 1.4, 1.5)
 
 

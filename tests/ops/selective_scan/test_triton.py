@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from mamba_unet.ops.selective_scan.inputs import Inputs
 from mamba_unet.ops.selective_scan.reference import selective_scan as reference
 from mamba_unet.ops.selective_scan.torch import selective_scan as portable
 
@@ -17,7 +18,6 @@ from mamba_unet.ops.selective_scan.triton import selective_scan  # noqa: E402 (a
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the deterministic mode of these tests demands it of CUDA
-INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def sequence(batch, channels, length, states, groups=1, dtype=torch.float32) -> 
 def scan_and_differentiate(scan, inputs, softplus) -> dict[str, torch.Tensor]:
     """Both outputs and all gradients of a loss in which every output value counts differently."""
     leaves = {name: None if x is None else x.detach().requires_grad_() for name, x in inputs.items()}
-    out, last_state = scan(*leaves.values(), softplus)
+    out, last_state = scan(Inputs(**leaves, delta_softplus=softplus))
     loss = sum(
         (x.double() * torch.linspace(-1, 2, x.numel(), device=x.device).view(x.shape)).sum() for x in (out, last_state)
     )

@@ -27,6 +27,15 @@ def image(batch=2, height=5, width=7, channels=6, states=4, seed=0, dtype=torch.
     }
 
 
+def with_low_rank_dt(inputs: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+    """The same with dt as `rank` numbers per pixel and direction and the weight that they are multiplied by."""
+    generator = torch.Generator().manual_seed(rank)
+    *pixels, channels = inputs["u"].shape
+    dt = torch.randn(*pixels, 4, rank, generator=generator).to(inputs["dt"].dtype)
+    weight = torch.randn(4, channels, rank, generator=generator).div(rank**0.5).to(inputs["dt"].dtype)
+    return {**inputs, "dt": dt, "dt_weight": weight}
+
+
 def scan_and_differentiate(inputs: dict[str, torch.Tensor], backend: str) -> dict[str, torch.Tensor]:
     """The output and all gradients of a loss in which every output value counts differently."""
     leaves = {name: x.detach().clone(memory_format=torch.preserve_format) for name, x in inputs.items()}
@@ -73,9 +82,11 @@ def test_one_row_is_two_selective_scans_each_way(backend):
     torch.testing.assert_close(ss2d_scan(**x, backend=backend), forwards + backwards + x["u"] * x["D"])
 
 
+@pytest.mark.parametrize("rank", [None, 3])
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_gradients_pass_gradcheck(backend):
+def test_gradients_pass_gradcheck(backend, rank):
     inputs = image(1, 2, 3, 2, 2, dtype=torch.float64)
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
 
     def scan(*tensors):
         return ss2d_scan(*tensors, backend=backend)
@@ -95,22 +106,26 @@ def test_the_reference_can_be_differentiated_twice():
     width=st.integers(1, 9),
     channels=st.sampled_from([1, 5, 15, 16, 17, 33, 48]),
     states=st.sampled_from([1, 3, 16, 17, 64]),
+    rank=st.sampled_from([None, 1, 3, 4, 6, 40]),
     seed=st.integers(0, 2**31),
 )
-def test_agrees_with_the_reference(fast_backend, assert_agree, batch, height, width, channels, states, seed):
+def test_agrees_with_the_reference(fast_backend, assert_agree, batch, height, width, channels, states, rank, seed):
     inputs = image(batch, height, width, channels, states, seed)
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference")
     result = scan_and_differentiate(inputs, fast_backend)
     for name in truth:
         assert_agree(result[name], truth[name], name)
 
 
-def test_agrees_with_the_reference_on_a_long_path_with_realistic_parameters(fast_backend, assert_agree):
+@pytest.mark.parametrize("rank", [None, 3])
+def test_agrees_with_the_reference_on_a_long_path_with_realistic_parameters(fast_backend, assert_agree, rank):
     """A = -1..-N and delta from 0.001 to 0.1, as Mamba initialises them: states that remember hundreds of pixels."""
     inputs = image(1, 28, 31, 16, 16)
     inputs["A"] = -torch.arange(1.0, 17).expand(4, 16, 16).contiguous()
     inputs["dt_bias"] = torch.log(torch.expm1(torch.logspace(-3, -1, 64).view(4, 16)))
     inputs["dt"] *= 0.1
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference")
     result = scan_and_differentiate(inputs, fast_backend)
     for name in truth:
@@ -118,8 +133,27 @@ def test_agrees_with_the_reference_on_a_long_path_with_realistic_parameters(fast
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
+def test_a_low_rank_dt_is_the_product_with_its_weight(backend, assert_agree):
+    inputs = with_low_rank_dt(image(2, 5, 7, 20, 16), 3)
+    y = ss2d_scan(**inputs, backend=backend)
+    weight = inputs.pop("dt_weight").double()
+    inputs["dt"] = torch.einsum("kdr, bhwkr -> bhwkd", weight, inputs["dt"].double())
+    assert_agree(y, ss2d_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference"), "y")
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_autocast_does_not_reach_the_scan(fast_backend, assert_agree, rank):
+    inputs = image(2, 5, 7, 20, 16)
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
+    truth = ss2d_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ss2d_scan(**inputs, backend=fast_backend)
+    assert_agree(y, truth, "y")
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
 def test_float64_stays_float64(backend, assert_agree):
-    inputs = image(dtype=torch.float64)
+    inputs = with_low_rank_dt(image(dtype=torch.float64), 2)
     truth = scan_and_differentiate(inputs, "reference")
     result = scan_and_differentiate(inputs, backend)
     for name in truth:
@@ -129,8 +163,10 @@ def test_float64_stays_float64(backend, assert_agree):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
-def test_half_inputs_give_a_float32_output(backend, assert_agree, dtype):
+@pytest.mark.parametrize("rank", [None, 3])
+def test_half_inputs_give_a_float32_output(backend, assert_agree, dtype, rank):
     inputs = image(2, 6, 5, 9, 16, dtype=dtype)
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference")
     result = scan_and_differentiate(inputs, backend)
     assert result["y"].dtype == torch.float32
@@ -155,10 +191,12 @@ def columns_first(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scatter", [channels_first, directions_first, cut_from_a_larger_tensor, columns_first])
-def test_inputs_need_not_be_contiguous(fast_backend, assert_agree, scatter):
-    inputs = image(2, 5, 7, 18, 16)
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_inputs_need_not_be_contiguous(fast_backend, assert_agree, scatter, low_rank):
+    inputs = with_low_rank_dt(image(2, 5, 7, 18, 16), 3)
+    inputs = inputs if low_rank else image(2, 5, 7, 18, 16)
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference")
-    scattered = {k: scatter(v) if v.ndim > 3 else v for k, v in inputs.items()}
+    scattered = {k: scatter(v) if v.ndim > 3 else v.mT.contiguous().mT if v.ndim == 3 else v for k, v in inputs.items()}
     gradients = {k: v.requires_grad_() for k, v in scattered.items()}
     y = ss2d_scan(**gradients, backend=fast_backend)
     loss = (y.double() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
@@ -168,9 +206,10 @@ def test_inputs_need_not_be_contiguous(fast_backend, assert_agree, scatter):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("name", [*INPUTS, "dt_weight"])
 def test_nan_and_inf_come_out(fast_backend, name, value):
     inputs = image(1, 4, 9, 3, 4)
+    inputs = with_low_rank_dt(inputs, 3) if name == "dt_weight" else inputs
     for x in inputs.values():
         x.abs_()  # no infinity meets its opposite
     inputs["A"].neg_()
@@ -182,8 +221,10 @@ def test_nan_and_inf_come_out(fast_backend, name, value):
     assert torch.equal(y.isneginf(), truth.isneginf())
 
 
-def test_nan_reaches_the_gradients(fast_backend):
+@pytest.mark.parametrize("rank", [None, 3])
+def test_nan_reaches_the_gradients(fast_backend, rank):
     inputs = image(1, 4, 9, 3, 4)
+    inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
     inputs["u"][0, 2, 3, 1] = float("nan")
     truth = scan_and_differentiate(inputs, "reference")
     result = scan_and_differentiate(inputs, fast_backend)
@@ -191,16 +232,21 @@ def test_nan_reaches_the_gradients(fast_backend):
         assert torch.equal(result[name].isnan(), truth[name].isnan()), name
 
 
-def test_only_the_gradients_asked_for(fast_backend):
-    inputs = image()
-    inputs["dt"].requires_grad_()
+@pytest.mark.parametrize("wanted", ["dt", "dt_weight"])
+def test_only_the_gradients_asked_for(fast_backend, wanted):
+    inputs = with_low_rank_dt(image(), 3)
+    inputs[wanted].requires_grad_()
     ss2d_scan(**inputs, backend=fast_backend).sum().backward()
-    assert inputs["dt"].grad.abs().sum() > 0
+    assert inputs[wanted].grad.abs().sum() > 0
     assert inputs["u"].grad is None
 
 
-def test_compiles_and_exports_as_one_operation(fast_backend):
-    inputs = image(2, 5, 7)
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_compiles_and_exports_as_one_operation(fast_backend, low_rank):
+    def images(*sizes):
+        return with_low_rank_dt(image(*sizes), 3) if low_rank else image(*sizes)
+
+    inputs = images(2, 5, 7)
 
     class Scan(torch.nn.Module):
         def forward(self, *tensors):
@@ -211,15 +257,16 @@ def test_compiles_and_exports_as_one_operation(fast_backend):
     torch.testing.assert_close(torch.compile(Scan(), fullgraph=True, backend="eager")(*tensors), expected)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     pixels = {0: batch, 1: height, 2: width}
-    program = torch.export.export(Scan(), tensors, dynamic_shapes=((pixels,) * 4 + (None,) * 3,))
+    program = torch.export.export(Scan(), tensors, dynamic_shapes=((pixels,) * 4 + (None,) * (len(tensors) - 4),))
     torch.testing.assert_close(program.module()(*tensors), expected)
     assert len([node for node in program.graph.nodes if "mamba_unet" in str(node.target)]) == 1
-    larger = tuple(image(1, 6, 9).values())
+    larger = tuple(images(1, 6, 9).values())
     torch.testing.assert_close(program.module()(*larger), Scan()(*larger))
 
 
-def test_compiled_gradients(fast_backend, assert_agree):
-    inputs = [x.requires_grad_() for x in image().values()]
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_compiled_gradients(fast_backend, assert_agree, low_rank):
+    inputs = [x.requires_grad_() for x in (with_low_rank_dt(image(), 3) if low_rank else image()).values()]
     scan = torch.compile(lambda *x: ss2d_scan(*x, backend=fast_backend), fullgraph=True, backend="aot_eager")
     compiled = torch.autograd.grad(scan(*inputs).square().sum(), inputs)
     eager = torch.autograd.grad(ss2d_scan(*inputs, backend=fast_backend).square().sum(), inputs)
@@ -240,6 +287,9 @@ def test_compiled_gradients(fast_backend, assert_agree):
         ({"D": torch.zeros(4, 6)}, "D must have shape"),
         ({"dt_bias": torch.zeros(24)}, "dt_bias must have shape"),
         ({"dt": torch.zeros(2, 5, 7, 4, 6, dtype=torch.int32)}, "dt must be real floating point"),
+        ({"dt_weight": torch.zeros(4, 6, 3)}, r"dt must have shape \(B, H, W, 4, R\), as .* = \(2, 5, 7, 4, 3\)"),
+        ({"dt_weight": torch.zeros(4, 5, 6)}, r"dt_weight must have shape \(4, D, R\) = \(4, 6, 6\)"),
+        ({"dt_weight": torch.zeros(4, 6)}, r"dt_weight must have shape \(4, D, R\) with R at least 1"),
     ],
 )
 def test_refuses_what_does_not_fit(change, message):

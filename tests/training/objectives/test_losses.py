@@ -22,6 +22,16 @@ def test_dice_of_a_uniform_prediction_by_hand():
     assert soft_dice_loss(torch.zeros(1, 2, 2, 2), label).item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_dice_sums_run_over_the_whole_batch():
+    # two images of one pixel, class 0 and class 1, given 0.8 and 0.6 of their class
+    label = torch.tensor([[[0]], [[1]]])
+    probability = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+    joint = 1 - (2 * 0.8 / (0.8**2 + 0.4**2 + 1) + 2 * 0.6 / (0.2**2 + 0.6**2 + 1)) / 2
+    alone = 1 - (2 * 0.8 / (0.8**2 + 1) + 0 + 0 + 2 * 0.6 / (0.6**2 + 1)) / 4
+    loss = soft_dice_loss(probability.log()[..., None, None], label).item()
+    assert loss == pytest.approx(joint, abs=1e-5) and abs(loss - alone) > 0.1
+
+
 def test_the_loss_is_half_of_cross_entropy_and_dice():
     losses = segmentation_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
     assert losses["cross_entropy"].item() == pytest.approx(math.log(4))

@@ -54,7 +54,7 @@ def test_a_corner_comes_out_in_that_corner_under_its_name(write_series, tmp_path
     if upside_down:  # an array in the other order of slices, as another reader might give it
         flip = np.diag([1.0, 1, -1, 1])
         flip[2, 3] = len(volume) - 1
-        scan = replace(scan, array=scan.array[:, ::-1], affine=scan.affine @ flip, dicom=scan.dicom[::-1])
+        scan = replace(scan, array=scan.array[:, :, ::-1], affine=scan.affine @ flip, dicom=scan.dicom[::-1])
     label = corner(volume.shape)
     save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS)
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_written_is_said(write_series, tmp_path, volume):
     write_series(tmp_path / "in", volume)
     scan = read_only(tmp_path / "in")
     with pytest.raises(ValueError, match=r"case is not from DICOM.*NIfTI"):
-        save_dicom_seg(out, Volume("case", volume[None]), label, NAMES, COLORS)
+        save_dicom_seg(out, Volume("case", volume[None, None]), label, NAMES, COLORS)
     with pytest.raises(ValueError, match=r"label of shape \(4, 5, 6\), expected .*\(4, 6, 5\)"):
         save_dicom_seg(out, scan, label.transpose(0, 2, 1), NAMES, COLORS)
     with pytest.raises(ValueError, match=r"label values 0\.\.3, expected 0\.\.1"):

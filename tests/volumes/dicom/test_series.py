@@ -38,11 +38,11 @@ def test_every_voxel_lies_where_another_reader_puts_it(write_series, tmp_path, v
     reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
     other = reader.Execute()
 
-    assert scan.slices_along == 0 and scan.array.shape == (1, *volume.shape) and scan.spacing_mm == (5, 1.5, 0.75)
+    assert scan.slices_along == 0 and scan.grey.shape == (1, *volume.shape) and scan.spacing_mm == (5, 1.5, 0.75)
     for x, y, z in [(0, 0, 0), (4, 0, 0), (0, 5, 0), (0, 0, 3), (1, 4, 2)]:
         point = apply_affine(scan.affine, (x, y, z)) * (-1, -1, 1)
         assert np.allclose(point, other.TransformIndexToPhysicalPoint((x, y, z)), atol=1e-4)
-        assert scan.array[0, z, y, x] == other[x, y, z] == volume[z, y, x]
+        assert scan.grey[0, z, y, x] == other[x, y, z] == volume[z, y, x]
 
 
 def test_slices_are_in_the_order_of_their_positions_whatever_files_and_numbers_say(write_series, tmp_path, volume):
@@ -53,7 +53,7 @@ def test_slices_are_in_the_order_of_their_positions_whatever_files_and_numbers_s
     files = write_series(tmp_path, volume, edit=count_backwards)
     assert [file.name for file in files] != sorted(file.name for file in files)
     scan = read_only(tmp_path)
-    assert np.array_equal(scan.array[0], volume)
+    assert np.array_equal(scan.grey[0], volume)
     assert [dataset.InstanceNumber for dataset in scan.dicom] == [10, 9, 8, 7]
     assert not any("PixelData" in dataset for dataset in scan.dicom)
 
@@ -73,7 +73,7 @@ def test_hounsfield_units_come_from_each_images_own_scale(write_series, tmp_path
     stored = (volume + 500).astype(np.uint16) // 4
     write_series(tmp_path / "ct", stored, edit=scale, BitsStored=12, HighBit=11)
     scan = read_only(tmp_path / "ct")
-    assert scan.array.dtype == np.int16 and np.array_equal(scan.array[0], stored.astype(int) - 1024)
+    assert scan.grey.dtype == np.int16 and np.array_equal(scan.grey[0], stored.astype(int) - 1024)
 
     def scale_each(dataset, t, d):
         dataset.RescaleIntercept, dataset.RescaleSlope = d, 0.5 + d
@@ -81,7 +81,7 @@ def test_hounsfield_units_come_from_each_images_own_scale(write_series, tmp_path
     write_series(tmp_path / "pet", volume, edit=scale_each)
     scan = read_only(tmp_path / "pet")
     expected = volume * (0.5 + np.arange(4).reshape(4, 1, 1)) + np.arange(4).reshape(4, 1, 1)
-    assert scan.array.dtype == np.float32 and np.array_equal(scan.array[0], expected.astype(np.float32))
+    assert scan.grey.dtype == np.float32 and np.array_equal(scan.grey[0], expected.astype(np.float32))
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint16, 12), (np.uint16, 16), (np.int16, 16)])
@@ -90,8 +90,8 @@ def test_integers_stay_integers_and_keep_their_extremes(write_series, tmp_path, 
     array[0, 0, 0], array[1, 2, 3] = np.iinfo(dtype).min, (1 << bits) - 1 if bits < 16 else np.iinfo(dtype).max
     write_series(tmp_path, array, BitsStored=bits, HighBit=bits - 1)
     scan = read_only(tmp_path)
-    assert scan.array.dtype == (np.uint16 if array.max() > 32767 else np.int16)
-    assert np.array_equal(scan.array[0], array)
+    assert scan.grey.dtype == (np.uint16 if array.max() > 32767 else np.int16)
+    assert np.array_equal(scan.grey[0], array)
 
 
 def encode(writer_compressor, pixels):
@@ -137,13 +137,13 @@ def test_lossless_jpeg_of_hospitals_comes_back_exactly(compressed, tmp_path, vol
     array = array if kind is np.int16 else (array + 500).astype(np.uint16)
     scan = read_only(compressed(tmp_path / "series", array, compressor, syntax))
     assert scan.dicom[0].file_meta.TransferSyntaxUID == syntax
-    assert np.array_equal(scan.array[0], array)
+    assert np.array_equal(scan.grey[0], array)
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"])
 def test_run_lengths_and_jpeg_ls_come_back_exactly(write_series, tmp_path, volume, syntax):
     write_series(tmp_path, volume, syntax=syntax)
-    assert np.array_equal(read_only(tmp_path).array[0], volume)
+    assert np.array_equal(read_only(tmp_path).grey[0], volume)
 
 
 def test_baseline_jpeg_comes_back_nearly(write_series, tmp_path):
@@ -160,7 +160,7 @@ def test_baseline_jpeg_comes_back_nearly(write_series, tmp_path):
         dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
 
     write_series(tmp_path, array, edit=to_jpeg)
-    assert np.abs(read_only(tmp_path).array[0] - array.astype(int)).max() <= 3
+    assert np.abs(read_only(tmp_path).grey[0] - array.astype(int)).max() <= 3
 
 
 def test_a_transfer_syntax_that_nothing_decodes_is_named(write_series, tmp_path, volume):
@@ -184,7 +184,7 @@ def test_a_zip_is_read_in_memory_and_its_names_lead_nowhere(write_series, tmp_pa
         archive.writestr("../readme.txt", "hello")
     before = sorted(tmp_path.rglob("*"))
     scan = read_only(tmp_path / "scan.zip")
-    assert scan.name == "scan" and np.array_equal(scan.array[0], volume)
+    assert scan.name == "scan" and np.array_equal(scan.grey[0], volume)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -225,7 +225,7 @@ def test_several_series_are_listed_by_number_and_other_objects_passed_over(write
     write_directory(tmp_path / "DICOMDIR")
     series = find_series(tmp_path)
     assert list_series(series) == "  series 3 'portal venous' (CT, 3 images)\n  series 12 'T2' (MR, 4 images)"
-    assert [read_series(one).array.shape for one in series] == [(1, 3, 6, 5), (1, 4, 6, 5)]
+    assert [read_series(one).grey.shape for one in series] == [(1, 3, 6, 5), (1, 4, 6, 5)]
     assert [one.images for one in find_series(tmp_path / "scout")] == [4]
     assert find_series(tmp_path / "seg") == []
 
@@ -238,7 +238,7 @@ def test_a_dose_report_beside_the_scan_is_left_aside(write_series, tmp_path, vol
 
     write_series(tmp_path / "scan", volume)
     write_series(tmp_path / "report", volume[:1], edit=capture, SOPClassUID=SecondaryCaptureImageStorage)
-    assert np.array_equal(read_only(tmp_path).array[0], volume)
+    assert np.array_equal(read_only(tmp_path).grey[0], volume)
     assert [one.images for one in find_series(tmp_path / "report")] == [1]
 
 
@@ -248,7 +248,7 @@ def test_a_scout_inside_a_series_is_left_aside(write_series, tmp_path, volume):
     write_series(
         tmp_path / "b", volume[:1], (0, 1, 0, 0, 0, -1), ImageType=["DERIVED", "PRIMARY", "LOCALIZER"], **shared
     )
-    assert np.array_equal(read_only(tmp_path).array[0], volume)
+    assert np.array_equal(read_only(tmp_path).grey[0], volume)
 
 
 def test_files_without_preamble_and_second_copies_are_read_once(write_series, tmp_path, volume):
@@ -263,13 +263,13 @@ def test_files_without_preamble_and_second_copies_are_read_once(write_series, tm
         dataset.preamble = None
         dataset.save_as(file, implicit_vr=True, little_endian=True)
     scan = read_only(tmp_path)
-    assert np.array_equal(scan.array[0], volume)
+    assert np.array_equal(scan.grey[0], volume)
 
 
 def test_one_file_is_one_slice_with_its_thickness(write_series, tmp_path, volume):
     files = write_series(tmp_path, volume)
     scan = read_only(files[2])
-    assert scan.array.shape == (1, 1, 6, 5) and np.array_equal(scan.array[0, 0], volume[2])
+    assert scan.grey.shape == (1, 1, 6, 5) and np.array_equal(scan.grey[0, 0], volume[2])
     assert scan.spacing_mm == (2.5, 1.5, 0.75) and scan.affine[2, 3] == 110
 
 
@@ -284,7 +284,7 @@ def test_a_cine_is_frames_of_volumes_in_the_order_of_time(write_series, tmp_path
 
     write_series(tmp_path, cine, edit=only)
     scan = read_only(tmp_path)
-    assert np.array_equal(scan.array, cine)
+    assert np.array_equal(scan.grey, cine)
     assert len(scan.dicom) == 12 and scan.dicom[4].ImagePositionPatient == scan.dicom[0].ImagePositionPatient
 
 
@@ -293,7 +293,7 @@ def test_an_enhanced_object_is_read_by_each_frames_own_place(write_enhanced, tmp
     cine = np.stack([volume + phase for phase in range(phases)])
     write_enhanced(tmp_path / "one.dcm", cine, ORIENTATIONS["coronal"])
     scan = read_only(tmp_path)
-    assert np.array_equal(scan.array, cine - 10) and scan.spacing_mm == (5, 1.5, 0.75)
+    assert np.array_equal(scan.grey, cine - 10) and scan.spacing_mm == (5, 1.5, 0.75)
     # a coronal step goes to the back: x to the left, y down, z towards the back
     assert np.allclose(scan.affine, [[-0.75, 0, 0, 40], [0, 0, -5, -30], [0, -1.5, 0, 100], [0, 0, 0, 1]])
 
@@ -319,7 +319,7 @@ def test_cine_series_of_one_slice_each_are_joined_to_their_stack(write_series, t
     assert list_series(series[:1]) == "  series 20 'SAX' (MR, 12 images, 4 series joined)"
     assert [one.number for one in series] == [20, 30]
     scan = read_series(series[0])
-    assert np.array_equal(scan.array, cine) and scan.spacing_mm[0] == 8
+    assert np.array_equal(scan.grey, cine) and scan.spacing_mm[0] == 8
 
 
 def test_cine_slices_with_one_missing_stay_series_of_their_own(write_series, tmp_path, volume):
@@ -425,7 +425,7 @@ def test_a_damaged_file_spoils_only_its_own_series(write_series, tmp_path, volum
     file = write_series(tmp_path / "cut", volume, SeriesNumber=2)[1]
     file.write_bytes(file.read_bytes()[:-150])  # in the attributes before the pixels
     whole, cut = find_series(tmp_path)
-    assert np.array_equal(read_series(whole).array[0], volume)
+    assert np.array_equal(read_series(whole).grey[0], volume)
     with pytest.raises(UnreadableError, match=rf"{file.name}: .*cut short"):
         read_series(cut)
 
@@ -449,5 +449,5 @@ def test_a_real_ct_written_as_dicom_reads_back_where_it_was(write_series, tmp_pa
     stored = array.astype(np.int16) + np.int16(1024)
     write_series(tmp_path, stored, (-1, 0, 0, 0, -1, 0), spacing, (-right, -front, bottom), edit=as_ct)
     scan = read_only(tmp_path)
-    assert np.array_equal(scan.array[0], array) and np.allclose(scan.affine, image.affine, atol=1e-4)
+    assert np.array_equal(scan.grey[0], array) and np.allclose(scan.affine, image.affine, atol=1e-4)
     assert scan.spacing_mm == spacing

@@ -9,7 +9,15 @@ __all__ = ["LAYOUTS", "Entry", "Layout", "Listing", "detect_layout"]
 
 LAYOUTS = {
     layout.name: layout
-    for layout in (acdc.NIFTI, acdc.HDF5, synapse.RAW, synapse.TRANSUNET, nnunet.NNUNET, folder.FOLDER)
+    for layout in (
+        acdc.NIFTI,
+        acdc.HDF5,
+        synapse.RAW,
+        synapse.TRANSUNET,
+        nnunet.NNUNET,
+        nnunet.DECATHLON,
+        folder.FOLDER,
+    )
 }
 
 
@@ -32,10 +40,11 @@ def detect_layout(source: str | Path, layout: str | None = None) -> tuple[Layout
         raise ValueError(f"{source} is a prepared data set already; give it to train or evaluate as it is")
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
-    tried = [LAYOUTS[layout]] if layout else list(LAYOUTS.values())
-    fitting = [(candidate, listing) for candidate in tried if (listing := candidate.find(source)) is not None]
-    if len(fitting) > 1:
-        fitting = [(candidate, listing) for candidate, listing in fitting if candidate is not folder.FOLDER]
+    tried = [LAYOUTS[layout]] if layout else sorted(LAYOUTS.values(), key=lambda known: known is folder.FOLDER)
+    fitting: list[tuple[Layout, Listing]] = []
+    for candidate in tried:
+        if not (fitting and candidate is folder.FOLDER) and (listing := candidate.find(source)) is not None:
+            fitting.append((candidate, listing))
     match fitting:
         case [one]:
             return one

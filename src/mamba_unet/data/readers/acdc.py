@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mamba_unet.data.checks import Problem
+from mamba_unet.data.problems import Problem
 from mamba_unet.data.readers.base import Layout, Listing, files, pair, stack
 from mamba_unet.volumes.formats import stem
 
@@ -102,7 +102,9 @@ def _lists(source: Path) -> dict[str, list[str]] | None:
     for split in ("train", "val", "test"):
         for file in (source / f"{split}.list", source / f"{split}_slices.list"):
             if split not in splits and file.is_file():
-                splits[split] = sorted(set(re.findall(r"patient\d+", file.read_text(encoding="utf-8"))))
+                splits[split] = sorted(
+                    set(re.findall(r"patient\d+", file.read_text(encoding="utf-8", errors="replace")))
+                )
     return splits or None
 
 

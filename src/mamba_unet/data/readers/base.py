@@ -1,27 +1,39 @@
 """What every reader gives: the cases that lie in a folder, by name, before any of them is read."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.data.checks import SKIP, Problem
+from mamba_unet.data.problems import SKIP, Problem
+from mamba_unet.data.readers.patients import group_patients
+from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
 
-Files = tuple[Path, ...]
+Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 
-# `patient001_frame12`, `p7-slice-003`: what follows the patient's name when one patient has several files.
-PART_OF_PATIENT = re.compile(r"([_-](frame|slice|phase|time)[_-]?\d+)+$", re.IGNORECASE)
+ENDINGS = (*NIFTI, *ITK, *PICTURES)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One case on disk: its files (several where a volume is stored slice by slice, in order)."""
+    """One case on disk.
+
+    Attributes:
+        identifier: unique in its data set.
+        patient: whose cases must stay in one split.
+        image: the files of each channel, in order; usually a tuple of one.
+        label: None for an image without label.
+    """
 
     identifier: str
     patient: str
-    image: Files
-    label: Files
+    image: tuple[Files, ...]
+    label: Files | None
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them, each once."""
+        return list(dict.fromkeys(file for files in (*self.image, self.label or ()) for file in files))
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,12 @@ class Listing:
         name, description: what the data says of itself.
         labels: class name -> stored label value, where the layout knows it; None: to be taken from the files.
         other_values: stored label values that are right but no class: they become background.
-        intensity: the rule for the images' intensities; None: the data set's.
+        ignore: the stored label value of voxels without ground truth.
+        channel_names: one per channel; empty where nothing tells.
+        frames_are_channels: the fourth axis of an image is its channels, not time.
+        intensity: the rule for the images' intensities, or a list of one rule per channel; None: the data set's.
         scaled: the images are in 0..1 by that rule already.
-        splits: split -> patients, where the folder itself says so.
+        splits: split -> patients or cases, where the folder itself says so.
     """
 
     why: str
@@ -51,7 +66,10 @@ class Listing:
     description: str = ""
     labels: Mapping[str, int] | None = None
     other_values: Sequence[int] = ()
-    intensity: Mapping[str, Any] | None = None
+    ignore: int | None = None
+    channel_names: Sequence[str] = ()
+    frames_are_channels: bool = False
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     scaled: bool = False
     splits: Mapping[str, Sequence[str]] | None = None
 
@@ -71,22 +89,32 @@ class Layout:
     find: Callable[[Path], Listing | None] = field(repr=False)
 
 
-def patient_of(identifier: str) -> str:
-    """`patient001_frame01` -> `patient001`; a name without such an ending is a patient of its own."""
-    return PART_OF_PATIENT.sub("", identifier) or identifier
-
-
 def files(folder: Path, pattern: str = "*") -> list[Path]:
     """Sorted files that match, without hidden ones (macOS leaves `._name` beside every file)."""
     return sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith("."))
 
 
+def named(found: Iterable[Path]) -> list[tuple[str, Path]]:
+    """(name without ending, file) of those that are images or labels by their ending."""
+    return [(file.name[: -len(end)], file) for file in found if (end := ending(file, ENDINGS))]
+
+
 def pair(
-    images: Iterable[tuple[str, Files]], labels: Iterable[tuple[str, Files]], patient: Callable[[str], str] = patient_of
+    images: Iterable[tuple[str, Files | tuple[Files, ...]]],
+    labels: Iterable[tuple[str, Files]],
+    patients: Mapping[str, str] | None = None,
 ) -> tuple[list[Entry], list[Problem]]:
-    """Bring images and labels of the same identifier together; what has no partner, or two, is a problem."""
+    """Bring images and labels of the same identifier together; what has no partner, or two, is a problem.
+
+    Args:
+        images: (identifier, files of one channel, or of each of several channels).
+        labels: (identifier, files).
+        patients: identifier -> patient; None: by the names, see `group_patients`.
+    """
     problems: list[Problem] = []
-    image_files, label_files = _unique("image", images, problems), _unique("label", labels, problems)
+    each = [(identifier, files if isinstance(files[0], tuple) else (files,)) for identifier, files in images]
+    image_files = _unique("image", each, problems)
+    label_files = _unique("label", [(identifier, (files,)) for identifier, files in labels], problems)
     for kind, other, own, partners in (
         ("image", "label", image_files, label_files),
         ("label", "image", label_files, image_files),
@@ -94,19 +122,73 @@ def pair(
         for identifier in sorted(own.keys() - partners.keys()):
             problems.append(
                 Problem(
-                    own[identifier][0],
+                    own[identifier][0][0],
                     f"{kind} without {other}",
-                    f"a {other} of case {identifier}",
-                    "none",
+                    f"one {other} for each {kind}",
+                    f"no {other} of {identifier}",
                     f"add it, or take the {kind} away",
                     case=identifier,
                 )
             )
+    both = sorted(image_files.keys() & label_files.keys())
+    patients = group_patients(both) if patients is None else patients
     entries = [
-        Entry(identifier, patient(identifier), image_files[identifier], label_files[identifier])
-        for identifier in sorted(image_files.keys() & label_files.keys())
+        Entry(identifier, patients[identifier], image_files[identifier], label_files[identifier][0])
+        for identifier in both
     ]
     return entries, problems
+
+
+def join_channels(
+    found: Iterable[tuple[str, str, Path]], channels: Sequence[str], name: Callable[[Path, str], Path]
+) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
+    """Bring the channels of each case together, in the order of `channels`.
+
+    Args:
+        found: (identifier, channel, file).
+        channels: those that every case should have.
+        name: a file of the case, channel -> the file that should be there.
+
+    Returns:
+        The complete cases; and a problem, which names the file, for each channel that is missing or not expected.
+    """
+    cases: dict[str, dict[str, Path]] = {}
+    problems = []
+    for identifier, channel, file in found:
+        if channel not in channels:
+            problems.append(
+                Problem(
+                    file,
+                    "unknown channel",
+                    f"channels {', '.join(channels)}",
+                    channel,
+                    "describe it (dataset.json: channel_names), or remove the file",
+                    case=identifier,
+                )
+            )
+        elif channel in cases.setdefault(identifier, {}):
+            problems.append(_duplicate("image", identifier, file, cases[identifier][channel]))
+        else:
+            cases[identifier][channel] = file
+    for identifier, files_of in cases.items():
+        problems += [
+            Problem(
+                name(next(iter(files_of.values())), channel),
+                "channel missing",
+                f"channels {', '.join(channels)} of every case",
+                "no such file",
+                "add the file, or leave the case out (--skip-bad)",
+                case=identifier,
+            )
+            for channel in channels
+            if channel not in files_of
+        ]
+    complete = [
+        (identifier, tuple((files_of[channel],) for channel in channels))
+        for identifier, files_of in sorted(cases.items())
+        if len(files_of) == len(channels)
+    ]
+    return complete, problems
 
 
 def stack(slices: Iterable[tuple[str, int, Path]]) -> tuple[list[tuple[str, Files]], list[Problem]]:
@@ -133,20 +215,24 @@ def stack(slices: Iterable[tuple[str, int, Path]]) -> tuple[list[tuple[str, File
     return [(identifier, tuple(file for _, file in parts)) for identifier, parts in sorted(volumes.items())], problems
 
 
-def _unique(kind: str, found: Iterable[tuple[str, Files]], problems: list[Problem]) -> dict[str, Files]:
-    unique: dict[str, Files] = {}
-    for identifier, paths in found:
+def _unique(
+    kind: str, found: Iterable[tuple[str, tuple[Files, ...]]], problems: list[Problem]
+) -> dict[str, tuple[Files, ...]]:
+    unique: dict[str, tuple[Files, ...]] = {}
+    for identifier, each in found:
         if identifier in unique:
-            problems.append(
-                Problem(
-                    paths[0],
-                    "duplicate case",
-                    f"one {kind} of case {identifier}",
-                    f"also {unique[identifier][0]}",
-                    "remove one of the two",
-                    case=identifier,
-                )
-            )
+            problems.append(_duplicate(kind, identifier, each[0][0], unique[identifier][0][0]))
         else:
-            unique[identifier] = paths
+            unique[identifier] = each
     return unique
+
+
+def _duplicate(kind: str, identifier: str, file: Path, other: Path) -> Problem:
+    return Problem(
+        file,
+        "duplicate case",
+        f"one {kind} of each case",
+        f"{other.name} is of case {identifier} too",
+        "remove one of the two",
+        case=identifier,
+    )

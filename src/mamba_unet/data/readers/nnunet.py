@@ -1,121 +1,124 @@
-"""nnU-Net's raw layout, of its first and its second version."""
+"""nnU-Net's raw layout, of its first and its second version, and the Medical Segmentation Decathlon's."""
 
-import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mamba_unet.data.checks import Problem
-from mamba_unet.data.readers.base import Files, Layout, Listing, files, pair, patient_of
-from mamba_unet.views.intensity import window
-from mamba_unet.volumes.formats import NIFTI, PICTURES, ending
+from mamba_unet.data.problems import Problem
+from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, files, join_channels, named, pair
+from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
+from mamba_unet.views.intensity import COLOUR
+from mamba_unet.volumes.formats import PICTURES, ending
 
-ENDINGS = (*NIFTI, *PICTURES)
+CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def find(source: Path) -> Listing | None:
     """`imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz` and `dataset.json`; labelled `imagesTs` are the test split.
 
     Raises:
-        ValueError: more than one channel, region-based or ignore labels, or an unreadable dataset.json.
+        ValueError: a `dataset.json` that is absent, unreadable, or describes regions; images without a channel number.
     """
+    return _find(source, decathlon=False)
+
+
+def find_decathlon(source: Path) -> Listing | None:
+    """As nnU-Net's, but the images are named as their labels, and the channels are the fourth axis of an image.
+
+    Raises:
+        ValueError: see `find`.
+    """
+    return _find(source, decathlon=True)
+
+
+def _find(source: Path, decathlon: bool) -> Listing | None:
     if not (source / "imagesTr").is_dir() or not (source / "labelsTr").is_dir():
         return None
     described = source / "dataset.json"
     if not described.is_file():
         raise ValueError(f"{source} has imagesTr and labelsTr but no dataset.json, which names the classes; add it")
-    dataset = _read_json(described)
-    channels = dataset.get("channel_names", dataset.get("modality", {"0": "unknown"}))
-    if len(channels) != 1:
-        raise ValueError(
-            f"{described}: {len(channels)} channels ({', '.join(map(str, channels.values()))}); expected one: "
-            "keep one channel's files (CASE_0000) and name only it"
-        )
-    images, labels = _channel(source / "imagesTr"), _labels(source / "labelsTr")
-    notes, leaks, splits = [], [], None
+    description = read_description(described)
+    # nnU-Net's first version lists images too, but not by the names that they have on disk
+    if decathlon != any((source / name).is_file() for name in description.training):
+        return None
+    read = _whole if decathlon else _channels
+    images, problems = read(source / "imagesTr", description)
+    labels = _labels(source / "labelsTr")
+    notes, splits = [], None
     if (source / "labelsTs").is_dir():
         held_out = _labels(source / "labelsTs")
-        test = {patient_of(identifier) for identifier, _ in held_out}
-        leaks = sorted(test.intersection(patient_of(identifier) for identifier, _ in labels))
-        images, labels = images + _channel(source / "imagesTs"), labels + held_out
-        splits = {"test": sorted(test)}
+        splits = {"train": [identifier for identifier, _ in labels], "test": [identifier for identifier, _ in held_out]}
+        more, wrong = read(source / "imagesTs", description)
+        images, labels, problems = images + more, labels + held_out, problems + wrong
     elif (source / "imagesTs").is_dir():
         notes.append("imagesTs is left alone: it has no labels (labelsTs)")
-    entries, problems = pair(images, labels)
-    is_ct = str(next(iter(channels.values()))).upper() == "CT"
-    if is_ct:
+    incomplete = {problem.case for problem in problems} - {identifier for identifier, _ in images}
+    entries, unpaired = pair(
+        images, [(identifier, file) for identifier, file in labels if identifier not in incomplete]
+    )
+    rules = [channel_intensity(name) for name in description.channel_names]
+    if CT in rules:
         notes.append("CT is windowed to -125..275 HU, for abdominal organs; choose another intensity for others")
-    problems += [
-        Problem(
-            source / "labelsTs",
-            "one patient in two splits",
-            "each patient in labelsTr or labelsTs",
-            f"{patient} in both",
-            "move all of the patient's cases to one of them",
-        )
-        for patient in leaks
-    ]
     return Listing(
         f"imagesTr, labelsTr and dataset.json; {len(entries)} cases",
         entries,
-        problems,
+        [*problems, *unpaired],
         notes,
-        name=dataset.get("name"),
-        description=dataset.get("description", ""),
-        labels=read_labels(described),
+        name=description.name,
+        description=description.description,
+        labels=description.labels,
+        ignore=description.ignore,
+        channel_names=description.channel_names,
+        frames_are_channels=decathlon and len(description.channel_names) > 1,
+        intensity=description.intensity,
         splits=splits,
-        intensity=window(-125, 275) if is_ct else None,
     )
 
 
-def read_labels(described: Path) -> dict[str, int]:
-    """Class name -> stored value, background first, from the "labels" of a dataset.json of either version."""
-    said = _read_json(described).get("labels")
-    if not isinstance(said, dict) or not said:
-        raise ValueError(f'{described}: expected "labels": {{"background": 0, "name": 1, ...}}, found {said!r}')
-    labels = {}
-    for key, value in said.items():
-        name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (key, value)
-        if name == "ignore" or not str(number).isdigit():
-            raise ValueError(
-                f"{described}: label {name!r} = {number!r}; expected one whole number per class "
-                "(region-based and ignore labels are not supported): give every class a value of its own"
-            )
-        labels[name] = int(number)
-    if len(set(labels.values())) != len(labels) or 0 not in labels.values():
-        raise ValueError(f"{described}: labels {labels}; expected distinct values, 0 among them for the background")
-    return dict(sorted(labels.items(), key=lambda item: item[1]))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); correct it") from error
-    if not isinstance(said, dict):
-        raise ValueError(f'{file}: expected {{"labels": ..., ...}}, found {type(said).__name__}')
-    return said
-
-
-def _channel(folder: Path) -> list[tuple[str, Files]]:
+def _channels(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
     found = []
-    for file in files(folder):
-        if end := ending(file, ENDINGS):
-            name = file.name[: -len(end)]
-            if not name.endswith("_0000"):
-                raise ValueError(
-                    f"{file}: expected CASE_0000{end}, one channel; keep one channel's files and number it 0000"
-                )
-            found.append((name.removesuffix("_0000"), (file,)))
-    return found
+    for name, file in named(files(folder)):
+        if not (match := CHANNEL.fullmatch(name)):
+            end = ending(file, ENDINGS)
+            raise ValueError(f"{file}: expected CASE_0000{end}, with the number of its channel; rename it")
+        found.append((match[1], match[2], file))
+    expected = [f"{number:04d}" for number in range(len(description.channel_names) or 1)]
+    if _colours_in_one_file(found, description.channel_names):
+        expected = ["0000"]
+    return join_channels(found, expected, _renumbered)
+
+
+def _renumbered(file: Path, channel: str) -> Path:
+    end = ending(file, ENDINGS) or ""
+    return file.with_name(file.name[: -len(end) - 4] + channel + file.name[-len(end) :])
+
+
+def _colours_in_one_file(found: Sequence[tuple[str, str, Path]], channel_names: Sequence[str]) -> bool:
+    """nnU-Net keeps red, green and blue of a picture in one file, `CASE_0000.png`, and names them in dataset.json."""
+    return (
+        len(channel_names) == 3
+        and all(channel_intensity(name) == COLOUR for name in channel_names)
+        and all(channel == "0000" and ending(file, PICTURES) for _, channel, file in found)
+    )
+
+
+def _whole(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
+    return [(name, ((file,),)) for name, file in named(files(folder))], []
 
 
 def _labels(folder: Path) -> list[tuple[str, Files]]:
-    return [(file.name[: -len(end)], (file,)) for file in files(folder) if (end := ending(file, ENDINGS))]
+    return [(name, (file,)) for name, file in named(files(folder))]
 
 
 NNUNET = Layout(
     "nnunet",
-    "nnU-Net raw: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json, one channel "
+    "nnU-Net raw: imagesTr/CASE_0000.nii.gz (_0001, ... for further channels), labelsTr/CASE.nii.gz and dataset.json "
     f"({', '.join(ENDINGS)})",
     find,
+)
+DECATHLON = Layout(
+    "decathlon",
+    "Medical Segmentation Decathlon: imagesTr/CASE.nii.gz (channels along the fourth axis), labelsTr/CASE.nii.gz and "
+    'dataset.json that lists them ("training")',
+    find_decathlon,
 )

@@ -1,4 +1,4 @@
-"""selective_scan: validation and dispatch.
+"""selective_scan: the public function, which checks its inputs and picks a backend.
 
 B batch, L length, D channels, N d_state, G groups of channels that share B and C.
 """
@@ -6,7 +6,7 @@ B batch, L length, D channels, N d_state, G groups of channels that share B and 
 from torch import Tensor
 
 from mamba_unet.ops.backends import choose
-from mamba_unet.ops.checks import check_shape, check_state_size, check_tensors
+from mamba_unet.ops.selective_scan.inputs import Inputs
 
 
 def selective_scan(
@@ -49,26 +49,7 @@ def selective_scan(
 
     Source: Gu & Dao, Mamba (arXiv 2312.00752), algorithm 2.
     """
-    check_tensors({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias})
-    if u.ndim != 3 or u.shape[1] < 1 or u.shape[2] < 1:
-        raise ValueError(f"u must have shape (B, D, L) with D and L at least 1, not {tuple(u.shape)}")
-    batch, channels, length = u.shape
-    if A.ndim != 2:
-        raise ValueError(f"A must have shape (D, N), not {tuple(A.shape)}")
-    state = A.shape[1]
-    check_state_size(state)
-    check_shape("A", A, (channels, state), "(D, N)")
-    check_shape("delta", delta, (batch, channels, length), "(B, D, L)")
-    B, C = _grouped("B", B), _grouped("C", C)
-    groups = B.shape[1]
-    if groups < 1 or channels % groups:
-        raise ValueError(f"the number of groups G of B and C must divide D = {channels}, but G = {groups}")
-    for name, tensor in (("B", B), ("C", C)):
-        check_shape(name, tensor, (batch, groups, state, length), "(B, G, N, L)")
-    check_shape("z", z, (batch, channels, length), "(B, D, L)")
-    check_shape("D", D, (channels,), "(D,)")
-    check_shape("delta_bias", delta_bias, (channels,), "(D,)")
-
+    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus).checked()
     match choose(backend, u):
         case "reference":
             from mamba_unet.ops.selective_scan.reference import selective_scan as scan
@@ -78,12 +59,6 @@ def selective_scan(
             from mamba_unet.ops.selective_scan.cpu import selective_scan as scan
         case "triton":
             from mamba_unet.ops.selective_scan.triton import selective_scan as scan
-    out, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    out, last_state = scan(inputs)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
-
-
-def _grouped(name: str, tensor: Tensor) -> Tensor:
-    if tensor.ndim not in (3, 4):
-        raise ValueError(f"{name} must have shape (B, N, L) or (B, G, N, L), not {tuple(tensor.shape)}")
-    return tensor if tensor.ndim == 4 else tensor.unsqueeze(1)

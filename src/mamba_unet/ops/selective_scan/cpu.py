@@ -5,20 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mamba_unet.ops.cpu_scan import cpu_scan
+from mamba_unet.ops.selective_scan.inputs import Inputs
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `mamba_unet.ops.selective_scan`; B and C are (B, G, N, L). Computes in float32, one group after the other."""
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """See `mamba_unet.ops.selective_scan`. Computes in float32, one group after the other."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus = inputs
     groups = B.shape[1]
     u, delta, A, B, C = (tensor.float() for tensor in (u, delta, A, B, C))
     D = A.new_zeros(A.shape[0]) if D is None else D.float()

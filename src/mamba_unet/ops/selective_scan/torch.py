@@ -5,20 +5,12 @@ from torch import Tensor
 
 from mamba_unet.ops.checks import compute_dtype
 from mamba_unet.ops.chunked_scan import chunked_scan
+from mamba_unet.ops.selective_scan.inputs import Inputs
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `mamba_unet.ops.selective_scan`; B and C are (B, G, N, L)."""
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """See `mamba_unet.ops.selective_scan`."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus = inputs
     dtype = compute_dtype(u)
     u, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     if delta_bias is not None:

@@ -7,21 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mamba_unet.ops.selective_scan.inputs import Inputs
 from mamba_unet.ops.triton_scan import triton_scan
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `mamba_unet.ops.selective_scan`; B and C are (B, G, N, L)."""
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """See `mamba_unet.ops.selective_scan`."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus = inputs
     absent = u.new_zeros(u.shape[1])
     D = absent if D is None else D
     delta_bias = absent if delta_bias is None else delta_bias

@@ -1,14 +1,12 @@
-"""ss2d_scan: validation and dispatch.
+"""ss2d_scan: the public function, which checks its inputs and picks a backend.
 
-B batch, H W image, K = 4 scan directions, D channels (d_inner), N d_state.
+B batch, H W image, K = 4 scan directions, D channels (d_inner), N d_state, R rank of dt.
 """
 
 from torch import Tensor
 
 from mamba_unet.ops.backends import choose
-from mamba_unet.ops.checks import check_shape, check_state_size, check_tensors
-
-DIRECTIONS = 4
+from mamba_unet.ops.ss2d_scan.inputs import Inputs
 
 
 def ss2d_scan(
@@ -19,6 +17,7 @@ def ss2d_scan(
     A: Tensor,
     D: Tensor,
     dt_bias: Tensor,
+    dt_weight: Tensor | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -30,12 +29,14 @@ def ss2d_scan(
 
     Args:
         u: (B, H, W, D).
-        dt: (B, H, W, 4, D), before bias and softplus.
+        dt: (B, H, W, 4, D), before bias and softplus; or (B, H, W, 4, R) where `dt_weight` is given.
         B: (B, H, W, 4, N).
         C: (B, H, W, 4, N).
         A: (4, D, N), negative.
         D: (D,), skip connection, already summed over the directions.
         dt_bias: (4, D).
+        dt_weight: (4, D, R); the steps before bias and softplus are then dt_weight[k] @ dt[b, i, j, k]. The compiled
+            kernel multiplies step by step and holds neither them nor their gradient in memory.
         backend: "auto", "reference", "torch", "cpu" or "triton"; see `backend_status`.
 
     Returns:
@@ -47,21 +48,7 @@ def ss2d_scan(
 
     Source: Liu et al., VMamba (arXiv 2401.10166), section 4.2; Mamba-UNet (arXiv 2402.05079), figure 3.
     """
-    check_tensors({"u": u, "dt": dt, "B": B, "C": C, "A": A, "D": D, "dt_bias": dt_bias})
-    if u.ndim != 4 or min(u.shape[1:]) < 1:
-        raise ValueError(f"u must have shape (B, H, W, D) with H, W and D at least 1, not {tuple(u.shape)}")
-    batch, height, width, channels = u.shape
-    if A.ndim != 3:
-        raise ValueError(f"A must have shape (4, D, N), not {tuple(A.shape)}")
-    state = A.shape[2]
-    check_state_size(state)
-    check_shape("A", A, (DIRECTIONS, channels, state), "(4, D, N)")
-    check_shape("dt", dt, (batch, height, width, DIRECTIONS, channels), "(B, H, W, 4, D)")
-    for name, tensor in (("B", B), ("C", C)):
-        check_shape(name, tensor, (batch, height, width, DIRECTIONS, state), "(B, H, W, 4, N)")
-    check_shape("D", D, (channels,), "(D,)")
-    check_shape("dt_bias", dt_bias, (DIRECTIONS, channels), "(4, D)")
-
+    inputs = Inputs(u, dt, B, C, A, D, dt_bias, dt_weight).checked()
     match choose(backend, u):
         case "reference":
             from mamba_unet.ops.ss2d_scan.reference import ss2d_scan as scan
@@ -71,4 +58,4 @@ def ss2d_scan(
             from mamba_unet.ops.ss2d_scan.cpu import ss2d_scan as scan
         case "triton":
             from mamba_unet.ops.ss2d_scan.triton import ss2d_scan as scan
-    return scan(u, dt, B, C, A, D, dt_bias)
+    return scan(inputs)

@@ -3,9 +3,11 @@
 from torch import Tensor
 
 from mamba_unet.ops.cpu_scan import cpu_scan
+from mamba_unet.ops.ss2d_scan.inputs import Inputs
 
 
-def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+def ss2d_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.ss2d_scan`. Computes in float32."""
-    y, _ = cpu_scan(*(tensor.float() for tensor in (u, dt, B, C, A, D, dt_bias)), softplus=True)
+    *tensors, weight = inputs.map(lambda x: x.float())
+    y, _ = cpu_scan(*tensors, softplus=True, weight=weight)
     return y

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from mamba_unet.ops.checks import compute_dtype
+from mamba_unet.ops.selective_scan.inputs import Inputs as SequenceInputs
 from mamba_unet.ops.selective_scan.reference import selective_scan
+from mamba_unet.ops.ss2d_scan.inputs import Inputs
 
 
-def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+def ss2d_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.ss2d_scan`."""
+    dtype = compute_dtype(inputs.u)
+    u, dt, B, C, A, D, dt_bias, _ = inputs.map(lambda x: x.to(dtype)).with_whole_dt()
     _, height, width, channels = u.shape
     directions = A.shape[0]
-    dtype = compute_dtype(u)
-    u, dt, B, C, A, D, dt_bias = (tensor.to(dtype) for tensor in (u, dt, B, C, A, D, dt_bias))
 
     def unfold(x: Tensor) -> Tensor:
         """(B, H, W, K, X) at the pixels -> (B, K, X, L) along the four paths."""
@@ -31,15 +33,14 @@ def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor,
             0, 3, 2, 1
         )
 
-    y, _ = selective_scan(
+    along_paths = SequenceInputs(
         u=unfold(u.unsqueeze(3).expand(-1, -1, -1, directions, -1)).flatten(1, 2),
         delta=unfold(dt).flatten(1, 2),
         A=A.flatten(0, 1),
         B=unfold(B),
         C=unfold(C),
-        D=None,
-        z=None,
         delta_bias=dt_bias.flatten(),
         delta_softplus=True,
     )
+    y, _ = selective_scan(along_paths)
     return fold(y.unflatten(1, (directions, channels))) + u * D

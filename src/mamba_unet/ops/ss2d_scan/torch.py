@@ -9,14 +9,15 @@ from torch import Tensor
 
 from mamba_unet.ops.checks import compute_dtype
 from mamba_unet.ops.chunked_scan import chunked_scan
+from mamba_unet.ops.ss2d_scan.inputs import Inputs
 
 
-def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+def ss2d_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.ss2d_scan`."""
+    dtype = compute_dtype(inputs.u)
+    u, dt, B, C, A, D, dt_bias, _ = inputs.map(lambda x: x.to(dtype)).with_whole_dt()
     batch, height, width, channels = u.shape
     directions = A.shape[0]
-    dtype = compute_dtype(u)
-    u, dt, B, C, A, D, dt_bias = (tensor.to(dtype) for tensor in (u, dt, B, C, A, D, dt_bias))
 
     rows = torch.arange(height * width, device=u.device).view(height, width)
     paths = torch.stack((rows.flatten(), rows.T.flatten(), rows.flatten().flip(0), rows.T.flatten().flip(0)), dim=1)

@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from mamba_unet.ops.ss2d_scan.inputs import Inputs
 from mamba_unet.ops.triton_scan import triton_scan
 
 
-def ss2d_scan(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+def ss2d_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.ss2d_scan`."""
-    y, _ = triton_scan(u, dt, B, C, A, D, dt_bias, softplus=True)
+    *tensors, _ = inputs.with_whole_dt()
+    y, _ = triton_scan(*tensors, softplus=True)
     return y

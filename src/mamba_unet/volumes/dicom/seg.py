@@ -12,7 +12,8 @@ import numpy as np
 
 import mamba_unet
 from mamba_unet.files import atomic_path
-from mamba_unet.volumes.volume import LPS_TO_RAS, Volume
+from mamba_unet.volumes.geometry import LPS_TO_RAS
+from mamba_unet.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
@@ -71,7 +72,7 @@ def save_dicom_seg(
     """
     if scan.dicom is None:
         raise ValueError(f"{scan.name} is not from DICOM, which a DICOM segmentation must refer to; write it as NIfTI")
-    frames, *shape = scan.array.shape
+    frames, shape = scan.frames, list(scan.shape)
     if frames > 1 and frame is None:
         raise ValueError(
             f"{scan.name} is a cine of {frames} frames, and a DICOM segmentation has no axis of time; choose one by "

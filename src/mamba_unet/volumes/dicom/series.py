@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.volumes.formats import UnreadableError, stem
-from mamba_unet.volumes.volume import LPS_TO_RAS, Volume
+from mamba_unet.volumes.geometry import LPS_TO_RAS
+from mamba_unet.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -143,7 +144,7 @@ def read_series(series: Series) -> Volume:
         _check_uniform(frames)
         stack = _stack(frames)
         lps = _affine(stack[0])
-        array = _values(series, stack)
+        array = _values(series, stack)[:, None]
     return Volume(
         name=stem(series.path) if series.path.is_file() else series.path.resolve().name,
         array=array,

@@ -1,29 +1,12 @@
-"""Tables of several networks, as the paper's Tables 1 and 2: Markdown, LaTeX and CSV of the same cells."""
+"""Numbers of several networks, as in the paper's Tables 1 and 2: a row per network, a column per number."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Literal
 
-from mamba_unet.evaluation.cases import METRIC_TITLES
-from mamba_unet.evaluation.metrics import DISTANCE_METRICS
+from mamba_unet.evaluation.metrics import DISTANCE_METRICS, metric_title
 from mamba_unet.files import to_csv
-
-Mark = Literal["", "best", "second"]
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "_%&#${}"},
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "−": "$-$",
-    "<": "$<$",
-}
-
-
-BOLD, UNDERLINE, RULE = r"\textbf{{{}}}", r"\underline{{{}}}", "\\hline\n"
+from mamba_unet.tables import Mark, Table, number
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Statistic:
 
     def text(self, decimals: int) -> str:
         """As "0.9281 ± 0.0043", "4.12 ± 0.30 (2 inf)"; "-" where there is no mean."""
-        text = "-" if self.mean is None else f"{self.mean:.{decimals}f}"
+        text = number(self.mean, decimals)
         if self.sd is not None:
             text += f" ± {self.sd:.{decimals}f}"
         return f"{text} ({self.infinite} inf)" if self.infinite else text
@@ -81,9 +64,9 @@ class Statistic:
 def metric_columns(metrics: Sequence[str], distance_unit: str | None) -> list[Column]:
     """The columns of the metrics of an evaluation."""
     return [
-        Column(metric, f"{METRIC_TITLES[metric]} ({distance_unit})", decimals=2, higher_is_better=False)
+        Column(metric, metric_title(metric, distance_unit), decimals=2, higher_is_better=False)
         if metric in DISTANCE_METRICS
-        else Column(metric, METRIC_TITLES[metric])
+        else Column(metric, metric_title(metric))
         for metric in metrics
     ]
 
@@ -106,55 +89,6 @@ def marks(column: Column, statistics: Sequence[Statistic]) -> list[Mark]:
         "best" if value in steps[:1] else "second" if value in steps[1:2] else ""  # None is in neither
         for value in shown
     ]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of text, of which some are marked as best or second of their column.
-
-    Attributes:
-        titles: of the columns; the first names the rows.
-        rows: cells, as many as titles each.
-        marks: as `rows`, without the first column; empty where nothing is marked.
-    """
-
-    titles: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    marks: Sequence[Sequence[Mark]] = ()
-
-    def _cells(self, best: str, second: str) -> list[list[str]]:
-        """The rows with the marks as `str.format` patterns."""
-        pattern = {"": "{}", "best": best, "second": second}
-        rows = [list(row) for row in self.rows]
-        for row, row_marks in zip(rows, self.marks, strict=False):
-            row[1:] = [pattern[mark].format(cell) for cell, mark in zip(row[1:], row_marks, strict=True)]
-        return rows
-
-    def markdown(self) -> str:
-        """Best in bold, second underlined (`<ins>`, for Markdown has no underline)."""
-        rows = [self.titles, *self._cells("**{}**", "<ins>{}</ins>")]
-        lines = ["| " + " | ".join(row) + " |\n" for row in rows]
-        lines.insert(1, "|---|" + "---:|" * (len(self.titles) - 1) + "\n")
-        return "".join(lines)
-
-    def latex(self) -> str:
-        """A tabular of plain LaTeX, without packages."""
-        rows = [[_latex(cell) for cell in row] for row in self.rows]
-        titles, cells = [_latex(title) for title in self.titles], replace(self, rows=rows)._cells(BOLD, UNDERLINE)
-        head, *body = [" & ".join(row) + " \\\\\n" for row in (titles, *cells)]
-        columns = "l" + "r" * (len(titles) - 1)
-        lines = [f"\\begin{{tabular}}{{{columns}}}\n", RULE, head, RULE, *body, RULE, "\\end{tabular}\n"]
-        return "".join(lines)
-
-    def html_rows(self) -> list[list[str]]:
-        """The cells as HTML, for a page's own table; a deviation on a line of its own keeps it narrow."""
-
-        def stacked(cell: str) -> str:
-            mean, sign, rest = escape(cell).partition(" ± ")
-            return f"{mean}<small>± {rest}</small>" if sign else mean
-
-        rows = [[stacked(cell) for cell in row] for row in self.rows]
-        return replace(self, rows=rows)._cells("<strong>{}</strong>", "<u>{}</u>")
 
 
 def statistics_table(columns: Sequence[Column], rows: Mapping[str, Mapping[str, Statistic]], title: str = "") -> Table:
@@ -180,7 +114,3 @@ def statistics_csv(columns: Sequence[Column], rows: Mapping[str, Mapping[str, St
             for name, row in rows.items()
         ]
     )
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)

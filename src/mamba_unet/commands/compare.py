@@ -1,0 +1,74 @@
+"""`mamba-unet compare`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mamba_unet.commands import options
+from mamba_unet.commands.options import Commands, command
+
+
+def add(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "compare",
+        "train several networks alike, measure and test them",
+        run,
+        takes_keys=True,
+        usage="%(prog)s RECIPE... --data DIR --out DIR [--seeds 0,1,2] [--folds K] [--external NAME=DIR] [--KEY VALUE]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "recipes", type=options.named_recipe, nargs="*", metavar="recipe", help="YAML file, or NAME=FILE"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; what is complete in it is not done again"
+    )
+    parser.add_argument(
+        "--seeds", type=options.seeds, default=[0], help="train every network once with each of them (default: 0)"
+    )
+    parser.add_argument("--folds", type=int, help="cross-validation over the folds of the data (`prepare --folds`)")
+    parser.add_argument("--reference", metavar="NAME", help="row that the others are tested against (default: first)")
+    parser.add_argument(
+        "--external",
+        type=options.named_folder,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a row of another program's predictions, with files named by case; may be given several times",
+    )
+    options.conventions(parser)
+    options.device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    for word in args.overrides:
+        if word.split("=")[0] in ("--seed", "--fold"):
+            raise ValueError(f"{word} cannot be set in a comparison; give all of them: --seeds 0,1,2, --folds 5")
+    from mamba_unet.training.recipe import load_recipe
+
+    recipes = {}
+    for name, path in args.recipes:
+        if name in recipes:
+            raise ValueError(f"two recipes are called {name!r}; give one another name: NAME={path}")
+        recipes[name] = load_recipe(path, args.overrides)
+    from mamba_unet.comparison.run import compare
+
+    comparison = compare(
+        recipes,
+        args.data,
+        args.out,
+        seeds=args.seeds,
+        folds=args.folds,
+        external=args.external,
+        reference=args.reference,
+        conventions=options.chosen_conventions(args),
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    print((args.out / "table.md").read_text(encoding="utf-8"))
+    if comparison.tests:
+        print((args.out / "significance.md").read_text(encoding="utf-8"))
+    print(f"written to {args.out}; to look at: {args.out / 'comparison.html'}")
+    return 0

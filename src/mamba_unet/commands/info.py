@@ -1,0 +1,46 @@
+"""`mamba-unet info`."""
+
+import argparse
+
+from mamba_unet.commands.options import Commands, command, device
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "info", "show versions, devices and which scan backend is used", run)
+    parser.add_argument("--models", action="store_true", help="also measure what each network costs")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="images at a time, for --models")
+    device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mamba_unet.environment import describe_environment
+    from mamba_unet.inference import choose_device
+    from mamba_unet.ops import backend_status
+
+    for name, value in describe_environment().items():
+        print(f"{name:<12}{value}")
+    chosen = choose_device(args.device)
+    print(f"\nscan backends on {chosen}:")
+    for status in backend_status(chosen):
+        print(f"  {status.name:<11}{status.reason if status.available else 'not here: ' + status.reason}")
+    if args.models:
+        height, width = args.size
+        print(f"\nforward pass of {args.batch} x 1 x {height} x {width} on {chosen}:")
+        print(_costs((height, width), args.batch, str(chosen)), end="")
+    return 0
+
+
+def _costs(size: tuple[int, int], batch: int, device: str) -> str:
+    from mamba_unet.models import list_models
+    from mamba_unet.models.cost import measure_cost_apart
+    from mamba_unet.tables import Table
+
+    rows = []
+    for name in list_models():
+        cost = measure_cost_apart(name, size, batch, device)
+        memory = "unknown" if cost.peak_mib is None else f"{cost.peak_mib:.0f}"
+        rows.append([name, f"{cost.parameters:,}", f"{cost.gflops:.1f}", f"{cost.latency_ms:.0f}", memory])
+    return Table(["network", "parameters", "GFLOP", "ms", "memory, MiB"], rows).text()

@@ -1,0 +1,25 @@
+"""`mamba-unet prepare`."""
+
+import argparse
+from pathlib import Path
+
+from mamba_unet.commands.options import Commands, command, layout_and_split, source, source_options
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "prepare", "check a data set, split it by patient and store it for training", run)
+    source(parser)
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the cases with errors, and name them")
+    layout_and_split(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mamba_unet.data import prepare
+
+    prepared = prepare(args.source, args.out, skip_bad=args.skip_bad, **source_options(args))
+    print((args.out / "check.txt").read_text(encoding="utf-8"))
+    print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
+    print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))
+    print("split:   " + ", ".join(f"{name} {len(cases)} cases" for name, cases in prepared.splits.items()))
+    return 0

@@ -1,0 +1,22 @@
+"""`mamba-unet report`."""
+
+import argparse
+from pathlib import Path
+
+from mamba_unet.commands.options import Commands, command
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "report", "write the report of a run, one HTML page", run)
+    parser.add_argument("run_folder", type=Path, metavar="run", help="run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mamba_unet.evaluation.summary import Evaluation
+    from mamba_unet.report import write_report
+
+    page = write_report(args.run_folder)
+    for folder in sorted(args.run_folder.glob("evaluation_*")):
+        print(f"{folder.name.removeprefix('evaluation_')}:\n{Evaluation.read(folder).text()}")
+    print(f"report: {page}")
+    return 0

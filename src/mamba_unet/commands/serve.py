@@ -1,0 +1,46 @@
+"""`mamba-unet serve`."""
+
+import argparse
+
+from mamba_unet.commands.options import Commands, command, device
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "serve", "segment and show images on a local web page", run)
+    checkpoint = "run folder, checkpoint or hub id; may be given several times (default: the runs in runs/)"
+    parser.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]CHECKPOINT", help=checkpoint)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; any other than this machine's own demands a token"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="(default: %(default)s)")
+    parser.add_argument("--max-upload-mb", type=int, default=2048, help="size of one upload (default: %(default)s MiB)")
+    keep = "delete a result when nobody has asked for it for this long (default: %(default)s)"
+    parser.add_argument("--keep-minutes", type=float, default=60, help=keep)
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument(
+        "--install-viewer", action="store_true", help="only fetch the image viewer, if the installation lacks it"
+    )
+    device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mamba_unet.serve import viewer
+
+    if args.install_viewer:
+        viewer.install()
+        print(f"NiiVue {viewer.NIIVUE.version} in {viewer.FOLDER}")
+        return 0
+    from mamba_unet.serve.run import named_checkpoints, serve
+
+    checkpoints = named_checkpoints(args.checkpoint)
+    from mamba_unet.inference import Predictor
+
+    serve(
+        {name: Predictor(checkpoint, args.device) for name, checkpoint in checkpoints.items()},
+        args.host,
+        args.port,
+        max_upload_mb=args.max_upload_mb,
+        keep_minutes=args.keep_minutes,
+        open_browser=args.open,
+    )
+    return 0

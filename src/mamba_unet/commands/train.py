@@ -1,0 +1,30 @@
+"""`mamba-unet train`."""
+
+import argparse
+
+from mamba_unet.commands.options import Commands, command
+
+
+def add(commands: Commands) -> None:
+    parser = command(
+        commands,
+        "train",
+        "train a network by a recipe",
+        run,
+        takes_keys=True,
+        usage="%(prog)s RECIPE [--resume] [--data DIR] [--out DIR] [--KEY VALUE]",
+    )
+    parser.add_argument("recipe", help="YAML file; each of its keys can be overridden: --optimizer.lr 0.001")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.words[0].startswith("-") and args.words[0] != "--resume":
+        raise ValueError("train takes the recipe first: mamba-unet train RECIPE --data DIR --out DIR")
+    from mamba_unet.training.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    from mamba_unet.training.train import train
+
+    train(recipe, resume=args.resume)
+    return 0

@@ -1,0 +1,91 @@
+"""Which cases are of one patient, by their names: such cases must stay in one split."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+# What follows a patient's name where several files are of one patient. A dot is no separator: names may be DICOM UIDs.
+SLICE = re.compile(r"[ _-]+(slice|frame|phase|time)[ _-]?\d+$", re.IGNORECASE)
+SIDE = re.compile(r"([ _-]+(left|right|l|r|od|os|ou)|(?<=\d)[lr])$", re.IGNORECASE)
+COUNTER = re.compile(
+    r"([ _-]+((img|image|im|sl|fr|t|z|x|y|view|v|visit|scan|series|tile|patch|crop)[ _-]?)?\d+"
+    r"|[ _-]+(\dch|ed|es)|[ _-]*\(\d+\))$",
+    re.IGNORECASE,
+)
+
+
+def group_patients(identifiers: Iterable[str]) -> dict[str, str]:
+    """Case -> patient: the beginning that several names share, if what follows is a counter, a side or a view.
+
+    `P00_0`, `P00-img-1`, `P00_left`, `P00_z000` are of `P00`. A beginning that all names share (`BRATS20_001`), or one
+    without a digit before a bare number (`ISIC_0000000`, `image_001`), is not a patient: each case is then its own.
+    """
+    identifiers = list(identifiers)
+    beginnings = {identifier: _beginnings(identifier) for identifier in identifiers}
+    shared = Counter(beginning for identifier in identifiers for beginning in (identifier, *beginnings[identifier]))
+    repeated = {beginning for beginning, count in shared.items() if 1 < count < len(identifiers)}
+    patients = {}
+    for identifier, found in beginnings.items():
+        grouped = [beginning for beginning in found if beginning in repeated]
+        alone = [beginning for beginning in found if shared[beginning] < len(identifiers)] if repeated else []
+        patients[identifier] = (grouped or alone or [_without_slice(identifier)])[-1]
+    return patients
+
+
+def match_patients(identifiers: Iterable[str], regex: str) -> dict[str, str]:
+    """Case -> patient: the first group of the regular expression, or all that it matches.
+
+    Raises:
+        ValueError: not a regular expression, or names that it does not match; they are named.
+    """
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"--patient-regex {regex!r} is not a regular expression: {error}") from error
+    patients, unmatched = {}, []
+    for identifier in identifiers:
+        match = pattern.search(identifier)
+        patient = match and match[1 if pattern.groups else 0]
+        if patient:
+            patients[identifier] = patient
+        else:
+            unmatched.append(identifier)
+    if unmatched:
+        more = f" and {len(unmatched) - 5} more" if len(unmatched) > 5 else ""
+        raise ValueError(
+            f"--patient-regex {regex!r} finds no patient in {', '.join(unmatched[:5])}{more}; "
+            "expected one in every case's name: its first group, or all that it matches"
+        )
+    return patients
+
+
+def describe_patients(patients: Mapping[str, str], how: str) -> str:
+    """ "12 cases of 4 patients by ..., as P00: P00_0, P00_1", for a person who may know better."""
+    sizes = Counter(patients.values())
+    if len(sizes) == len(patients):
+        return f"{len(patients)} cases, each a patient of its own (--patient-regex groups them)"
+    largest = max(sizes, key=lambda patient: sizes[patient])
+    members = [identifier for identifier, patient in patients.items() if patient == largest]
+    shown = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
+    return f"{len(patients)} cases of {len(sizes)} patients {how}, as {largest}: {shown}"
+
+
+def _beginnings(name: str) -> list[str]:
+    """The beginnings of a name that may be a patient's, the longest first."""
+    found = []
+    while True:
+        for rest in (SLICE, SIDE, COUNTER):
+            beginning = rest.sub("", name)
+            if beginning and beginning != name:
+                break
+        else:
+            return found
+        name = beginning
+        # a bare number may count the patients themselves
+        if rest is not COUNTER or any(character.isdigit() for character in re.split("[ _-]", name)[-1]):
+            found.append(name)
+
+
+def _without_slice(name: str) -> str:
+    beginning = SLICE.sub("", name)
+    return _without_slice(beginning) if beginning and beginning != name else name

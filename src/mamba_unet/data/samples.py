@@ -1,0 +1,51 @@
+"""Training samples: what a view draws from the cases of a prepared data set."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.views.slices import Slices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Samples:
+    """The samples that a view sees in some cases: a map-style data set for torch's DataLoader.
+
+    It has no state: an item is asked for as (index, seed), and the seed alone decides the augmentation, so whoever
+    draws the seeds can stop and go on anywhere in the same stream.
+
+    Args:
+        prepared: the data set.
+        identifiers: its cases, in order; the samples of each follow one another.
+        view: cuts a case into samples.
+        augment: whether they are augmented.
+    """
+
+    def __init__(self, prepared: PreparedDataset, identifiers: Sequence[str], view: Slices, augment: bool):
+        self.prepared, self.identifiers = prepared, list(identifiers)
+        self.view, self.augment = view, augment
+        self._ends = np.cumsum([view.count(prepared.shape(one)) for one in self.identifiers], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.identifiers else 0
+
+    def __getitem__(self, item: tuple[int, int | Sequence[int]]) -> "dict[str, Tensor | str]":
+        """(index, seed), the seed as numpy takes it -> image (C, *size) float32, label (*size) int64, name "case/3"."""
+        import torch
+
+        index, seed = item
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        number = index - (int(self._ends[position - 1]) if position else 0)
+        case = self.prepared.case(self.identifiers[position])
+        image, label = self.view.draw(case.image, case.label, number, np.random.default_rng(seed), self.augment)
+        return {
+            "image": torch.from_numpy(image),
+            "label": torch.from_numpy(label).long(),
+            "name": f"{case.identifier}/{number}",
+        }

@@ -1,0 +1,136 @@
+"""Parts of HTML pages that need nothing else: no script, no file beside them, no request to anywhere."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mamba_unet.drawing.colors import DARK, LIGHT, Theme
+from mamba_unet.drawing.figures import to_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def page(title: str, body: str) -> str:
+    """A whole page; `title` is escaped here, `body` is HTML."""
+    return PAGE.format(title=escape(title), style=STYLE, body=body)
+
+
+def section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list of lines of text; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def warning(text: str, heading: str = "") -> str:
+    """A line that nobody should miss."""
+    strong = f"<strong>{escape(heading)}</strong> " if heading else ""
+    return f"<p class='warning' role='note'>{strong}{escape(text)}</p>"
+
+
+def data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def image(pixels: np.ndarray, alt: str) -> str:
+    """A picture (height, width, 3) uint8."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return f"<img src='{data_uri(stream.getvalue())}' alt='{escape(alt)}'>"
+
+
+def themed_figure(draw: "Callable[[Theme], Figure]", alt: str, css: str = "") -> str:
+    """A figure in both themes; the browser shows the one that fits the page."""
+    light, dark = (data_uri(to_png(draw(theme), theme)) for theme in (LIGHT, DARK))
+    return (
+        f"<picture><source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
+        f"<img class='{css}' src='{light}' alt='{escape(alt)}'></picture>"
+    )
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+<footer>Written by mamba-unet. Research software: not for diagnosis or treatment.</footer>
+</main>
+</body>
+</html>
+"""
+
+# A table wider than its frame fades at its right edge as long as more lies there: the first layer moves with the
+# content and covers the second, which stays, once the end is reached.
+STYLE = """
+:root { --page: #f4f6f9; --panel: #fff; --text: #1f2430; --quiet: #5b6472; --line: #d9dde5; --accent: #0072b2;
+  --warn: #7a3300; --warn-back: #ffe9d6; --stripe: #f7f8fb; --shade: #1f24304d }
+@media (prefers-color-scheme: dark) { :root { --page: #0e1015; --panel: #171a21; --text: #e4e7ee; --quiet: #9aa3b2;
+  --line: #343a46; --accent: #56b4e9; --warn: #ffd2a8; --warn-back: #43280f; --stripe: #1c2029; --shade: #000000b0 } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
+main { max-width: 78rem; margin: 0 auto; padding: 1.5rem 1rem 3rem }
+h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere }
+h1 span { color: var(--quiet); font-weight: 400 }
+h2 { margin: 0 0 .75rem; font-size: 1.25rem }
+h3 { margin: 1.25rem 0 .25rem; font-size: 1.05rem }
+p { margin: .25rem 0 .75rem; max-width: 65ch }
+.facts, small, figcaption, footer, ul { color: var(--quiet) }
+.warning { max-width: none; margin: 1rem 0 0; padding: .75rem 1rem; border-left: .4rem solid currentColor;
+  border-radius: .4rem; background: var(--warn-back); color: var(--warn); font-size: 1.05rem }
+.missing { padding: .75rem 1rem; border: 1px dashed var(--line); border-radius: .4rem; color: var(--quiet);
+  overflow-wrap: anywhere }
+section { margin-top: 1.25rem; padding: 1.25rem; border: 1px solid var(--line); border-radius: .75rem;
+  background: var(--panel) }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin-bottom: 1rem }
+.card { padding: .75rem 1rem; border-radius: .5rem; background: var(--stripe) }
+.card small, td small { display: block; font-size: .85rem }
+.card strong { font-size: 1.7rem; line-height: 1.3; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to left, var(--panel) 30%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--shade), transparent) right / 1.1rem 100% no-repeat scroll, var(--panel) }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { padding: .4rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; white-space: normal }
+tbody th, thead th:first-child { position: sticky; left: 0; background: var(--panel); text-align: left }
+tbody th { font-weight: 500 }
+thead .word { text-align: left }
+.word { text-align: left }
+.summary tr:last-child { font-weight: 600 }
+ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
+.class { white-space: nowrap; margin-right: .75rem }
+.class i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: .2em }
+.charts { display: grid; align-items: center; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
+.charts img { width: 100%; max-width: 34rem; display: block }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem }
+.wide { width: 100%; min-width: 44rem; border-radius: .4rem }
+u { text-underline-offset: .2em }
+figure { margin: 0 }
+.triptych { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem }
+.triptych img { width: 100%; display: block; border-radius: .3rem }
+.triptych small { font-size: .8rem }
+figcaption { font-size: .9rem; overflow-wrap: anywhere }
+details { border-top: 1px solid var(--line); padding: .5rem 0 }
+summary { cursor: pointer; font-weight: 500 }
+pre { overflow-x: auto; padding: .75rem; border-radius: .4rem; background: var(--stripe); font-size: .85rem }
+details p, code { overflow-wrap: anywhere }
+footer { margin-top: 1.5rem; font-size: .85rem }
+"""

@@ -1,0 +1,98 @@
+"""Predictions that another program made: found, read and measured like ours. Arrays are (D, H, W)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mamba_unet.data.case import Case
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.evaluation.cases import evaluate_cases
+from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
+from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.volumes.formats import FILES, UnreadableError, ending
+from mamba_unet.volumes.geometry import misplacement
+from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.volume import Volume
+
+
+def evaluate_predictions(
+    folder: str | Path,
+    prepared: PreparedDataset,
+    split: str = "test",
+    out: str | Path | None = None,
+    *,
+    conventions: Conventions = DEFAULT_CONVENTIONS,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure predictions that another program made, by the function that measures ours.
+
+    Args:
+        folder: one file `<case>.*` for every case of the split: class indices as NIfTI in the geometry of the source
+            image, as picture, as `.npz` with an array `label`, or as `.npy`; the arrays (D, H, W), or (H, W) for D = 1.
+        prepared: the data.
+        split: which cases.
+        out: folder to write the evaluation to; None writes nothing.
+        conventions: which HD95 and ASD, see docs/metrics.md.
+        progress: show a bar.
+
+    Raises:
+        ValueError: predictions are missing (all are listed), there twice, or do not fit their case.
+    """
+    identifiers = prepared.split(split)
+    files = find_predictions(folder, identifiers)
+
+    def predict(case: Case) -> np.ndarray:
+        return read_prediction(files[case.identifier], case)
+
+    cases = (prepared.case(identifier) for identifier in identifiers)
+    evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
+    if out is not None:
+        evaluation.write(out)
+    return evaluation
+
+
+def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Path]:
+    """Case -> its file in `folder`.
+
+    Raises:
+        ValueError: naming all the cases that have no file, or those that have several.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of predictions named by case, such as {identifiers[0]}.nii.gz")
+    found: dict[str, list[Path]] = {identifier: [] for identifier in identifiers}
+    for path in sorted(folder.iterdir()):
+        if end := ending(path, FILES):
+            found.get(path.name[: -len(end)], []).append(path)
+    if missing := [identifier for identifier, paths in found.items() if not paths]:
+        raise ValueError(
+            f"{folder}: no prediction for {len(missing)} of {len(found)} cases: {', '.join(missing)}; "
+            f"expected CASE with one of {', '.join(FILES)}"
+        )
+    if twice := [", ".join(path.name for path in paths) for paths in found.values() if len(paths) > 1]:
+        raise ValueError(f"{folder}: several predictions of one case: {'; '.join(twice)}; keep one of each")
+    return {identifier: path for identifier, (path,) in found.items()}
+
+
+def read_prediction(file: Path, case: Case) -> np.ndarray:
+    """The class indices of a prediction file, (D, H, W) as the case's image.
+
+    Raises:
+        UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
+    """
+    volume = read_volume(file, "label")
+    expected = case.image.shape[1:]  # without channels
+    if volume.array.shape != (1, 1, *expected):
+        found = volume.shape if volume.frames == 1 else (volume.frames, *volume.shape)
+        raise UnreadableError(file, f"shape {found}, expected {expected}, that of {case.identifier} (D, H, W)")
+    if (distance := misplacement(Volume(case.identifier, case.image[None], case.affine), volume)) > 0.1:
+        raise UnreadableError(
+            file,
+            f"lies up to {distance:.3g} voxels from the image of {case.identifier}; expected its affine within 0.1 "
+            "voxel: resample the prediction onto the image",
+        )
+    array = volume.grey[0]
+    whole = np.rint(array)
+    if not np.array_equal(whole, array) or whole.min() < 0 or whole.max() > 255:
+        raise UnreadableError(file, "expected class indices, whole numbers from 0; take the argmax of probabilities")
+    return whole.astype(np.uint8)

@@ -1,0 +1,120 @@
+"""The parts of a run's page that show single cases: examples, the best and the worst, the table of all."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mamba_unet.drawing.colors import class_color
+from mamba_unet.drawing.examples import Example, largest_slice, most_wrong_slice, pick_cases
+from mamba_unet.drawing.figures import segmentation_figure
+from mamba_unet.drawing.html import image, section
+from mamba_unet.evaluation.metrics import metric_title
+from mamba_unet.report.run import Run
+from mamba_unet.tables import Html, Table, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXAMPLES = 4
+EXTREMES = 4  # best and as many worst cases shown
+
+
+def segmentations(run: Run, seed: int) -> "tuple[str, Figure | None]":
+    """The section of cases drawn at random, and the same as the paper's Figure 4; no figure without pictures."""
+    shown = run.with_pictures()
+    if isinstance(shown, str):
+        return section("Segmentations", missing(shown)), None
+    examples = [_example(run, name) for name in pick_cases(shown, EXAMPLES, seed)]
+    how = (
+        f"{len(examples)} of {len(shown)} case{'s' if len(shown) > 1 else ''}, drawn at random (seed {seed}). Of each "
+        "the slice with the largest labelled area, cut to the surroundings of what is labelled."
+    )
+    content = f"<p>{how}</p>{_legend(run)}{_pictures(run, examples)}"
+    return section("Segmentations", content), segmentation_figure(examples, run.class_names)
+
+
+def extremes(run: Run) -> str:
+    """The best and the worst cases; nothing where there are too few to tell."""
+    dice = {case: value for case, value in run.evaluation.per_case().items() if np.isfinite(value)}
+    order = sorted(dice, key=lambda case: (-dice[case], case))
+    count = min(EXTREMES, len(order) // 2)
+    if not count:
+        return ""
+    shown = run.with_pictures()
+    parts = []
+    for title, cases, most_wrong, which in (
+        ("Best", order[:count], False, "the slice with the largest labelled area"),
+        ("Worst", order[: -count - 1 : -1], True, "the slice with the most wrongly labelled pixels"),
+    ):
+        if isinstance(shown, str):
+            content = "<ul>" + "".join(f"<li>{escape(case)}: Dice {dice[case]:.3f}</li>" for case in cases) + "</ul>"
+        else:
+            pictured = [_example(run, case, most_wrong) for case in cases if case in shown]
+            content = f"<p>Of each case {which}.</p>{_pictures(run, pictured)}"
+        parts.append(f"<h3>{title}</h3>{content}")
+    legend = "" if isinstance(shown, str) else _legend(run)
+    return section("Best and worst cases", legend + "".join(parts))
+
+
+def every_case(run: Run) -> str:
+    """Dice and HD95 of each class in each case."""
+    evaluation, names = run.evaluation, run.class_names[1:]
+    metrics = [metric for metric in ("dice", "hd95") if metric in evaluation.metrics]
+    mixed = evaluation.distance_unit == "mixed"
+    rows_of: dict[str, list[dict[str, Any]]] = {case: [] for case in evaluation.cases}
+    for row in evaluation.rows:
+        rows_of[row["case"]].append(row)
+    titles = ["Case", "Mean Dice"]
+    for metric in metrics:
+        title = metric_title(metric, None if mixed else evaluation.distance_unit)
+        titles += [f"{title} {name}" for name in names]
+    rows = []
+    for case, mean in evaluation.per_case().items():
+        cells = [case, number(mean, 3)]
+        for metric in metrics:
+            for row in rows_of[case]:
+                unit = f" {row['distance_unit']}" if metric == "hd95" and mixed else ""
+                cells.append(number(row[metric], 3 if metric == "dice" else 2) + unit)
+        rows.append(cells)
+    text = "<p>All eight metrics of each case are in <code>metrics_per_case.csv</code> beside this evaluation.</p>"
+    return section("Every case", text + Table(titles, rows).html())
+
+
+def class_name(run: Run, name: str) -> str:
+    """A class's name after a patch of its colour; any other name as it is."""
+    if name not in run.class_names:
+        return name
+    color = class_color(run.class_names.index(name))
+    return Html(f"<span class='class'><i style='background:{color}'></i>{escape(name)}</span>")
+
+
+def missing(text: str) -> str:
+    return f"<p class='missing'>{escape(text)}</p>"
+
+
+def _example(run: Run, identifier: str, most_wrong: bool = False) -> Example:
+    case, prediction = run.prepared.case(identifier), run.prediction(identifier)
+    position = most_wrong_slice(case.label, prediction) if most_wrong else largest_slice(case.label)
+    return Example.of_case(case, position, {"prediction": prediction})
+
+
+def _pictures(run: Run, examples: Sequence[Example]) -> str:
+    dice = run.evaluation.per_case()
+    figures = []
+    for example in examples:
+        columns = "".join(
+            f"<span>{image(pixels, f'{example.name}: {name}')}<small>{escape(name)}</small></span>"
+            for name, pixels in zip(("image", *example.labels), example.pictures(), strict=True)
+        )
+        mean = number(dice[example.name.rpartition(", ")[0]], 3)
+        figures.append(
+            f"<figure><div class='triptych'>{columns}</div>"
+            f"<figcaption>{escape(example.name)}; Dice of the case {mean}</figcaption></figure>"
+        )
+    return f"<div class='examples'>{''.join(figures)}</div>"
+
+
+def _legend(run: Run) -> str:
+    return "<p class='legend'>" + " ".join(class_name(run, name) for name in run.class_names[1:]) + "</p>"

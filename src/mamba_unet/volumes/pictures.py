@@ -1,0 +1,82 @@
+"""Pictures of 1 to 32 bits: grey values, colours, or the indices of a label."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mamba_unet.files import atomic_path
+from mamba_unet.volumes.formats import Kind, UnreadableError
+from mamba_unet.volumes.volume import Volume
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")  # what Pillow may take a picture for, whatever its name
+
+
+def read_picture(path: Path, kind: Kind, name: str) -> Volume:
+    """A picture: (1, 1, D, H, W) where all its pixels are grey, else (1, 3, D, H, W); D are the pages of a TIFF.
+
+    A camera's note that a photograph is turned (EXIF) is followed, as every viewer does. Opacity is left out. A label's
+    palette stands for indices.
+
+    Raises:
+        UnreadableError: a label in colours, pages of different sizes, an animation.
+    """
+    from PIL import Image, ImageOps, ImageSequence
+
+    with Image.open(path, formats=FORMATS) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if pages > 1 and picture.format != "TIFF":
+            raise UnreadableError(path, f"an animation of {pages} pictures; expected one picture")
+        arrays = [_page(ImageOps.exif_transpose(page), kind) for page in ImageSequence.Iterator(picture)]
+    if len({array.shape[:2] for array in arrays}) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(array.shape[:2] for array in arrays))
+        raise UnreadableError(path, f"pages of different sizes: {sizes}; expected one volume's slices, all alike")
+    grey = all(array.ndim == 2 or (array == array[..., :1]).all() for array in arrays)
+    if kind == "label" and not grey:
+        raise UnreadableError(
+            path, "a label in colours: expected one class index per pixel; convert each colour to an index"
+        )
+    if grey:
+        arrays = [array if array.ndim == 2 else array[..., 0] for array in arrays]
+        return Volume.from_array(np.stack(arrays), name=name)
+    arrays = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1) for array in arrays]
+    return Volume.from_array(np.stack(arrays), name=name, channel_axis=-1)
+
+
+def _page(picture: Any, kind: Kind) -> np.ndarray:
+    """(H, W), or (H, W, 3) of a page in colours."""
+    if picture.mode == "P" and kind == "image":
+        picture = picture.convert("RGB")
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        picture = picture.convert("RGB")
+    array = np.asarray(picture)
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    return array if array.ndim == 2 else array[..., {"LA": 0}.get(picture.mode, slice(3))]
+
+
+def save_mask(path: str | Path, label: np.ndarray, values: Sequence[int] = ()) -> None:
+    """Write a label as a picture, atomically: 8 bits where its values allow, else 16.
+
+    Args:
+        path: .png of one slice, or .tif, which has a page for each.
+        label: (D, H, W) class indices.
+        values: what to write for each class; empty: its index.
+
+    Raises:
+        ValueError: several slices in a format of one page, or a value beyond 16 bits.
+    """
+    from PIL import Image
+
+    path, values = Path(path), np.array(values or range(256), np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"{path}: label values {values.min()} to {values.max()} do not fit into a picture; write NIfTI"
+        )
+    if len(label) > 1 and path.suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"{path}: {len(label)} slices do not fit into one picture; write NIfTI or .tif")
+    stored = values.astype(np.uint8 if values.max() < 256 else np.uint16)[label]
+    first, *others = [Image.fromarray(page) for page in stored]
+    with atomic_path(path) as temporary:
+        first.save(temporary, **({"save_all": True, "append_images": others} if others else {}))

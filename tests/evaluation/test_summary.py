@@ -1,0 +1,250 @@
+"""Evaluation: what is averaged, what is counted, and what comes back from disk."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mamba_unet.data.case import Case
+from mamba_unet.evaluation.cases import evaluate_cases
+from mamba_unet.evaluation.metrics import EMPTY_MASK_POLICY, Conventions, segmentation_metrics
+from mamba_unet.evaluation.summary import Evaluation
+
+CLASSES = ["background", "ventricle", "wall"]
+OVERLAP = ("dice", "iou", "accuracy", "precision", "sensitivity", "specificity")
+
+
+def make_case(identifier, label, spacing_mm=(8.0, 1.5, 1.5)):
+    image = np.zeros(label.shape, np.float32)
+    return Case(identifier, identifier.split("_")[0], image, label, spacing_mm, None, None, Path(identifier))
+
+
+def blocks(ventricle=4, wall=4):
+    """Three slices of 12 x 12: a ventricle and a wall of so many columns, four rows each; nothing in the last."""
+    label = np.zeros((3, 12, 12), np.uint8)
+    label[:2, 1:5, :ventricle] = 1
+    label[:2, 6:10, :wall] = 2
+    return label
+
+
+def evaluate(labels_and_predictions, **options):
+    """{identifier: (label, prediction)} or (label, prediction, spacing) -> Evaluation."""
+    cases = [make_case(name, label, *spacing) for name, (label, _, *spacing) in labels_and_predictions.items()]
+    return evaluate_cases(lambda case: labels_and_predictions[case.identifier][1], cases, CLASSES, **options)
+
+
+@pytest.fixture
+def evaluation():
+    """Two patients, three cases; Dice of the ventricle 1, 0.5 and 0.8, of the wall 1 throughout."""
+    return evaluate(
+        {
+            "a_1": (blocks(), blocks()),
+            "a_2": (blocks(6), blocks(2)),
+            "b_1": (blocks(6), blocks(4)),
+        }
+    )
+
+
+def test_rows_hold_the_metrics_of_each_case_and_class(evaluation):
+    assert [(row["case"], row["patient"], row["class_name"]) for row in evaluation.rows] == [
+        (case, case[0], name) for case in ("a_1", "a_2", "b_1") for name in CLASSES[1:]
+    ]
+    expected = segmentation_metrics(blocks(2), blocks(6), (8.0, 1.5, 1.5), 3)[1]
+    assert {name: evaluation.rows[2][name] for name in expected} == expected
+    assert evaluation.rows[2]["distance_unit"] == "mm"
+
+
+def test_means_are_over_cases_then_classes(evaluation):
+    assert evaluation.per_class() == pytest.approx({"ventricle": (1 + 0.5 + 0.8) / 3, "wall": 1})
+    assert evaluation.mean_foreground_dice == pytest.approx((2.3 / 3 + 1) / 2)
+    assert evaluation.per_case() == pytest.approx({"a_1": 1, "a_2": 0.75, "b_1": 0.9})
+    summary = evaluation.summary()
+    ventricle = summary["classes"]["ventricle"]["dice"]
+    assert ventricle["mean"] == pytest.approx(2.3 / 3)
+    assert ventricle["sd"] == pytest.approx(np.std([1, 0.5, 0.8], ddof=1))
+    assert summary["foreground"]["dice"]["mean"] == pytest.approx(evaluation.mean_foreground_dice)
+    assert summary["foreground"]["dice"]["sd"] == pytest.approx(np.std([1, 0.75, 0.9], ddof=1))
+    assert (summary["cases"], summary["patients"]) == (3, 2)
+
+
+def test_interval_is_a_bootstrap_over_patients(evaluation):
+    """Two patients: a draw has a alone (mean 0.75), b alone (0.8) or both (2.3 / 3), so no draw mixes a's cases."""
+    interval = evaluation.summary()["classes"]["ventricle"]["dice"]["ci95"]
+    assert interval == pytest.approx([0.75, 0.8])
+    assert evaluation.summary() == evaluation.summary()
+
+
+def rows_of(dice):
+    """One case per patient with this Dice of one class."""
+    return [
+        {"case": f"{i}", "patient": f"{i}", "class": 1, "class_name": "x", **dict.fromkeys(OVERLAP, value)}
+        for i, value in enumerate(dice)
+    ]
+
+
+def test_interval_is_the_middle_95_percent_of_what_the_draws_give():
+    """Of n patients with Dice 0 or 1, half each, a draw's mean is binomial: its 2.5 % quantile is known."""
+    patients = 1000
+    dice = np.arange(patients) % 2
+    low, high = Evaluation(("background", "x"), None, rows_of(dice), []).summary()["classes"]["x"]["dice"]["ci95"]
+    expected = stats.binom(patients, 0.5).ppf([0.025, 0.975]) / patients
+    assert (low, high) == pytest.approx(expected, abs=0.0021)  # 90 % would be 0.005 narrower on either side
+
+
+def test_interval_covers_the_mean_of_many_patients_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        rows = rows_of(rng.normal(0.5, 0.1, 40))
+        low, high = Evaluation(("background", "x"), None, rows, []).summary()["classes"]["x"]["dice"]["ci95"]
+        hits += low <= 0.5 <= high
+    assert 52 <= hits <= 60
+
+
+def test_one_patient_has_no_interval_and_one_case_no_deviation():
+    statistic = evaluate({"a_1": (blocks(), blocks(2))}).summary()["foreground"]["dice"]
+    assert statistic["mean"] is not None
+    assert statistic["sd"] is None and statistic["ci95"] is None
+
+
+def test_empty_masks_are_counted_and_named():
+    evaluation = evaluate(
+        {
+            "a_1": (blocks(wall=0), blocks(wall=0)),  # wall absent from both
+            "b_1": (blocks(), blocks(wall=0)),  # wall missed
+            "c_1": (blocks(wall=0), blocks()),  # wall invented
+            "d_1": (blocks(), blocks()),
+        }
+    )
+    wall = evaluation.summary()["classes"]["wall"]
+    assert {key: wall["dice"][key] for key in ("mean", "counted", "undefined", "infinite")} == {
+        "mean": pytest.approx(1 / 3),
+        "counted": 3,
+        "undefined": 1,
+        "infinite": 0,
+    }
+    assert {key: wall["hd95"][key] for key in ("mean", "counted", "undefined", "infinite")} == {
+        "mean": 0,
+        "counted": 1,
+        "undefined": 1,
+        "infinite": 2,
+    }
+    for text in (evaluation.text(), evaluation.markdown()):
+        assert "(2 inf)" in text
+        assert EMPTY_MASK_POLICY in text
+        assert "Of 4 cases: wall absent from label and prediction in 1; wall absent from one of them in 2." in text
+
+
+def test_class_that_never_occurs_does_not_spoil_the_mean():
+    evaluation = evaluate({"a_1": (blocks(wall=0), blocks(wall=0)), "b_1": (blocks(wall=0), blocks(wall=0))})
+    assert evaluation.mean_foreground_dice == 1
+    assert math.isnan(evaluation.per_class()["wall"])
+    assert evaluation.summary()["classes"]["wall"]["dice"]["mean"] is None
+
+
+def test_nothing_present_anywhere_is_nan():
+    empty = np.zeros((2, 4, 4), np.uint8)
+    evaluation = evaluate({"a_1": (empty, empty)})
+    assert math.isnan(evaluation.mean_foreground_dice)
+    assert evaluation.image_dice().size == 0
+    assert "-" in evaluation.text()
+
+
+def test_images_without_any_structure_are_left_out_of_the_histogram(evaluation):
+    """Three slices a case, of which the last is empty; a slice's Dice is the mean over its classes."""
+    np.testing.assert_allclose(evaluation.image_dice(), [1, 1, 0.75, 0.75, 0.9, 0.9])
+    assert len(evaluation.slice_rows) == 3 * 3 * 2
+
+
+def test_distances_are_labelled_by_their_unit():
+    known = evaluate({"a_1": (blocks(), blocks(3))})
+    unknown = evaluate({"a_1": (blocks(), blocks(3), None)})
+    assert (known.distance_unit, unknown.distance_unit) == ("mm", "voxels")
+    assert "HD95 (mm)" in known.text() and "HD95 (voxels)" in unknown.text()
+    assert "voxel spacing is unknown" in unknown.markdown()
+    assert known.per_class("hd95")["ventricle"] == pytest.approx(1.5 * unknown.per_class("hd95")["ventricle"])
+
+
+def test_millimetres_and_voxels_are_never_averaged_together():
+    mixed = evaluate({"a_1": (blocks(), blocks(3)), "b_1": (blocks(), blocks(3), None)})
+    summary = mixed.summary()
+    assert summary["distance_unit"] == "mixed"
+    assert summary["classes"]["ventricle"]["hd95"]["mean"] is None
+    assert summary["foreground"]["asd"]["ci95"] is None
+    assert summary["classes"]["ventricle"]["dice"]["mean"] is not None
+    assert "Distances are not averaged" in mixed.text()
+    with pytest.raises(ValueError, match="hd95 is in mm for some cases and in voxels for others"):
+        mixed.per_class("hd95")
+    assert [row["distance_unit"] for row in mixed.rows] == ["mm", "mm", "voxels", "voxels"]
+
+
+def test_conventions_are_passed_on_and_named():
+    data = {"a_1": (blocks(), blocks(3))}
+    conventions = Conventions("hd", "asd_prediction_to_label")
+    evaluation = evaluate(data, conventions=conventions)
+    assert "conventions: hd, asd_prediction_to_label" in evaluation.text()
+    expected = segmentation_metrics(blocks(3), blocks(), (8.0, 1.5, 1.5), 3, conventions=conventions)[1]["hd95"]
+    assert evaluation.rows[0]["hd95"] == expected
+
+
+def test_distances_can_be_left_out():
+    evaluation = evaluate({"a_1": (blocks(), blocks(3))}, distances=False)
+    assert evaluation.metrics == OVERLAP
+    assert "hd95" not in evaluation.rows[0] and "hd95" not in evaluation.summary()["foreground"]
+    assert "HD95" not in evaluation.text() + evaluation.markdown()
+
+
+def test_what_is_written_can_be_read_again(tmp_path):
+    evaluation = evaluate(
+        {"a_1": (blocks(wall=0), blocks(wall=0)), "a_2": (blocks(), blocks(wall=0)), "b_1": (blocks(), blocks(3))}
+    )
+    evaluation.write(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "metrics_per_case.csv",
+        "slice_dice.csv",
+        "summary.json",
+        "summary.md",
+    ]
+    again = Evaluation.read(tmp_path / "out")
+    np.testing.assert_equal(
+        (again.rows, again.slice_rows, again.class_names, again.conventions),
+        (evaluation.rows, evaluation.slice_rows, evaluation.class_names, evaluation.conventions),
+    )
+    assert again.summary() == evaluation.summary()
+    assert "NaN" not in (tmp_path / "out" / "summary.json").read_text()
+    json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_no_case_at_all_has_no_summary():
+    empty = evaluate({})
+    assert math.isnan(empty.mean_foreground_dice)
+    with pytest.raises(ValueError, match="no case was evaluated"):
+        empty.text()
+
+
+def test_parts_of_several_processes_merge_into_one(evaluation):
+    data = {"a_1": (blocks(), blocks()), "a_2": (blocks(6), blocks(2)), "b_1": (blocks(6), blocks(4))}
+    parts = [evaluate({name: data[name] for name in names}) for names in (["b_1", "a_1"], ["a_2"], [])]
+    merged = Evaluation.merge(parts)
+    assert (merged.rows, merged.summary()) == (evaluation.rows, evaluation.summary())
+    np.testing.assert_equal(merged.slice_rows, evaluation.slice_rows)
+    with pytest.raises(ValueError, match="cases in more than one part: a_2"):
+        Evaluation.merge([parts[1], evaluation])
+    with pytest.raises(ValueError, match="different classes or conventions"):
+        Evaluation.merge([parts[0], evaluate({}, distances=False)])
+
+
+def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path):
+    label = blocks()
+    label[:, 11] = 255
+    evaluation = evaluate({"a_1": (label, blocks()), "b_1": (blocks(), blocks())})
+    assert evaluation.ignored_pixels == 3 * 12
+    assert evaluation.mean_foreground_dice == 1
+    for text in (evaluation.text(), evaluation.markdown()):
+        assert "36 pixels without ground truth (label 255) are not counted." in text
+    evaluation.write(tmp_path)
+    assert Evaluation.read(tmp_path).ignored_pixels == 36
+    assert "without ground truth" not in evaluate({"a_1": (blocks(), blocks())}).text()
