@@ -29,6 +29,7 @@ from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, Rec
 from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.state import ResumeError, save_state
 from mamba_unet.training.train import train
+from mamba_unet.views.slices import Slices
 
 
 def logged(folder: Path, column: str) -> dict[int, float]:
@@ -259,7 +260,7 @@ def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
         data=str(phantom.folder),
         out=str(tmp_path / "run"),
         model=ModelRecipe(size="nano"),
-        image_size=(32, 32),
+        view=Slices((32, 32)),
         batch_size=4,
         iterations=20,
         validate_every=10,
@@ -361,7 +362,7 @@ def test_devices_that_are_not_here_are_one_sentence_and_leave_no_folder(recipe, 
 
 def test_a_training_that_fails_before_its_first_iteration_is_done_leaves_no_folder(recipe):
     recipe.model.name, recipe.model.arguments = "unet", {}
-    recipe.batch_size, recipe.image_size = 1, (16, 16)
+    recipe.batch_size, recipe.view = 1, Slices((16, 16))
     with pytest.raises(RecipeError, match="batch_size is 1 and slices of 16 x 16 shrink to one pixel"):
         train(recipe)
     assert not Path(recipe.out).exists()
