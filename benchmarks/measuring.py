@@ -39,6 +39,12 @@ def median_ms(run: Callable[[], object], device: str = "cpu", seconds: float = 1
     return statistics.median(times)
 
 
+def process_peak_mib() -> float:
+    """The most memory that this process has held. Linux; not getrusage's, which a process inherits from its parent."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def run(*words: str | Path) -> None:
     """Run a `mamba-unet` command in this process; leave with its exit code if it fails."""
     print("$ mamba-unet", *words, flush=True)

@@ -12,7 +12,6 @@ benchmarks/results/model_<hardware>_<date>.md and .json.
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 
@@ -21,7 +20,7 @@ import torch
 from mamba_unet import MambaUNet, build_model
 from mamba_unet.ops import backend_status, use_backend
 from mamba_unet.training.objectives.losses import segmentation_loss
-from measuring import median_ms, table, write_result
+from measuring import median_ms, process_peak_mib, table, write_result
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest value
 LARGEST = {"reference": 224, "torch": 448}  # image sides beyond which a slow backend is not timed
@@ -72,7 +71,7 @@ def measure(backend: str, device: str, dtype: str, batch: int, size: int, what: 
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = process_peak_mib()
     return {"ms": ms, "peak_mib": peak}
 
 

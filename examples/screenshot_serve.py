@@ -30,7 +30,7 @@ SHOTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("scan", type=Path)
+    parser.add_argument("volume", type=Path)
     parser.add_argument("--name", default="heart", help="of the network, on the page")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
                 page = browser.new_context(**options).new_page()
                 page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/")
                 page.wait_for_selector("#model option", state="attached")
-                page.set_input_files("#files", args.scan)
+                page.set_input_files("#files", args.volume)
                 page.wait_for_selector("body.done")
                 page.wait_for_selector("#cover", state="hidden")
                 page.wait_for_timeout(500)

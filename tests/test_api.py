@@ -12,6 +12,7 @@ import pytest
 import mamba_unet as mu
 from mamba_unet.data import PreparedDataset, write_phantom
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.views.slices import Slices
 
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
 NANO = {"size": "nano", "dims": [8, 16, 32]}
@@ -30,7 +31,8 @@ def prepared(raw) -> PreparedDataset:
 def save_untrained(prepared: PreparedDataset, run: Path) -> Path:
     """A run folder with a network that has learnt nothing."""
     config = NANO | {"num_classes": len(prepared.class_names)}
-    metadata = CheckpointMetadata("mamba_unet", config, prepared.class_names, prepared.intensity, (32, 32))
+    preprocessing = prepared.preprocessing(Slices((32, 32))).to_json()
+    metadata = CheckpointMetadata("mamba_unet", config, prepared.class_names, preprocessing)
     save_checkpoint(run / "best.safetensors", mu.build_model("mamba_unet", **config), metadata)
     return run
 

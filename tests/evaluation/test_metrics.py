@@ -91,6 +91,20 @@ def test_class_absent_from_one_has_no_overlap_and_infinite_distance(empty):
     assert result["specificity"] == (1 if empty == "prediction" else pytest.approx(27 / 36))
 
 
+@pytest.mark.parametrize("missed", [True, False])
+def test_a_single_voxel_missed_or_invented_counts_as_zero(missed):
+    one, none = np.zeros((3, 3), int), np.zeros((3, 3), int)
+    one[1, 1] = 1
+    result = segmentation_metrics(*((none, one) if missed else (one, none)), num_classes=2)[1]
+    assert [result[name] for name in ("dice", "iou", "precision", "sensitivity")] == [0, 0, 0, 0]
+
+
+def test_more_than_256_classes_are_told_apart():
+    label = np.array([[0, 256], [1, 2]])
+    result = segmentation_metrics(label, label, num_classes=257, distances=False)
+    assert result[256]["dice"] == 1 and math.isnan(result[255]["dice"])
+
+
 def test_label_that_fills_the_image_has_no_specificity():
     full = np.ones((4, 4), np.uint8)
     result = segmentation_metrics(full, full, num_classes=2)[1]
@@ -188,6 +202,8 @@ def test_slice_dice_scores_each_slice_alone():
         ({"prediction": np.zeros((2, 4, 4))}, "prediction holds float64; expected class indices"),
         ({"label": np.full((2, 4, 4), 254)}, r"label value 254 is not in 0\.\.1 \(num_classes=2\)"),
         ({"prediction": np.full((2, 4, 4), 255)}, "prediction value 255 is not in 0"),  # only a label has such pixels
+        ({"label": np.full((2, 4, 4), 2)}, r"label value 2 is not in 0\.\.1"),
+        ({"prediction": np.zeros((0, 4, 4), int), "label": np.zeros((0, 4, 4), int)}, r"got shape \(0, 4, 4\)"),
         ({"label": np.full((2, 4, 4), -1)}, "label value -1 is not in 0..1"),
         ({"prediction": np.zeros(4, int), "label": np.zeros(4, int)}, r"expected label maps of \(H, W\)"),
         ({"spacing_mm": (1.0, 1.0)}, "spacing_mm must be 3 positive numbers in array order"),

@@ -38,7 +38,7 @@ def test_every_format_gives_the_array_that_was_written(case, tmp_path):
 
 
 def test_a_picture_or_a_flat_array_is_one_slice(case, tmp_path):
-    flat = type(case)("x", "x", case.image[:1], case.label[:1], None, None, None, case.source)
+    flat = type(case)("x", "x", case.image[:, :1], case.label[:1], None, None, None, case.sources)
     Image.fromarray(np.array(flat.label[0])).save(tmp_path / "x.png")
     np.save(tmp_path / "x.npy", flat.label[0])
     for path in tmp_path.iterdir():

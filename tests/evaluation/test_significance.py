@@ -95,6 +95,11 @@ def test_ties_and_what_is_left_out_are_counted():
     assert test.interval == (0, INF)
 
 
+def test_one_patient_has_no_interval_and_opposite_infinities_have_their_middle():
+    assert paired_test([1.0], [0.5], higher_is_better=True).interval is None
+    assert paired_test([INF, 1], [1, INF], higher_is_better=False).median_difference == 0
+
+
 def test_differences_that_only_rounding_makes_are_ties():
     assert paired_test([0.1 + 0.2], [0.3], higher_is_better=True).ties == 1
 

@@ -183,7 +183,7 @@ def test_the_report_tells_everything_that_a_result_hangs_on(checkpoint, save_sca
     assert said["settings"]["tta"] is False and said["settings"]["outputs"] == ["auto"]
     (case,) = said["cases"]
     assert case["input"] == str(path) and case["sha256"] == sha256([path]) and case["outputs"] == ["a.nii.gz"]
-    assert case["shape"] == [1, 5, 16, 20] and case["slices"] == 5 and case["slice_axis"] == "z"
+    assert case["shape"] == [1, 1, 5, 16, 20] and case["slices"] == 5 and case["slice_axis"] == "z"
     assert case["spacing_mm"] == [8, 1.5, 1.5]
     assert set(case["seconds"]) == {"reading", "network", "writing"} and min(case["seconds"].values()) > 0
     assert list(said["failures"]) == [str(tmp_path / "images" / "b.nii.gz")] and said["skipped"] == []

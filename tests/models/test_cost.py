@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 import torch
 
-from mamba_unet.models.cost import FLOPS_PER_UPDATE, measure_cost
+from mamba_unet.models.cost import FLOPS_PER_UPDATE, measure_cost, measure_cost_apart
 from mamba_unet.ops import use_backend
 
 
@@ -24,3 +26,21 @@ def test_the_count_does_not_depend_on_who_computes_the_scan():
 def test_the_control_costs_less_by_its_scan():
     assert measure_cost("mamba_unet_no_scan", (32, 32)).gflops < measure_cost("mamba_unet", (32, 32)).gflops
     assert torch.is_grad_enabled()
+
+
+def test_attention_counts_on_a_cpu():
+    """TransUNet at 224 x 224, one channel: 57.0 GFLOP without its attention. By hand, 12 layers of two products of
+    196 x 196 x 768 multiply-adds, two operations each: 1.4 GFLOP more."""
+    attention = 12 * 2 * 2 * 196 * 196 * 768 / 1e9
+    assert measure_cost("transunet").gflops == pytest.approx(57.0 + attention, abs=0.1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_peak_memory_is_the_networks_own():
+    """Not what the process held that started the measuring one, which `getrusage` passes on."""
+    held = torch.ones(2**28)  # 1 GiB
+    small, large = (
+        measure_cost_apart("mamba_unet_no_scan", size, 1, "cpu").peak_mib for size in ((32, 32), (224, 224))
+    )
+    assert held[0] == 1
+    assert 0 <= small < 0.5 * large < 200

@@ -1,4 +1,4 @@
-"""A network whose answer is known, and scans for it."""
+"""A network whose answer is known, and volumes for it."""
 
 import nibabel as nib
 import numpy as np
@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.views.intensity import MINMAX
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 
 
 class Threshold(torch.nn.Module):
@@ -25,7 +28,8 @@ def predictor(tmp_path_factory):
     from mamba_unet.inference import Predictor
 
     names = ["background", "myocardium", "left ventricle"]
-    metadata = CheckpointMetadata("threshold", {}, names, {"method": "minmax"}, (24, 32), "SPL", "phantom")
+    preprocessing = Preprocessing((MINMAX,), "SPL", Slices((24, 32))).to_json()
+    metadata = CheckpointMetadata("threshold", {}, names, preprocessing, "phantom")
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder / "best.safetensors", Threshold(), metadata)
     with pytest.MonkeyPatch.context() as patch:
@@ -42,9 +46,9 @@ def ring(radius: int = 4) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def scan_file(tmp_path_factory):
-    """A scan of 1.5 x 1.5 x 8 mm."""
-    path = tmp_path_factory.mktemp("scan") / "patient007_frame01.nii.gz"
+def volume_file(tmp_path_factory):
+    """A volume of 1.5 x 1.5 x 8 mm."""
+    path = tmp_path_factory.mktemp("volume") / "patient007_frame01.nii.gz"
     nib.save(nib.Nifti1Image(ring(), np.diag([-1.5, -1.5, 8, 1])), path)
     return path
 

@@ -1,10 +1,13 @@
 import asyncio
 import gzip
 import io
+import re
 import shutil
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -31,18 +34,18 @@ ElementDataFile = /etc/hostname
 
 
 class Gate:
-    """A predictor that waits in the middle of every scan until it is let through."""
+    """A predictor that waits in the middle of every volume until it is let through."""
 
     def __init__(self, predictor):
         self.predictor, self.metadata = predictor, predictor.metadata
         self.reached, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, scan, progress, **options):
+    def __call__(self, volume, progress, **options):
         progress(1, 4)
         self.reached.set()
         while not self.open.wait(0.01):
             progress(1, 4)
-        return self.predictor(scan, progress=progress, **options)
+        return self.predictor(volume, progress=progress, **options)
 
 
 def client_of(predictor, base_url="http://127.0.0.1:8765", **options):
@@ -82,11 +85,11 @@ def loaded(client, job, file):
     return nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
 
 
-def test_a_scan_becomes_a_segmentation_in_its_own_geometry_with_measurements(client, scan_file):
+def test_a_volume_becomes_a_segmentation_in_its_own_geometry_with_measurements(client, volume_file):
     about = client.get("/api/about").json()
     assert [it["name"] for it in about["models"][0]["classes"]] == ["myocardium", "left ventricle"]
 
-    started = upload(client, (scan_file.name, scan_file.read_bytes())).json()
+    started = upload(client, (volume_file.name, volume_file.read_bytes())).json()
     assert started["state"] in ("queued", "running", "done") and started["name"] == "patient007_frame01"
     job = wait(client, started["id"])
     assert job["state"] == "done" and job["slices"] == [6, 6]
@@ -99,9 +102,13 @@ def test_a_scan_becomes_a_segmentation_in_its_own_geometry_with_measurements(cli
         "slice_axis": "z",
         "oriented": True,
         "dicom": False,
-        "window": None,
+        "color": False,
+        "windows": [
+            {"name": "1–99 %", "low": 0, "high": 100},
+            {"name": "full range", "low": 0, "high": 100},
+        ],
     }
-    source = nib.load(scan_file)
+    source = nib.load(volume_file)
     expected = np.digitize(np.asarray(source.dataobj), [40, 80])
     for file in ("segmentation.nii.gz", "label.nii.gz"):
         label = loaded(client, job, file)
@@ -147,9 +154,9 @@ def test_pictures_and_hdf5_are_shown_as_they_lie(client, tmp_path):
         assert job["result"]["structures"][0]["volume_ml"] is None
 
 
-def test_a_scan_too_large_for_graphics_is_shown_thinned_and_segmented_whole(client, scan_file, monkeypatch):
+def test_a_volume_too_large_for_graphics_is_shown_thinned_and_segmented_whole(client, volume_file, monkeypatch):
     monkeypatch.setattr("mamba_unet.serve.result.LARGEST", 16)
-    job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])
+    job = wait(client, upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"])
     assert job["image"]["step"] == [2, 2, 1] and job["image"]["shape"] == [32, 24, 6]
     whole, shown = (loaded(client, job, file) for file in ("segmentation.nii.gz", "label.nii.gz"))
     assert whole.shape == (32, 24, 6) and shown.shape == (16, 12, 6)
@@ -167,8 +174,8 @@ def test_dicom_comes_as_a_zip_or_as_files_and_leaves_as_a_segmentation_object(cl
     assert zipped["name"] == "heart"
     files = [(f"study/{path.parent.name}/{path.name}", path.read_bytes()) for path in sorted(dicom_study.rglob("IM*"))]
     study = upload(client, *files).json()
-    assert study["state"] == "choosing" and study["scans"] == ["study_3_short-axis", "study_4_again"]
-    client.post(f"/api/jobs/{study['id']}/start", json={"model": "heart", "scan": 0})
+    assert study["state"] == "choosing" and study["volumes"] == ["study_3_short-axis", "study_4_again"]
+    client.post(f"/api/jobs/{study['id']}/start", json={"model": "heart", "volume": 0})
     for started in (zipped, study):
         job = wait(client, started["id"])
         assert job["state"] == "done" and job["image"]["dicom"] and job["image"]["oriented"], job["error"]
@@ -179,9 +186,9 @@ def test_dicom_comes_as_a_zip_or_as_files_and_leaves_as_a_segmentation_object(cl
         assert f'filename="{job["name"]}_segmentation.dcm"' in answer.headers["content-disposition"]
 
 
-def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
+def test_what_is_no_volume_is_refused_in_words_without_our_paths(client):
     for name, content in (
-        ("report.nii.gz", b"this is no scan"),
+        ("report.nii.gz", b"this is no volume"),
         ("notes.txt", b"neither is this"),
         ("photo.png", b"\x89PNG but then nothing"),
         ("study.zip", b"PK no archive"),
@@ -194,56 +201,57 @@ def test_what_is_no_scan_is_refused_in_words_without_our_paths(client):
         assert answer.status_code == 422, name
         text = answer.json()["detail"]
         assert name in text, text
+        assert not re.search("Error|Exception|Errno", text), text
         assert "/tmp" not in text and "input" not in text and "000000" not in text, text
         job = client.get(f"/api/jobs/{answer.request.url.path.split('/')[3]}").json()
         assert job["state"] == "failed" and job["error"] == text
     assert upload(client).status_code == 422
 
 
-def test_an_unknown_model_and_scan_are_refused(client, scan_file):
-    file = (scan_file.name, scan_file.read_bytes())
+def test_an_unknown_model_and_volume_are_refused(client, volume_file):
+    file = (volume_file.name, volume_file.read_bytes())
     answer = upload(client, file, model="lung")
     assert answer.status_code == 422 and "heart" in answer.json()["detail"]
-    assert upload(client, file, scan=-1).status_code == upload(client, file, slice_axis="w").status_code == 422
+    assert upload(client, file, volume=-1).status_code == upload(client, file, slice_axis="w").status_code == 422
     done = wait(client, upload(client, file).json()["id"])
-    again = client.post(f"/api/jobs/{done['id']}/start", json={"model": "heart", "scan": 1})
+    again = client.post(f"/api/jobs/{done['id']}/start", json={"model": "heart", "volume": 1})
     assert again.status_code == 422 and "holds 1" in again.json()["detail"]
 
 
-def test_of_several_scans_one_is_chosen(client, scan_file, cine_file):
-    several = upload(client, *((path.name, path.read_bytes()) for path in (scan_file, cine_file))).json()
-    assert several["state"] == "choosing" and several["scans"] == ["patient007_frame01", "patient007_4d"]
-    chosen = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "scan": 1})
+def test_of_several_volumes_one_is_chosen(client, volume_file, cine_file):
+    several = upload(client, *((path.name, path.read_bytes()) for path in (volume_file, cine_file))).json()
+    assert several["state"] == "choosing" and several["volumes"] == ["patient007_frame01", "patient007_4d"]
+    chosen = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "volume": 1})
     assert chosen.status_code == 200
     job = wait(client, several["id"])
     assert job["state"] == "done" and job["name"] == "patient007_4d" and job["image"]["frames"] == 4
-    again = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "scan": 0, "slice_axis": "x"})
+    again = client.post(f"/api/jobs/{several['id']}/start", json={"model": "heart", "volume": 0, "slice_axis": "x"})
     assert again.json()["name"] == "patient007_frame01"
     job = wait(client, several["id"])
     assert job["slices"] == [32, 32] and job["image"]["plane"] == "sagittal"
     assert "cardiac.csv" not in job["result"]["files"]
 
 
-def test_the_chosen_model_is_the_one_that_runs(predictor, scan_file):
+def test_the_chosen_model_is_the_one_that_runs(predictor, volume_file):
     calls = []
 
-    def other(scan, **options):
-        calls.append(scan.name)
-        return predictor(scan, **options)
+    def other(volume, **options):
+        calls.append(volume.name)
+        return predictor(volume, **options)
 
     other.metadata = predictor.metadata
     with client_of({"heart": predictor, "other": other}) as client:
-        file = (scan_file.name, scan_file.read_bytes())
+        file = (volume_file.name, volume_file.read_bytes())
         wait(client, upload(client, file).json()["id"])
         assert not calls
         assert wait(client, upload(client, file, model="other").json()["id"])["model"] == "other"
         assert calls == ["patient007_frame01"]
 
 
-def test_two_people_wait_in_turn_and_cancel_their_own(predictor, scan_file):
+def test_two_people_wait_in_turn_and_cancel_their_own(predictor, volume_file):
     gate = Gate(predictor)
     with client_of(gate) as client:
-        file = (scan_file.name, scan_file.read_bytes())
+        file = (volume_file.name, volume_file.read_bytes())
         first, second, third = (upload(client, file).json()["id"] for _ in range(3))
         assert gate.reached.wait(PATIENCE_S)
         assert wait(client, first, "running")["slices"] == [1, 4]
@@ -258,29 +266,30 @@ def test_two_people_wait_in_turn_and_cancel_their_own(predictor, scan_file):
         assert again.status_code == 200 and wait(client, first)["state"] == "done"
 
 
-def test_a_running_scan_is_not_started_twice_and_takes_no_more_files(predictor, scan_file):
+def test_a_running_volume_is_not_started_twice_and_takes_no_more_files(predictor, volume_file):
     gate = Gate(predictor)
     with client_of(gate) as client:
-        job = upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"]
+        job = upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"]
         assert gate.reached.wait(PATIENCE_S)
         assert client.post(f"/api/jobs/{job}/start", json={"model": "heart"}).status_code == 409
         assert client.put(f"/api/jobs/{job}/upload", params={"name": "more.nii"}, content=b"").status_code == 409
 
 
-def test_a_failure_in_the_network_is_said_and_the_next_scan_runs(predictor, scan_file, caplog):
+def test_a_failure_in_the_network_is_said_and_the_next_volume_runs(predictor, volume_file, caplog):
     outcomes = iter([RuntimeError("out of luck"), MemoryError(), None])
 
-    def unlucky(scan, **options):
+    def unlucky(volume, **options):
         error = next(outcomes)
         if error:
             raise error
-        return predictor(scan, **options)
+        return predictor(volume, **options)
 
     unlucky.metadata = predictor.metadata
     with client_of(unlucky) as client:
-        jobs = [upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"] for _ in range(3)]
+        jobs = [upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"] for _ in range(3)]
         failed, too_large, done = (wait(client, job) for job in jobs)
-    assert failed["state"] == "failed" and "its log says more" in failed["error"] and "out of luck" in caplog.text
+    assert failed["state"] == "failed" and "RuntimeError" not in failed["error"]
+    assert "its log says more" in failed["error"] and "out of luck" in caplog.text
     assert too_large["state"] == "failed" and "too large for the memory" in too_large["error"]
     assert done["state"] == "done"
 
@@ -307,17 +316,17 @@ def test_a_name_decides_no_path(client, predictor):
     assert client.get(f"/api/jobs/{job}/input").status_code == 404
 
 
-def test_a_removed_scan_is_gone_from_the_disk(client, scan_file):
-    job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])["id"]
+def test_a_removed_volume_is_gone_from_the_disk(client, volume_file):
+    job = wait(client, upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"])["id"]
     folder = client.app.state.jobs.get(job).folder
     assert (folder / "segmentation.nii.gz").exists()
     assert client.delete(f"/api/jobs/{job}").status_code == 204
     assert not folder.exists() and client.get(f"/api/jobs/{job}").status_code == 404
 
 
-def test_what_nobody_asks_for_any_more_goes(predictor, scan_file):
+def test_what_nobody_asks_for_any_more_goes(predictor, volume_file):
     with client_of(predictor, keep_s=0.3) as client:
-        job = wait(client, upload(client, (scan_file.name, scan_file.read_bytes())).json()["id"])["id"]
+        job = wait(client, upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"])["id"]
         folder = client.app.state.jobs.get(job).folder
         deadline = time.monotonic() + PATIENCE_S
         while folder.exists() and time.monotonic() < deadline:
@@ -326,19 +335,101 @@ def test_what_nobody_asks_for_any_more_goes(predictor, scan_file):
         assert answer.status_code == 404 and "removed after a while" in answer.json()["detail"]
 
 
-def test_stopping_the_server_stops_the_network_and_leaves_nothing(predictor, scan_file):
+def test_stopping_the_server_stops_the_network_and_leaves_nothing(predictor, volume_file):
     gate = Gate(predictor)
     with client_of(gate) as client:
-        upload(client, (scan_file.name, scan_file.read_bytes()))
-        upload(client, (scan_file.name, scan_file.read_bytes()))
+        upload(client, (volume_file.name, volume_file.read_bytes()))
+        upload(client, (volume_file.name, volume_file.read_bytes()))
         assert gate.reached.wait(PATIENCE_S)
         folder = next(iter(client.app.state.jobs._jobs.values())).folder.parent
     assert not folder.exists()
 
 
-def test_only_a_number_of_scans_is_held(client, monkeypatch):
-    monkeypatch.setattr("mamba_unet.serve.jobs.JOBS", 2)
-    assert [client.post("/api/jobs").status_code for _ in range(3)] == [201, 201, 503]
+def test_only_a_number_of_volumes_is_held_and_empty_uploads_make_room(client, volume_file, monkeypatch):
+    monkeypatch.setattr("mamba_unet.serve.jobs.JOBS", 3)
+    file = (volume_file.name, volume_file.read_bytes())
+    done = [wait(client, upload(client, file).json()["id"])["id"]]
+    empty = [client.post("/api/jobs").json()["id"] for _ in range(20)]
+    assert client.get(f"/api/jobs/{empty[0]}").status_code == 404
+    assert client.get(f"/api/jobs/{done[0]}").json()["state"] == "done"
+    done += [wait(client, upload(client, file).json()["id"])["id"] for _ in range(2)]
+    answer = client.post("/api/jobs")
+    assert answer.status_code == 503 and "as many" in answer.json()["detail"]
+    client.delete(f"/api/jobs/{done[0]}")
+    assert client.post("/api/jobs").status_code == 201
+
+
+def test_an_upload_that_nobody_goes_on_with_goes_early(client, monkeypatch):
+    jobs = client.app.state.jobs
+    job = jobs.create()
+    job.touched -= 299
+    jobs.create()
+    assert job.folder.exists()
+    job.touched -= 2
+    jobs.create()
+    assert not job.folder.exists()
+
+
+def test_uploads_and_results_together_end_at_the_disk_limit(predictor, volume_file):
+    content = volume_file.read_bytes()
+    with client_of(predictor, max_disk_bytes=2 * len(content) + 10_000) as client:
+        done = wait(client, upload(client, (volume_file.name, content)).json()["id"])
+        assert client.app.state.jobs.get(done["id"]).written > 0
+        job = client.post("/api/jobs").json()["id"]
+        where = f"/api/jobs/{job}/upload"
+        for body in (bytes(20_000), iter([bytes(20_000)])):
+            answer = client.put(where, params={"name": "a.nii"}, content=body)
+            assert answer.status_code == 507 and "at most" in answer.json()["detail"]
+    with client_of(predictor, max_disk_bytes=len(content) + 1) as client:
+        answer = upload(client, (volume_file.name, content))
+        assert answer.status_code == 422 and "at most" in answer.json()["detail"]
+        job = client.app.state.jobs.get(answer.request.url.path.split("/")[3])
+        assert [path.name for path in job.folder.iterdir()] == ["input"]
+
+
+def test_a_folder_that_disappears_is_made_again_for_this_user_alone(client):
+    jobs = client.app.state.jobs
+    shutil.rmtree(jobs.create().folder.parent)
+    job = jobs.create()
+    assert job.upload.is_dir()
+    assert stat.S_IMODE(job.folder.parent.stat().st_mode) == 0o700
+
+
+def test_what_makes_no_sense_is_refused_in_words_with_all_headers(predictor):
+    with TestClient(create_app({"heart": predictor}), "http://127.0.0.1", raise_server_exceptions=False) as client:
+        job = client.post("/api/jobs").json()["id"]
+        for body in (
+            '{"model": "heart", "volume": NaN}',
+            '{"model": "heart", "volume": 1e999}',
+            '{"model": "heart", "scan": 0}',
+            '{"model": "heart", "slice_axis": "w"}',
+            "{}",
+            "NaN",
+            "{",
+            "",
+        ):
+            headers = {"content-type": "application/json"}
+            answer = client.post(f"/api/jobs/{job}/start", content=body, headers=headers)
+            assert answer.status_code == 422 and isinstance(answer.json()["detail"], str), body
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert client.get(f"/api/jobs/{job}").json()["state"] == "uploading"
+
+
+def test_a_failure_of_the_server_has_all_headers_and_no_inside(predictor, monkeypatch):
+    monkeypatch.setattr("mamba_unet.serve.jobs.Jobs.create", None)
+    with TestClient(create_app({"heart": predictor}), "http://127.0.0.1", raise_server_exceptions=False) as client:
+        answer = client.post("/api/jobs")
+        assert answer.status_code == 500 and answer.json() == {
+            "detail": "The server failed at this request; its log says more."
+        }
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_name_is_shown_with_escapes_for_what_no_screen_shows(client):
+    name = "a\x1b[31m\u202egnp.exe"
+    answer = upload(client, (name, b"x"))
+    assert answer.json()["detail"].startswith(r"a\x1b[31m\u202egnp.exe: not a kind of file")
 
 
 def test_a_page_of_somebody_else_gets_nothing(client):
@@ -420,7 +511,7 @@ def test_a_slow_upload_does_not_grow_old(client):
     assert sent(client, job, receive) == 204 and job.touched and job.size == 3
 
 
-def test_an_upload_ends_with_its_scan_and_leaves_nothing(predictor):
+def test_an_upload_ends_with_its_volume_and_leaves_nothing(predictor):
     with client_of(predictor, max_upload_bytes=100) as client:
         jobs = client.app.state.jobs
         job = jobs.create()
@@ -445,9 +536,21 @@ def test_an_upload_cut_off_leaves_nothing(client):
     assert not job.folder.exists() and client.get(f"/api/jobs/{job.id}").status_code == 404
 
 
+def test_an_upload_starts_only_when_all_of_it_is_here(client):
+    job, answers = client.app.state.jobs.create(), []
+
+    async def receive():
+        answers.append(client.post(f"/api/jobs/{job.id}/start", json={"model": "heart"}))
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    assert sent(client, job, receive) == 204
+    assert answers[0].status_code == 409 and "still on its way" in answers[0].json()["detail"]
+    assert client.post(f"/api/jobs/{job.id}/start", json={"model": "heart"}).status_code == 422  # tried, and no volume
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_a_full_disk_is_said(client, monkeypatch):
-    monkeypatch.setattr(client.app.state.jobs, "add_file", lambda job, name: Path("/dev/full"))
+    monkeypatch.setattr(client.app.state.jobs, "adding", lambda job, name: nullcontext(Path("/dev/full")))
     job = client.post("/api/jobs").json()["id"]
     answer = client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii"}, content=bytes(100_000))
     assert answer.status_code == 507 and "disk is full" in answer.json()["detail"]
@@ -455,7 +558,7 @@ def test_a_full_disk_is_said(client, monkeypatch):
 
 @pytest.fixture
 def slow_reading(monkeypatch):
-    """Two events: a scan has begun to be read, and it may go on."""
+    """Two events: a volume has begun to be read, and it may go on."""
     reading, go_on = threading.Event(), threading.Event()
 
     def slow(*args):
@@ -467,12 +570,12 @@ def slow_reading(monkeypatch):
     return reading, go_on
 
 
-def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelled(client, scan_file, slow_reading):
+def test_volumes_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelled(client, volume_file, slow_reading):
     reading, go_on = slow_reading
     jobs = []
     for _ in range(50):  # more than the server has threads
         jobs.append(client.post("/api/jobs").json()["id"])
-        client.put(f"/api/jobs/{jobs[-1]}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+        client.put(f"/api/jobs/{jobs[-1]}/upload", params={"name": "a.nii.gz"}, content=volume_file.read_bytes())
     with ThreadPoolExecutor(len(jobs) + 1) as people:
         starts = [people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"}) for job in jobs]
         assert reading.wait(PATIENCE_S)
@@ -488,18 +591,45 @@ def test_scans_that_wait_to_be_read_keep_nobody_else_waiting_and_can_be_cancelle
     assert wait(client, jobs[0])["state"] == "done"
 
 
-def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor, scan_file, slow_reading):
+def test_a_volume_that_is_slow_to_read_keeps_no_other_waiting(client, volume_file, monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(folder, volume, *args):
+        if volume.name == "slow":
+            reading.set()
+            assert go_on.wait(PATIENCE_S)
+        return write_image(folder, volume, *args)
+
+    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
+    content = volume_file.read_bytes()
+    with ThreadPoolExecutor(1) as somebody:
+        for large in (False, True):
+            with monkeypatch.context() as patch:
+                reading.clear(), go_on.clear()
+                patch.setattr(
+                    "mamba_unet.serve.job.Job.voxels", lambda job, large=large: 2**28 * (large and "slow" in job.called)
+                )
+                start = somebody.submit(upload, client, ("slow.nii.gz", content))
+                assert reading.wait(PATIENCE_S)
+                try:
+                    assert wait(client, upload(client, ("fast.nii.gz", content)).json()["id"])["state"] == "done"
+                finally:
+                    go_on.set()
+                assert wait(client, start.result(PATIENCE_S).json()["id"])["state"] == "done"
+
+
+def test_a_volume_cancelled_and_started_again_while_it_is_read_runs_once(predictor, volume_file, slow_reading):
     (reading, go_on), gate, calls = slow_reading, Gate(predictor), []
     gate.open.set()
 
-    def counted(scan, **options):
-        calls.append(scan.name)
-        return gate(scan, **options)
+    def counted(volume, **options):
+        calls.append(volume.name)
+        return gate(volume, **options)
 
     counted.metadata = predictor.metadata
     with client_of(counted) as client, ThreadPoolExecutor(2) as people:
         job = client.post("/api/jobs").json()["id"]
-        client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+        client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=volume_file.read_bytes())
         starts = [people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"})]
         assert reading.wait(PATIENCE_S)
         client.post(f"/api/jobs/{job}/cancel")
@@ -511,35 +641,22 @@ def test_a_scan_cancelled_and_started_again_while_it_is_read_runs_once(predictor
     assert calls == ["a"]
 
 
-def test_a_scan_removed_while_it_is_read_leaves_nothing(client, scan_file, monkeypatch):
+def test_a_volume_removed_while_it_is_read_leaves_nothing(client, volume_file, monkeypatch):
     def removed(folder, *args):
         client.delete(f"/api/jobs/{job}")
         return write_image(folder, *args)  # as when the removal comes in the middle of the writing
 
     monkeypatch.setattr("mamba_unet.serve.jobs.write_image", removed)
     job = client.post("/api/jobs").json()["id"]
-    client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=scan_file.read_bytes())
+    client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=volume_file.read_bytes())
     folder = client.app.state.jobs.get(job).folder
     client.post(f"/api/jobs/{job}/start", json={"model": "heart"})
     assert not folder.exists() and client.get(f"/api/jobs/{job}").status_code == 404
 
 
-def test_what_a_killed_server_left_is_deleted_by_the_next_and_nothing_of_the_living(predictor, tmp_path, monkeypatch):
-    pytest.importorskip("fcntl")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    left = tmp_path / "mamba-unet-serve-killed"
-    (left / "0123" / "input").mkdir(parents=True)
-    other = tmp_path / "another-program"
-    other.mkdir()
-    with client_of(predictor) as living:
-        job = living.app.state.jobs.create()
-        with client_of(predictor):
-            assert job.upload.exists() and other.exists() and not left.exists()
-
-
-def test_a_scan_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
+def test_a_volume_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
     monkeypatch.setattr("mamba_unet.volumes.find.read_volume", None)  # not called
-    monkeypatch.setattr("mamba_unet.serve.jobs.VOXELS", 999)
+    monkeypatch.setattr("mamba_unet.serve.job.VOXELS", 999)
     zeros = np.zeros((10, 10, 10), np.int16)
     nib.save(nib.Nifti1Image(zeros, np.eye(4)), tmp_path / "a.nii.gz")
     sitk.WriteImage(sitk.GetImageFromArray(zeros), tmp_path / "a.nrrd", useCompression=True)

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ import uvicorn
 from PIL import Image
 
 from mamba_unet.serve import create_app, viewer
+from mamba_unet.serve.job import Job
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -43,11 +45,11 @@ class Gate:
         self.predictor, self.metadata, self.open = predictor, predictor.metadata, threading.Event()
         self.open.set()
 
-    def __call__(self, scan, progress, **options):
+    def __call__(self, volume, progress, **options):
         progress(2, 6)
         while not self.open.wait(0.02):
             progress(2, 6)
-        return self.predictor(scan, progress=progress, **options)
+        return self.predictor(volume, progress=progress, **options)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +125,12 @@ def segmented(page, path):
 
 
 def picture(page) -> np.ndarray:
-    """(H, W, 3) of the viewer as it is on the screen, without the edges at which directions are written."""
+    """(H, W, 3) of the viewer as it is on the screen, without its buttons and the edges with the letters."""
+    buttons = "visible => document.querySelectorAll('#zoom, #convention').forEach(it => it.style.visibility = visible)"
+    page.evaluate(buttons, "hidden")
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shown = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+    page.evaluate(buttons, "")
     return shown[24:-24, 24:-24]
 
 
@@ -140,9 +145,9 @@ def pixels(page, color: str) -> int:
     return int(((strength > 25) & (abs(scaled - wanted).max(axis=-1) < 30)).sum())
 
 
-def test_a_dropped_scan_shows_its_segmentation_whose_classes_switch_off(page, scan_file):
+def test_a_dropped_volume_shows_its_segmentation_whose_classes_switch_off(page, volume_file):
     assert page.locator("#welcome").is_visible() and not page.locator("#stage").is_visible()
-    segmented(page, scan_file)
+    segmented(page, volume_file)
     both = pixels(page, GREY), pixels(page, WHITE)
     assert min(both) > 2000
     assert page.locator("#readout").inner_text().endswith(("left ventricle", "myocardium"))
@@ -157,8 +162,8 @@ def test_a_dropped_scan_shows_its_segmentation_whose_classes_switch_off(page, sc
     assert pixels(page, WHITE) == 0 and not page.locator("#overlay").is_checked()
 
 
-def test_opacity_colour_and_name_are_the_viewers_own_and_stay(page, scan_file):
-    segmented(page, scan_file)
+def test_opacity_colour_and_name_are_the_viewers_own_and_stay(page, volume_file):
+    segmented(page, volume_file)
     before = picture(page)
     page.locator("#opacity").fill("90")
     assert abs(picture(page) - before).max() > 30
@@ -174,12 +179,12 @@ def test_opacity_colour_and_name_are_the_viewers_own_and_stay(page, scan_file):
     assert page.get_by_label("name of left ventricle").is_visible() and pixels(page, WHITE) > 2000
 
 
-def test_keys_and_slider_move_through_slices_and_planes(page, scan_file):
-    segmented(page, scan_file)
+def test_keys_and_slider_move_through_slices_and_planes(page, volume_file):
+    segmented(page, volume_file)
     text = page.locator("#slice-text")
-    assert text.inner_text() == "Slice 2 / 6"
+    assert text.inner_text() == "Slice 3 / 6"  # the middle of 2 to 5, which hold structures
     page.keyboard.press("ArrowDown")
-    assert text.inner_text() == "Slice 3 / 6" and page.locator("#slice").input_value() == "3"
+    assert text.inner_text() == "Slice 4 / 6" and page.locator("#slice").input_value() == "4"
     page.keyboard.press("Home")
     assert text.inner_text() == "Slice 1 / 6" and pixels(page, WHITE) == 0  # its outermost slices are empty
     page.keyboard.press("ArrowUp")
@@ -225,7 +230,7 @@ def test_voxels_and_slices_are_those_of_the_file_however_it_is_stored(page, tmp_
 
 @pytest.mark.parametrize("orientation", ["SRP", "AIL"])
 def test_a_corner_of_the_patient_is_where_it_belongs_in_every_plane(page, tmp_path, orientation):
-    """What lies to the right, front and top, however it is stored: the scan's white and the overlay on it."""
+    """What lies to the right, front and top, however it is stored: the volume's white and the overlay on it."""
     array = np.full((24, 24, 12), 10, np.int16)
     array[tuple(slice(-6, -2) if code in "RAS" else slice(2, 6) for code in orientation)] = 100
     affine = np.zeros((4, 4))
@@ -260,13 +265,13 @@ def test_a_picture_is_shown_upright(page, tmp_path):
     assert page.locator("#convention").is_disabled() and page.locator("#size-unit").inner_text() == "pixels"
 
 
-def test_progress_is_shown_and_cancelled_and_the_scan_can_be_taken_up_again(page, gate, scan_file):
+def test_progress_is_shown_and_cancelled_and_the_volume_can_be_taken_up_again(page, gate, volume_file):
     gate.open.clear()
     try:
-        drop(page, scan_file)
+        drop(page, volume_file)
         page.get_by_text("2 / 6 slices").wait_for()
         assert page.locator("progress").evaluate("bar => bar.value") == pytest.approx(2 / 6)
-        page.wait_for_selector("#cover", state="hidden")  # the scan can be looked at already
+        page.wait_for_selector("#cover", state="hidden")  # the volume can be looked at already
         assert picture(page).max() > 200
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled").wait_for()
@@ -276,9 +281,9 @@ def test_progress_is_shown_and_cancelled_and_the_scan_can_be_taken_up_again(page
     page.wait_for_selector("body.done")
 
 
-def test_measurements_and_downloads(page, scan_file):
-    segmented(page, scan_file)
-    label = np.digitize(np.asarray(nib.load(scan_file).dataobj), [40, 80])
+def test_measurements_and_downloads(page, volume_file):
+    segmented(page, volume_file)
+    label = np.digitize(np.asarray(nib.load(volume_file).dataobj), [40, 80])
     cells = page.locator("#structures tbody tr").nth(1).locator("td").all_inner_texts()
     assert cells == [f"{(label == 2).sum() * 18 / 1000:.1f}", "100", "2–5"]
     with page.expect_download() as download:
@@ -312,22 +317,22 @@ def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):
     page.get_by_text("Frame 1 / 4").wait_for()
 
 
-def test_what_is_no_scan_is_said_beside_the_others(page, scan_file, tmp_path):
-    segmented(page, scan_file)
+def test_what_is_no_volume_is_said_beside_the_others(page, volume_file, tmp_path):
+    segmented(page, volume_file)
     (tmp_path / "report.pdf").write_bytes(b"%PDF-1.4")
     (tmp_path / "large.nii").write_bytes(bytes(2**16 + 1))
     drop(page, tmp_path / "report.pdf")
     alert = page.get_by_role("alert")
     alert.wait_for()
     assert alert.inner_text().startswith("report.pdf: not a kind of file that is taken")
-    assert page.locator("#cover").inner_text() == "Nothing to show"  # not the scan before, under this one's name
+    assert page.locator("#cover").inner_text() == "Nothing to show"  # not the volume before, under this one's name
     page.get_by_role("button", name="patient007_frame01", exact=True).click()
     page.wait_for_selector("#cover", state="hidden")
     assert pixels(page, WHITE) > 2000
     drop(page, tmp_path / "large.nii")
     page.get_by_text("more than the server takes").wait_for()
     page.route("**/api/jobs", lambda route: route.abort())
-    drop(page, scan_file)
+    drop(page, volume_file)
     page.get_by_text("The server cannot be reached.").wait_for()
     page.unroute("**/api/jobs")
 
@@ -339,13 +344,13 @@ def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
     page.wait_for_selector("#cover", state="hidden")
     assert pixels(page, WHITE) > 2000
     assert page.get_by_role("link", name="Segmentation DICOM SEG").is_visible()
-    page.get_by_role("button", name="Another scan of it").click()
+    page.get_by_role("button", name="Another volume of it").click()
     page.get_by_role("button", name="study_3_short-axis").click()
     page.locator("#jobs .name", has_text="study_3_short-axis").wait_for()
     page.wait_for_selector("body.done")
 
 
-def test_a_scan_that_the_graphics_cannot_hold_has_its_numbers_and_files(page, scan_file):
+def test_a_volume_that_the_graphics_cannot_hold_has_its_numbers_and_files(page, volume_file):
     page.add_init_script("""
         const real = WebGL2RenderingContext.prototype.getParameter;
         WebGL2RenderingContext.prototype.getParameter =
@@ -353,15 +358,15 @@ def test_a_scan_that_the_graphics_cannot_hold_has_its_numbers_and_files(page, sc
     """)
     page.reload()
     page.wait_for_selector("#model option", state="attached")
-    drop(page, scan_file)
+    drop(page, volume_file)
     page.get_by_text("graphics of this device take 16 voxels").wait_for()
     page.wait_for_selector("body.done")
     assert page.get_by_role("link", name="Segmentation NIfTI").is_visible()
     assert not page.locator("#slice").is_visible()
 
 
-def test_several_files_ask_which_and_are_removed(page, scan_file, cine_file):
-    drop(page, scan_file, cine_file)
+def test_several_files_ask_which_and_are_removed(page, volume_file, cine_file):
+    drop(page, volume_file, cine_file)
     page.get_by_role("button", name="patient007_4d").click()
     page.wait_for_selector("body.done")
     assert page.locator("#jobs .name").inner_text() == "patient007_4d"
@@ -369,10 +374,162 @@ def test_several_files_ask_which_and_are_removed(page, scan_file, cine_file):
     page.wait_for_selector("#welcome", state="visible")
 
 
-def test_on_a_phone_everything_is_within_its_width(phone, scan_file):
-    segmented(phone, scan_file)
+def test_on_a_phone_everything_is_within_its_width(phone, volume_file):
+    segmented(phone, volume_file)
     assert pixels(phone, WHITE) > 500
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     for button in phone.locator("button:visible, input:visible:not([type=color]), a:visible").all():
         box = button.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390.5
+
+
+def test_windows_are_chosen_typed_and_dragged_and_the_fields_follow(page, tmp_path):
+    hounsfield = np.linspace(-1000, 1000, 32 * 24 * 6).reshape(32, 24, 6).astype(np.int16)
+    nib.save(nib.Nifti1Image(hounsfield, np.diag([-1.5, -1.5, 8, 1])), tmp_path / "ct.nii.gz")
+    segmented(page, tmp_path / "ct.nii.gz")
+    fields = page.locator("#window-low"), page.locator("#window-high")
+    window = lambda: [float(field.input_value()) for field in fields]  # noqa: E731
+    chosen = page.locator("#preset option:checked")
+    assert chosen.inner_text() == "abdomen" and window() == [-160, 240]
+    before = picture(page)
+    page.locator("#preset").select_option("lung")
+    assert window() == [-1350, 150] and abs(picture(page) - before).max() > 30
+    fields[0].fill("-100")
+    fields[0].press("Enter")
+    assert window() == [-100, 150] and chosen.inner_text() == "own"
+    page.mouse.move(500, 300)
+    page.mouse.down(button="right")
+    page.mouse.move(560, 300, steps=4)  # wider
+    page.mouse.up(button="right")
+    low, high = window()
+    assert low < -110 and high > 160 and low + high == pytest.approx(50, abs=2)
+    page.mouse.dblclick(500, 300)
+    assert window() == [-160, 240] and chosen.inner_text() == "abdomen"
+
+
+def test_it_zooms_and_moves_and_shows_all_again(page, volume_file):
+    segmented(page, volume_file)
+    text, before, whole = page.locator("#fit"), pixels(page, WHITE), picture(page)
+    assert text.inner_text() == "100 %"
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"])
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -150)
+    page.keyboard.up("Control")
+    zoomed = int(text.inner_text().split()[0])
+    assert zoomed > 150 and pixels(page, WHITE) > 1.5 * before
+    assert page.inner_text("#slice-text") == "Slice 3 / 6"
+    shown = picture(page)
+    page.mouse.down(button="middle")
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+    page.mouse.up(button="middle")
+    assert (picture(page) != shown).mean() > 0.05
+    page.get_by_role("button", name="Fit to window").click()
+    assert text.inner_text() == "100 %" and abs(picture(page) - whole).mean() < 1
+    page.keyboard.press("+")
+    assert text.inner_text() == "125 %"
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.wheel(0, 120)
+    page.wait_for_timeout(200)
+    assert page.inner_text("#slice-text") == "Slice 4 / 6"
+
+
+def test_structures_are_filled_outlined_or_both(page, volume_file):
+    segmented(page, volume_file)
+    counts = {}
+    for style in ("Fill", "Outline", "Both"):
+        page.get_by_role("button", name=style, exact=True).click()
+        counts[style] = pixels(page, WHITE)
+    assert 100 < counts["Outline"] < counts["Fill"] / 5 and counts["Both"] >= counts["Fill"] * 0.9
+    page.get_by_role("button", name="Outline", exact=True).click()
+    page.reload()
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+    assert pixels(page, WHITE) == pytest.approx(counts["Outline"], rel=0.1)
+    page.get_by_label("show left ventricle").click()
+    assert pixels(page, WHITE) == 0
+
+
+@pytest.mark.parametrize("orientation", ["SRP", "AIL"])
+def test_an_outline_lies_around_its_fill_in_every_plane(page, tmp_path, orientation):
+    array = np.full((24, 20, 12), 10, np.int16)
+    array[3:9, 6:10, 2:6] = 100
+    affine = np.zeros((4, 4))
+    for axis, (along, sign) in enumerate(nib.orientations.axcodes2ornt(orientation).astype(int)):
+        affine[along, axis] = sign * (2, 2, 4)[axis]
+    affine[3, 3] = 1
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "box.nii.gz")
+    segmented(page, tmp_path / "box.nii.gz")
+    page.get_by_label("colour of left ventricle").fill("#ff0000")
+    for key in "acs":
+        page.keyboard.press(key)
+        edges = []
+        for style in ("Fill", "Outline"):
+            page.get_by_role("button", name=style, exact=True).click()
+            shown = picture(page)
+            tint = np.argwhere(shown[..., 0] - shown[..., 1] > 60)
+            edges.append([*tint.min(axis=0), *tint.max(axis=0)])
+        fill, outline = np.array(edges)
+        # the outline lies half a voxel outside the outermost centres; the fill fades out around it
+        assert (abs(fill - outline) < 14).all() and np.allclose(fill[:2] + fill[2:], outline[:2] + outline[2:], atol=6)
+        assert pixels(page, "#ff0000") > 50
+
+
+def test_two_fingers_zoom_and_leave_the_slice_alone(phone, volume_file):
+    segmented(phone, volume_file)
+    phone.get_by_role("button", name="All").tap()
+    before = phone.inner_text("#slice-text"), phone.inner_text("#readout")
+    box = phone.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+    session = phone.context.new_cdp_session(phone)
+
+    def touch(kind, *distances):
+        points = [{"x": x + sign * far, "y": y, "id": i} for far in distances for i, sign in enumerate((-1, 1))]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 30)
+    for distance in range(30, 90, 5):
+        touch("touchMove", distance)
+        phone.wait_for_timeout(60)
+    touch("touchEnd")
+    assert (phone.inner_text("#slice-text"), phone.inner_text("#readout")) == before
+    assert int(phone.inner_text("#fit").split()[0]) > 150
+    phone.touchscreen.tap(x - 20, y - 20)
+    assert phone.inner_text("#readout") != before[1]
+
+
+def test_what_a_finger_touches_is_large_enough(phone, cine_file):
+    segmented(phone, cine_file)
+    for one in phone.locator("button:visible, input:visible:not([type=checkbox]), select:visible, label.box").all():
+        box = one.bounding_box()
+        assert box["height"] >= 40 and box["width"] >= 40, one.evaluate("it => it.outerHTML")
+
+
+def test_while_something_is_dragged_over_the_page_one_line_is_to_be_read(page, volume_file):
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(volume_file)], "dragOperationsMask": 1}
+    session.send("Input.dispatchDragEvent", {"type": "dragEnter", "x": 300, "y": 300, "data": data})
+    page.get_by_text("Drop to segment").wait_for()
+    assert not page.get_by_role("heading", name="Drop a volume").is_visible()
+
+
+def test_a_colour_picture_is_shown_in_colour_with_its_segmentation(page, tmp_path, monkeypatch):
+    colors = np.zeros((1, 3, 1, 60, 90), np.uint8)  # T C D H W
+    colors[0, :, 0] = np.array([200, 40, 60])[:, None, None]
+    colors[0, :, 0, 5:20, 10:30] = np.array([20, 220, 30])[:, None, None]
+    read = Job.read
+    monkeypatch.setattr(Job, "read", lambda job: replace(read(job), array=colors))
+    segment = Gate.__call__
+    grey = lambda gate, volume, **options: segment(gate, replace(volume, array=volume.array[:, 1]), **options)  # noqa: E731
+    monkeypatch.setattr(Gate, "__call__", grey)
+    Image.new("L", (90, 60)).save(tmp_path / "photo.png")
+    segmented(page, tmp_path / "photo.png")
+    page.get_by_role("button", name="Outline", exact=True).click()
+    shown = picture(page)
+    red, green = (abs(shown - color).max(axis=-1) < 12 for color in ((200, 40, 60), (20, 220, 30)))
+    assert red.mean() > 0.3 and green.mean() > 0.02
+    rows, columns = np.nonzero(green)
+    assert rows.mean() < shown.shape[0] / 2 and columns.mean() < shown.shape[1] / 2
+    assert pixels(page, WHITE) > 100  # the outline
+    assert re.search(r"value (20, 220, 30|200, 40, 60)", page.inner_text("#readout"))
+    assert not page.locator("#window").is_visible()

@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -36,8 +37,8 @@ def started(folder, *words):
     return server, re.search(r"http\S+", said)[0], said
 
 
-def stopped(server):
-    server.send_signal(signal.SIGINT)
+def stopped(server, by=signal.SIGINT):
+    server.send_signal(by)
     said, _ = server.communicate(timeout=60)
     assert server.returncode == 0
     return said
@@ -45,13 +46,14 @@ def stopped(server):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 @pytest.mark.skipif(not viewer.installed(), reason="the viewer is not here: mamba-unet serve --install-viewer")
-def test_it_says_where_it_is_and_who_may_come_and_stops_cleanly(runs):
+@pytest.mark.parametrize("by", ["SIGINT", "SIGHUP"])
+def test_it_says_where_it_is_and_who_may_come_and_stops_cleanly(runs, by):
     server, url, said = started(runs)
     assert re.match(r"Serving heart at http://127\.0\.0\.1:\d+/\nOnly this machine", said)
     assert b"Mamba-UNet" in urllib.request.urlopen(url, timeout=60).read()
     urllib.request.urlopen(urllib.request.Request(f"{url}api/jobs", method="POST"), timeout=60)
     assert list(runs.glob("mamba-unet-serve-*/*"))
-    assert "deleted" in stopped(server)
+    assert "deleted" in stopped(server, getattr(signal, by))
     assert not list(runs.glob("mamba-unet-serve-*"))
 
 
@@ -86,3 +88,16 @@ def test_without_its_viewer_it_says_how_to_get_it(monkeypatch, predictor):
     monkeypatch.setattr("mamba_unet.serve.viewer.installed", lambda: False)
     with pytest.raises(FileNotFoundError, match="--install-viewer"):
         serve({"heart": predictor})
+
+
+def test_an_address_that_it_cannot_have_is_said_in_a_sentence(predictor, monkeypatch):
+    monkeypatch.setattr("mamba_unet.serve.viewer.installed", lambda: True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"^port {port} of 127.0.0.1 is in use.*--port 0 to take a free one"):
+            serve({"heart": predictor}, port=port)
+    for host in ("192.0.2.1", "no-such-machine.invalid"):
+        with pytest.raises(ValueError, match=f"^--host {host}: not an address of this machine"):
+            serve({"heart": predictor}, host, 0)
+    with pytest.raises(ValueError, match=r"^--port 70000: ports are 0 to 65535"):
+        serve({"heart": predictor}, port=70000)

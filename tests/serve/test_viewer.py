@@ -2,7 +2,11 @@ import base64
 import hashlib
 import io
 import runpy
+import shutil
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +67,23 @@ def test_another_archive_than_the_one_known_is_refused_and_nothing_is_written(re
 def test_the_build_runs_it_before_the_package_can_be_imported():
     found = runpy.run_path(viewer.__file__)
     assert found["NIIVUE"].version == viewer.NIIVUE.version and found["FOLDER"] == viewer.FOLDER
+
+
+def test_a_package_is_built_without_the_viewer_where_its_archive_is_another_one(tmp_path):
+    source = Path(viewer.__file__).parent
+    here = tmp_path / "src" / "mamba_unet" / "serve"
+    here.mkdir(parents=True)
+    (here / "__init__.py").touch()
+    shutil.copy(source / "NIIVUE_LICENSE.txt", here)
+    registry = tmp_path / "registry" / "@niivue" / "niivue" / "-"
+    registry.mkdir(parents=True)
+    (registry / f"niivue-{viewer.NIIVUE.version}.tgz").write_bytes(b"another archive")
+    text = Path(viewer.__file__).read_text(encoding="utf-8")
+    text = text.replace(viewer.REGISTRY, (tmp_path / "registry").as_uri())
+    (here / "viewer.py").write_text(text, encoding="utf-8")
+    shutil.copy(source.parents[2] / "setup.py", tmp_path)
+    command = [sys.executable, "-W", "error::UserWarning", "setup.py", "build_py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "built without the viewer" in done.stderr and "not the archive we know" in done.stderr
+    assert not (here / "static").exists()

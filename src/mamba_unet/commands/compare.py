@@ -19,7 +19,11 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "recipes", type=options.named_recipe, nargs="*", metavar="recipe", help="YAML file, or NAME=FILE"
+        "recipes",
+        type=options.named_recipe,
+        nargs="*",
+        metavar="recipe",
+        help="name of a shipped recipe, YAML file, or NAME=FILE",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
     parser.add_argument(

@@ -12,10 +12,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; any other than this machine's own demands a token"
     )
-    parser.add_argument("--port", type=int, default=8765, help="(default: %(default)s)")
-    parser.add_argument("--max-upload-mb", type=int, default=2048, help="size of one upload (default: %(default)s MiB)")
+    parser.add_argument("--port", type=int, default=8765, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--max-upload-mb", type=int, default=2048, metavar="MIB", help="size of one upload (default: %(default)s)"
+    )
     keep = "delete a result when nobody has asked for it for this long (default: %(default)s)"
-    parser.add_argument("--keep-minutes", type=float, default=60, help=keep)
+    disk = "size of all uploads and results together (default: %(default)s)"
+    parser.add_argument("--max-disk-mb", type=int, default=20480, metavar="MIB", help=disk)
+    parser.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument(
         "--install-viewer", action="store_true", help="only fetch the image viewer, if the installation lacks it"
@@ -40,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         args.host,
         args.port,
         max_upload_mb=args.max_upload_mb,
+        max_disk_mb=args.max_disk_mb,
         keep_minutes=args.keep_minutes,
         open_browser=args.open,
     )

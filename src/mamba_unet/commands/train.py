@@ -14,7 +14,9 @@ def add(commands: Commands) -> None:
         takes_keys=True,
         usage="%(prog)s RECIPE [--resume] [--data DIR] [--out DIR] [--KEY VALUE]",
     )
-    parser.add_argument("recipe", help="YAML file; each of its keys can be overridden: --optimizer.lr 0.001")
+    parser.add_argument(
+        "recipe", help="name of a shipped recipe, or YAML file; its keys can be overridden: --optimizer.lr 0.001"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
 
 

@@ -204,11 +204,8 @@ class Pipeline:
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
         volume = job.read()
-        if "dicom-seg" in self.folder.outputs and (volume.volume.dicom is None or len(volume.image) > 1):
-            what = "not DICOM, which a DICOM segmentation must refer to"
-            if volume.volume.dicom is not None:
-                what = "a cine, and a DICOM segmentation has no axis of time"
-            raise UnreadableError(job.source, f"{what}; leave dicom-seg out of --output-type for it")
+        if "dicom-seg" in self.folder.outputs:
+            self._check_seg(job, volume)
         self.cases[job.name] = {
             "case": job.name,
             "input": str(job.source),
@@ -216,10 +213,19 @@ class Pipeline:
             "shape": list(volume.volume.array.shape),
             "spacing_mm": volume.volume.spacing_mm,
             "slice_axis": SLICE_AXES[volume.turn.axes[0]],
-            "tiles": volume.waiting,
+            "slices": volume.volume.frames * volume.volume.shape[volume.turn.axes[0]],
             "seconds": {"reading": time.perf_counter() - start},
         }
         return volume
+
+    def _check_seg(self, job: Job, volume: PreparedVolume) -> None:
+        """Refuse what no DICOM segmentation can be written of, before the networks run."""
+        from mamba_unet.volumes.dicom.seg import check_seg_possible
+
+        try:
+            check_seg_possible(volume.volume, self.predictor.metadata.class_names)
+        except ValueError as error:
+            raise UnreadableError(job.source, f"{error}; or leave dicom-seg out of --output-type") from error
 
     def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
         start = time.perf_counter()

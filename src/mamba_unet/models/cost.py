@@ -1,16 +1,19 @@
 """What a network costs: parameters, floating-point operations, time and memory of a forward pass."""
 
+import contextlib
+import ctypes
 import functools
 import importlib
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from mamba_unet.models.registry import build_model
@@ -28,8 +31,8 @@ class Cost:
         gflops: billions of floating-point operations, a multiply-add counted as two; matrix products, convolutions,
             attention (torch's counter) and selective scans.
         latency_ms: median of several passes.
-        peak_mib: on CUDA, the most that was allocated; on a CPU, by how much the process grew; None where the system
-            does not tell.
+        peak_mib: what the first pass held at the most beyond the network and its input: on CUDA by torch's count, on a
+            CPU by how much the process grew; None where the system does not tell (all but Linux).
     """
 
     parameters: int
@@ -47,10 +50,10 @@ def measure_cost(
     x = torch.randn(batch, 1, *size, device=device)
     with torch.inference_mode():
         model(x[:, :, :32, :32])  # what the first pass loads does not count
-        before = _memory(device)
+        peak = _peak_mib(model, x)
         times = [_timed(model, x) for _ in range(4)][1:]
-        peak = None if before is None else _memory(device) - before
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # without the fused attention, which on a CPU the counter does not know: its two products count as they are
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(parameters, counter.get_total_flops() / 1e9, 1000 * statistics.median(times), peak)
@@ -72,16 +75,29 @@ def _timed(model: torch.nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _memory(device: str) -> float | None:
-    """The most memory held so far, in MiB."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform == "win32":
+def _peak_mib(model: torch.nn.Module, x: torch.Tensor) -> float | None:
+    """The most memory that a forward pass holds beyond what was held before it, in MiB; None where nothing tells."""
+    if x.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(x.device)
+        before = torch.cuda.memory_allocated(x.device)
+        _timed(model, x)
+        return (torch.cuda.max_memory_allocated(x.device) - before) / 2**20
+    # The process's peak. Not getrusage's, which a process inherits from the one that started it; this one can be reset.
+    peak = Path("/proc/self/clear_refs")
+    if not peak.exists():
         return None
-    import resource
+    with contextlib.suppress(AttributeError):  # glibc's: what it keeps from earlier work would hide growth
+        ctypes.CDLL(None).malloc_trim(0)
+    peak.write_text("5")
+    before = _status_mib("VmRSS")
+    _timed(model, x)
+    return _status_mib("VmHWM") - before
 
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+def _status_mib(field: str) -> float:
+    """A line of /proc/self/status, which are in KiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 @functools.cache

@@ -142,7 +142,7 @@ def _(u, dt, B, C, A, D, bias, weight, softplus, keep_borders):
 @torch.library.custom_op("mamba_unet::cpu_scan_backward", mutates_args=())
 def _backward(
     gy: Tensor,
-    glast: Tensor,
+    glast: Tensor | None,
     u: Tensor,
     dt: Tensor,
     B: Tensor,
@@ -185,11 +185,14 @@ def _sum(copies: Tensor) -> Tensor:
 def _setup(ctx, inputs, output):
     *tensors, softplus, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
+    ctx.set_materialize_grads(False)  # the borders get none, and seldom the last state: no zeros as large as they
     ctx.softplus = softplus
 
 
 def _differentiate(ctx, gy, glast, _):
-    gradients = _backward(gy.contiguous(), glast.contiguous(), *ctx.saved_tensors, ctx.softplus)
+    gy = torch.zeros_like(ctx.saved_tensors[0]) if gy is None else gy.contiguous()
+    glast = None if glast is None else glast.contiguous()
+    gradients = _backward(gy, glast, *ctx.saved_tensors, ctx.softplus)
     gweight = gradients[7] if len(gradients) > 7 else None
     return *gradients[:7], gweight, None, None
 

@@ -108,7 +108,7 @@ typedef struct {
     /* forward: y (parts, batch, L, D); last state (batch, K, N, D);
      * borders (batch, blocks, K, chunks, N, LANES), or NULL where no backward pass will follow */
     float *y, *last, *borders;
-    /* backward: gy (batch, L, D), glast like last; gu like y; gB, gC (groups, batch, L, K, N); gA (batch, K, D, N);
+    /* backward: gy (batch, L, D), glast like last, or NULL for zeros; gu like y; gB, gC (groups, batch, L, K, N); gA (batch, K, D, N);
      * gbias (batch, K, D); gskip (batch, D); gdt (1, batch, L, K, D), or (groups, batch, L, K, R) and gweight (batch, K,
      * blocks, R, LANES), filled up as weight is */
     const float *gy, *glast;
@@ -574,7 +574,9 @@ INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t gro
         if (R) memset(gweight, 0, sizeof(float) * filled(R) * LANES);
         memset(sums.gA, 0, sizeof sums.gA[0] * N);
         memset(sums.gbias, 0, sizeof sums.gbias);
-        for (int64_t n = 0; n < N; n++) copy_row(sums.gstate[n], job->glast + ((b * K + k) * N + n) * D + c0, lanes);
+        memset(sums.gstate, 0, sizeof sums.gstate[0] * N);
+        for (int64_t n = 0; job->glast && n < N; n++)
+            copy_row(sums.gstate[n], job->glast + ((b * K + k) * N + n) * D + c0, lanes);
 
         for (int64_t c = chunks - 1; c >= 0; c--) {
             const int steps = (int)min64(CHUNK, L - c * CHUNK);

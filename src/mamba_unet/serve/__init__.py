@@ -1,4 +1,4 @@
-"""A local web page: drop a scan on it, look through its slices with the segmentation over them."""
+"""A local web page: drop a volume on it, look through its slices with the segmentation over them."""
 
 from mamba_unet.serve.app import create_app
 

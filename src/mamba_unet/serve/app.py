@@ -1,46 +1,47 @@
-"""The page's server: the files of the page, and the interface that it talks to, guarded.
-
-Nobody is asked who they are. On a loopback address every program of this machine may use the server, but no web page
-of anybody else: requests must name this machine as their host (DNS rebinding) and must not come from another origin.
-On any other address a token is demanded as well.
-"""
+"""The page's server: the files of the page, and the interface that it talks to; `guard` says who may use it."""
 
 import asyncio
 import errno
-import re
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from mamba_unet.drawing.colors import class_color
-from mamba_unet.serve.jobs import FULL, Job, Jobs, Refused
+from mamba_unet.serve import job as limits
+from mamba_unet.serve.guard import LOOPBACK, length, refusal, seal
+from mamba_unet.serve.job import Job
+from mamba_unet.serve.jobs import DISK_FULL, Jobs, Refused
 from mamba_unet.serve.result import FILES
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
 
 STATIC = Path(__file__).parent / "static"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-BODY_BYTES = 10_000  # of a request that is not an upload
-HEADERS = {
-    # the viewer sets styles and pictures of its own, but loads no code
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self' "
-        "data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
+READERS = 8  # volumes that are read at a time, those of more than `job.LARGE` voxels one by one
+
+
+class Start(BaseModel):
+    """What to do with an upload.
+
+    Attributes:
+        model: name of a network.
+        volume: which one of several, counted from 0; None asks for a choice.
+        slice_axis: to cut slices across; None finds it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    volume: Annotated[int, Field(ge=0)] | None = None
+    slice_axis: Literal["x", "y", "z"] | None = None
 
 
 def create_app(
@@ -49,6 +50,7 @@ def create_app(
     token: str | None = None,
     hosts: Sequence[str] = LOOPBACK,
     max_upload_bytes: int = 2 * 2**30,
+    max_disk_bytes: int = 20 * 2**30,
     keep_s: float = 3600,
 ) -> FastAPI:
     """The server as an ASGI application.
@@ -57,11 +59,13 @@ def create_app(
         predictors: the networks, by the name that people choose from; the first is the default.
         token: what a browser must bring once, as `/?token=...`; None on a loopback address.
         hosts: names that a request may call this machine by; not looked at where there is a token.
-        max_upload_bytes: of one scan.
-        keep_s: a scan and its result go when nobody has asked for them for so long.
+        max_upload_bytes: of one upload.
+        max_disk_bytes: of all uploads and results together.
+        keep_s: a volume and its result go when nobody has asked for them for so long.
     """
-    jobs = Jobs(predictors, keep_s)
-    reading = asyncio.Lock()  # who waits for it holds none of the threads that answer everybody
+    jobs = Jobs(predictors, keep_s, max_upload_bytes, max_disk_bytes)
+    # who waits for one of these holds none of the threads that answer everybody
+    readers, large = asyncio.Semaphore(READERS), asyncio.Lock()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,13 +79,21 @@ def create_app(
     def refuse(request: Request, error: Refused) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, error.status)
 
+    @app.exception_handler(RequestValidationError)
+    def misunderstand(request: Request, error: RequestValidationError) -> JSONResponse:
+        said = [f"{it['loc'][-1]}: {it['msg'][:1].lower()}{it['msg'][1:]}" for it in error.errors()]
+        return JSONResponse({"detail": "; ".join(said)}, 422)
+
+    @app.exception_handler(Exception)
+    def fail(request: Request, error: Exception) -> JSONResponse:
+        response = JSONResponse({"detail": "The server failed at this request; its log says more."}, 500)
+        seal(request, response, token)  # no middleware comes after this one
+        return response
+
     @app.middleware("http")
     async def guard(request: Request, call_next) -> Response:
-        response = _stop(request, token, hosts) or await call_next(request)
-        if token is not None and _equal(request.query_params.get("token"), token):
-            response.set_cookie(_cookie(request), token, httponly=True, samesite="strict")
-        response.headers.update(HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
+        response = refusal(request, token, hosts) or await call_next(request)
+        seal(request, response, token)
         return response
 
     @app.get("/api/about")
@@ -99,35 +111,33 @@ def create_app(
     @app.put("/api/jobs/{identifier}/upload", status_code=204)
     async def upload(identifier: str, request: Request, name: Annotated[str, Query(max_length=1000)]) -> None:
         job = jobs.get(identifier)
-        too_large = Refused(413, f"Larger than {max_upload_bytes / 2**20:,.0f} MiB, which is the limit here.")
-        if job.size + _length(request) > max_upload_bytes:
-            raise too_large
-        try:
-            with jobs.using(job), open(jobs.add_file(job, name), "wb") as file:
-                async for chunk in request.stream():
-                    jobs.get(identifier)  # still there, and not forgotten
-                    job.size += len(chunk)
-                    if job.size > max_upload_bytes:
-                        raise too_large
-                    file.write(chunk)
-        except ClientDisconnect:
-            jobs.remove(job)  # nobody comes back to half a file
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise Refused(507, FULL) from error
-            raise
+        jobs.make_room(job, length(request))
+        with jobs.adding(job, name) as path:
+            try:
+                with open(path, "wb") as file:
+                    async for chunk in request.stream():
+                        jobs.get(identifier)  # still there, and not forgotten
+                        jobs.make_room(job, len(chunk))
+                        job.size += len(chunk)
+                        file.write(chunk)
+            except (ClientDisconnect, Refused, OSError) as error:
+                jobs.remove(job)  # half a file is of no use
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise Refused(507, DISK_FULL) from error
+                if not isinstance(error, ClientDisconnect):
+                    raise
 
     @app.post("/api/jobs/{identifier}/start")
-    async def start(
-        identifier: str,
-        model: Annotated[str, Body()],
-        scan: Annotated[int | None, Body(ge=0)] = None,
-        slice_axis: Annotated[Literal["x", "y", "z"] | None, Body()] = None,
-    ) -> dict[str, Any]:
+    async def start(identifier: str, wanted: Start) -> dict[str, Any]:
         job = jobs.get(identifier)
-        jobs.start(job, model, slice_axis)
-        async with reading:
-            await run_in_threadpool(jobs.read, job, scan)
+        jobs.start(job, wanted.model, wanted.slice_axis)
+        async with job.turn:
+            async with readers:
+                await run_in_threadpool(jobs.find, job, wanted.volume)
+            if job.state == "reading":
+                alone = await run_in_threadpool(job.voxels) > limits.LARGE
+                async with large if alone else readers:
+                    await run_in_threadpool(jobs.read, job)
         return _state(jobs, job)
 
     @app.post("/api/jobs/{identifier}/cancel")
@@ -149,7 +159,7 @@ def create_app(
         job = jobs.get(identifier)
         path = job.folder / file
         if file not in FILES or not path.is_file():
-            raise Refused(404, f"There is no {file} of this scan.")
+            raise Refused(404, f"There is no {file} of this volume.")
         return FileResponse(path, media_type="application/octet-stream", filename=f"{job.name}_{file}")
 
     app.mount("/", _Page(directory=STATIC, html=True))
@@ -165,37 +175,6 @@ class _Page(StaticFiles):
         return response
 
 
-def _stop(request: Request, token: str | None, hosts: Sequence[str]) -> Response | None:
-    """The refusal of a request that nobody at our page made; None lets it pass."""
-    if request.method == "POST" and (_length(request) > BODY_BYTES or "transfer-encoding" in request.headers):
-        return PlainTextResponse("Only an upload may be as large as this.", 413)
-    host = request.headers.get("host", "")
-    if token is None and re.fullmatch(r"\[?(.*?)\]?(:\d+)?", host.lower())[1] not in hosts:
-        return PlainTextResponse(f"This server answers as {' or '.join(hosts)} only.", 403)
-    origin = request.headers.get("origin")
-    if request.method not in ("GET", "HEAD") and origin not in (None, f"http://{host}", f"https://{host}"):
-        return PlainTextResponse("Requests of other pages are refused.", 403)
-    if token is not None:
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = (request.cookies.get(_cookie(request)), bearer, request.query_params.get("token"))
-        if not any(_equal(word, token) for word in given):
-            return PlainTextResponse("Open the address that the server printed: it ends with its token.", 401)
-    return None
-
-
-def _cookie(request: Request) -> str:
-    """Browsers send a host's cookies to all its ports, and several people may serve on one machine."""
-    return f"mamba_unet_token_{request.scope['server'][1]}"
-
-
-def _length(request: Request) -> int:
-    return int(request.headers.get("content-length", 0))
-
-
-def _equal(given: str | None, token: str) -> bool:
-    return given is not None and secrets.compare_digest(given.encode(), token.encode())
-
-
 def _model(name: str, predictor: "Predictor") -> dict[str, Any]:
     metadata = predictor.metadata
     classes = [{"name": text, "color": class_color(i)} for i, text in enumerate(metadata.class_names) if i]
@@ -207,8 +186,8 @@ def _state(jobs: Jobs, job: Job) -> dict[str, Any]:
         "id": job.id,
         "name": job.name,
         "state": job.state,
-        "scans": job.titles,
-        "scan": job.scan,
+        "volumes": job.titles,
+        "volume": job.volume,
         "model": job.model,
         "ahead": jobs.ahead(job),
         "slices": job.slices,

@@ -1,46 +1,38 @@
 """What people hand in, and the one thread that takes it through the network in turn.
 
-A job is one upload and what became of it. It owns a folder in a temporary directory, in which every file has a name of
-ours; the folder goes when its owner says so, when nobody has asked for it for a while, and when the server stops.
+A job owns a folder in a temporary directory, in which every file has a name of ours. The folder goes when its owner
+says so, when nobody has asked for it for a while, and when the server stops.
 """
 
 import errno
 import logging
-import os
-import re
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from mamba_unet.serve.folder import ServerFolder
+from mamba_unet.serve.job import MOVING, Job, State, printable
 from mamba_unet.serve.result import write_image, write_result
-from mamba_unet.serve.size import count_voxels
-from mamba_unet.volumes.formats import FILES as IMAGE_FILES
-from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, stem
+from mamba_unet.volumes.formats import FILES as VOLUME_FILES
+from mamba_unet.volumes.formats import ZIP, ending
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
     from mamba_unet.volumes.find import VolumeFile
-    from mamba_unet.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (*IMAGE_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
+ENDINGS = (*VOLUME_FILES, *ZIP)  # what has none of these is taken for DICOM, whose files often have none
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
-VOXELS = 2**30  # in one scan: 1024 slices of 1024 x 1024; the network takes some 16 bytes for each
-FULL = "The server's disk is full."
-FOLDER = "mamba-unet-serve-"
-
-State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
-MOVING = ("reading", "queued", "running")
+UPLOAD_S = 300  # an upload goes that has been neither continued nor started for so long
+DISK_FULL = "The server's disk is full."
 
 
 class Refused(ValueError):
@@ -55,101 +47,23 @@ class _Cancelled(Exception):
     pass
 
 
-@dataclass(eq=False)
-class Job:
-    """One upload and what became of it.
-
-    Attributes:
-        id: cannot be guessed; who knows it owns the job.
-        folder: `input/` holds the upload, the result lies beside it.
-        names: stored path -> what its owner calls it.
-        size: bytes uploaded.
-        scans: found in the upload.
-        scan: which of them is meant.
-        model, slice_axis: as asked for.
-        state: `choosing` waits for the owner to say which of several scans is meant.
-        slices: (done, all) while the network runs.
-        error: why it failed, in words for its owner.
-        image: how to show the scan, see `result.write_image`; None until it has been read.
-        result: see `result.write_result`; None until it is done.
-        touched: when somebody last asked for it, on the clock `time.monotonic`.
-        users: how many are at work in its folder.
-    """
-
-    id: str
-    folder: Path
-    names: dict[Path, str] = field(default_factory=dict)
-    size: int = 0
-    scans: "list[VolumeFile]" = field(default_factory=list)
-    scan: int = 0
-    model: str = ""
-    slice_axis: str | None = None
-    state: State = "uploading"
-    slices: tuple[int, int] = (0, 0)
-    error: str = ""
-    image: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
-    touched: float = field(default_factory=time.monotonic)
-    users: int = 0
-
-    @property
-    def upload(self) -> Path:
-        return self.folder / "input"
-
-    @property
-    def called(self) -> str:
-        """The upload: its only file's name, or that of the folder its files were dropped in, fit for a file name."""
-        if not self.names:
-            return ""
-        first = next(iter(self.names.values()))
-        return _called(first if len(self.names) == 1 else re.split(r"[/\\]", first)[0])
-
-    @property
-    def titles(self) -> list[str]:
-        """Of its scans, with the names that its owner gave in place of ours."""
-        if len(self.names) > 1 and all(scan.path in self.names for scan in self.scans):  # files, not a DICOM series
-            return [_called(self.names[scan.path]) for scan in self.scans]
-        ours = stem(next(iter(self.names))) if len(self.names) == 1 else self.upload.name
-        return [scan.name.replace(ours, self.called, 1) for scan in self.scans]
-
-    @property
-    def name(self) -> str:
-        """Of the scan; before it is known, of the upload."""
-        return self.titles[self.scan] if self.scans else self.called
-
-    def read(self) -> "Volume":
-        """The scan that is meant.
-
-        Raises:
-            UnreadableError: it cannot be read, or unpacks to more than `VOXELS`.
-        """
-        scan, voxels = self.scans[self.scan], 0
-        with suppress(Exception):  # a damaged file: the reader says what is wrong with it
-            voxels = count_voxels(scan.path)
-        if voxels > VOXELS:
-            raise UnreadableError(scan.path, f"it holds {voxels:,} voxels, and {VOXELS:,} are the limit here; crop it")
-        return replace(scan.read(), name=self.name)
-
-    def words(self, error: BaseException) -> str:
-        """An error's text, with the names that the owner gave in place of ours."""
-        text = str(error)
-        for path, name in self.names.items():
-            text = text.replace(str(path), name).replace(path.name, name)
-        return text.replace(str(self.upload), "the upload").replace(str(self.folder), "the upload")
-
-
 class Jobs:
-    """All jobs of a server. Every method may be called from any thread; only `read` takes long.
+    """All jobs of a server. Every method may be called from any thread; only `find` and `read` take long.
 
     Args:
         predictors: by the name that people choose from; only this object's thread calls them.
         keep_s: a job goes when nobody has asked for it for so long.
+        upload_bytes: of one upload.
+        disk_bytes: of all uploads and results together.
     """
 
-    def __init__(self, predictors: "Mapping[str, Predictor]", keep_s: float) -> None:
+    def __init__(
+        self, predictors: "Mapping[str, Predictor]", keep_s: float, upload_bytes: int, disk_bytes: int
+    ) -> None:
         self.predictors = predictors
         self.keep_s = keep_s
-        self._folder = _locked_folder()
+        self.upload_bytes, self.disk_bytes = upload_bytes, disk_bytes
+        self._folder = ServerFolder()
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
@@ -159,19 +73,31 @@ class Jobs:
         self._thread.start()
 
     def create(self) -> Job:
+        """A new job. Of too many, the one without a result that nobody has asked for the longest makes room."""
+        self._expire()
+        oldest = None
         with self._change:
             if len(self._jobs) >= JOBS:
-                raise Refused(503, "The server holds as many scans as it can. Try again later.")
-            job = Job(secrets.token_urlsafe(16), Path(self._folder.name) / secrets.token_hex(8))
-            job.upload.mkdir(parents=True)
+                idle = [job for job in self._jobs.values() if _idle(job) and job.result is None]
+                if not idle:
+                    raise Refused(503, "The server holds as many volumes as it can. Try again later.")
+                oldest = min(idle, key=lambda job: job.touched)
+                self._forget(oldest)
+            if not self._folder.path.is_dir():  # something has cleaned the temporary directory
+                self._folder = ServerFolder()
+            job = Job(secrets.token_urlsafe(16), self._folder.path / secrets.token_hex(8))
+            job.folder.mkdir()
+            job.upload.mkdir()
             self._jobs[job.id] = job
-            return job
+        if oldest:
+            self._discard(oldest)
+        return job
 
     def get(self, identifier: str) -> Job:
         with self._change:
             job = self._jobs.get(identifier)
             if job is None:
-                raise Refused(404, "This scan is no longer here: results are removed after a while. Drop it again.")
+                raise Refused(404, "This volume is no longer here: results are removed after a while. Drop it again.")
             job.touched = time.monotonic()
             return job
 
@@ -187,16 +113,36 @@ class Jobs:
                 job.users -= 1
             self._discard(job)
 
-    def add_file(self, job: Job, name: str) -> Path:
-        """Where to write an upload's next file; the person's name for it decides nothing but the ending."""
+    @contextmanager
+    def adding(self, job: Job, name: str) -> Iterator[Path]:
+        """Where to write an upload's next file; the person's name for it decides nothing but the ending.
+
+        The job does not start before the end of the block.
+        """
         with self._change:
             if job.state != "uploading":
                 raise Refused(409, "This upload is complete. Start another one.")
             if len(job.names) >= FILES:
                 raise Refused(413, f"More than {FILES:,} files at once. Drop one series at a time.")
             path = job.upload / f"{len(job.names):06d}{ending(Path(name), ENDINGS) or ''}"
-            job.names[path] = name
-            return path
+            job.names[path] = printable(name)
+            job.arriving += 1
+        try:
+            with self.using(job):
+                yield path
+        finally:
+            with self._change:
+                job.arriving -= 1
+
+    def make_room(self, job: Job, size: int) -> None:
+        """Refuse bytes that the job, or all jobs together, may not have."""
+        if job.size + size > self.upload_bytes:
+            raise Refused(413, f"Larger than {_mib(self.upload_bytes)}, which is the limit here.")
+        with self._change:
+            held = sum(one.size + one.written for one in self._jobs.values())
+        if held + size > self.disk_bytes:
+            limit = f"The server holds {_mib(self.disk_bytes)} of uploads and results at most"
+            raise Refused(507, f"{limit}. Remove a volume, or try again later.")
 
     def start(self, job: Job, model: str, slice_axis: str | None = None) -> None:
         """Take a job on, to be read next.
@@ -207,49 +153,69 @@ class Jobs:
             slice_axis: x, y or z, where the automatic choice is wrong.
 
         Raises:
-            Refused: there is no such model, or the job is on its way.
+            Refused: there is no such model, or the job is not ready for it.
         """
         if model not in self.predictors:
             raise Refused(422, f"There is no model {model!r}; there are {', '.join(self.predictors)}.")
         with self._change:
             if job.state in MOVING:
-                raise Refused(409, "This scan is already on its way.")
+                raise Refused(409, "This volume is already on its way.")
+            if job.arriving:
+                raise Refused(409, "A file of this upload is still on its way. Start when it is here.")
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
-            job.model, job.slice_axis, job.scan = model, slice_axis, 0
+            job.model, job.slice_axis, job.volume = model, slice_axis, 0
 
-    def read(self, job: Job, scan: int | None = None) -> None:
-        """Find out what was uploaded, read it and queue it; or wait for a choice where there are several scans.
-
-        To be called for one job at a time, so that one scan is in memory beside the one in the network.
+    def find(self, job: Job, volume: int | None = None) -> None:
+        """Find out what was uploaded, and wait for a choice where there are several volumes.
 
         Args:
             job: started, and perhaps cancelled since.
-            scan: index in `job.scans`, where it holds several.
+            volume: index in `job.volumes`, where it holds several.
 
         Raises:
-            Refused: the upload cannot be read, or there is no such scan.
+            Refused: the upload cannot be read, or there is no such volume.
         """
-        if job.state != "reading":
+        if job.state != "reading":  # cancelled
             return
+        with self._reading(job):
+            job.volumes = job.volumes or self._find(job)
+            if (volume or 0) >= len(job.volumes):
+                raise ValueError(f"There is no volume {volume}; the upload holds {len(job.volumes)}, counted from 0.")
+            job.volume = volume or 0
+            if volume is None and len(job.volumes) > 1:
+                self._go_on(job, "choosing")
+
+    def read(self, job: Job) -> None:
+        """Read a job's volume for the viewer, and queue it for the network.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        if job.state != "reading":  # cancelled
+            return
+        with self._reading(job):
+            job.image = write_image(job.folder, job.read(), self.predictors[job.model], job.slice_axis)
+            self._weigh(job)
+            self._go_on(job, "queued")
+
+    @contextmanager
+    def _reading(self, job: Job) -> Iterator[None]:
+        """A failure in the block is the job's, and said to its owner; unless the job was cancelled meanwhile."""
         with self.using(job):
             try:
-                job.scans = job.scans or self._find(job)
-                choose = scan is None and len(job.scans) > 1
-                if (scan or 0) >= len(job.scans):
-                    raise ValueError(f"There is no scan {scan}; the upload holds {len(job.scans)}.")
-                job.scan = scan or 0
-                if not choose:
-                    job.image = write_image(job.folder, job.read(), self.predictors[job.model], job.slice_axis)
+                yield
             except Exception as error:
                 with self._change:
-                    if job.state != "reading":  # cancelled
+                    if job.state != "reading":
                         return
                     job.state, job.error = "failed", _said(job, error)
                 raise Refused(422, job.error) from error
+
+    def _go_on(self, job: Job, state: State) -> None:
         with self._change:
             if job.state == "reading":  # not cancelled
-                job.state = "choosing" if choose else "queued"
-                if not choose:
+                job.state = state
+                if state == "queued":
                     self._queue.append(job)
                     self._change.notify_all()
 
@@ -258,10 +224,23 @@ class Jobs:
 
         if not job.names:
             raise ValueError("No file came with this upload.")
-        return find_volumes([next(iter(job.names)) if len(job.names) == 1 else job.upload])
+        channels = self.predictors[job.model].preprocessing.channels
+        return find_volumes([next(iter(job.names)) if len(job.names) == 1 else job.upload], channels)
+
+    def _weigh(self, job: Job) -> None:
+        """Count what was written for a job, and take it away again where there is no room for it."""
+        files = [file for file in job.folder.glob("*") if file.is_file()]
+        job.written = sum(file.stat().st_size for file in files)
+        try:
+            self.make_room(job, 0)
+        except Refused:
+            for file in files:
+                file.unlink()
+            job.written = 0
+            raise
 
     def ahead(self, job: Job) -> int:
-        """How many scans come before this one."""
+        """How many volumes come before this one."""
         with self._change:
             return self._queue.index(job) + (self._running is not None) if job in self._queue else 0
 
@@ -275,9 +254,7 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Cancel a job and delete everything of it, once nobody is at work in its folder."""
-        with self._change:
-            self.cancel(job)
-            self._jobs.pop(job.id, None)
+        self._forget(job)
         self._discard(job)
 
     def close(self) -> None:
@@ -289,7 +266,12 @@ class Jobs:
         for job in jobs:
             self.remove(job)
         self._thread.join()
-        self._folder.cleanup()
+        self._folder.close()
+
+    def _forget(self, job: Job) -> None:
+        with self._change:
+            self.cancel(job)
+            self._jobs.pop(job.id, None)
 
     def _discard(self, job: Job) -> None:
         with self._change:
@@ -331,51 +313,29 @@ class Jobs:
             job.slices = (done, total)
 
         segmentation = self.predictors[job.model](job.read(), slice_axis=job.slice_axis, progress=progress)
-        return write_result(job.folder, segmentation)
+        result = write_result(job.folder, segmentation)
+        self._weigh(job)
+        return result
 
     def _expire(self) -> None:
-        deadline = time.monotonic() - self.keep_s
+        now = time.monotonic()
         with self._change:
-            old = [job for job in self._jobs.values() if job.touched < deadline and job.state not in MOVING]
+            old = [job for job in self._jobs.values() if _idle(job) and job.touched < now - self._patience(job)]
+            for job in old:
+                self._forget(job)
         for job in old:
-            self.remove(job)
+            self._discard(job)
+
+    def _patience(self, job: Job) -> float:
+        return min(self.keep_s, UPLOAD_S) if job.state == "uploading" else self.keep_s
 
 
-def _locked_folder() -> tempfile.TemporaryDirectory:
-    """A folder that is locked as long as this process lives.
-
-    Those whose lock is free are of servers that were killed: they hold patients' scans, and are deleted.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return tempfile.TemporaryDirectory(prefix=FOLDER)
-
-    def locked(folder: Path) -> int | None:
-        """The open folder with its lock, which goes with this process; None where another process has it."""
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another user's, or gone meanwhile
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        return descriptor
-
-    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        if (descriptor := locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(descriptor)
-    ours = tempfile.TemporaryDirectory(prefix=FOLDER)
-    locked(Path(ours.name))
-    return ours
+def _idle(job: Job) -> bool:
+    return job.state not in MOVING and not job.arriving
 
 
-def _called(name: str) -> str:
-    file = Path(re.split(r"[/\\]", name)[-1])
-    return re.sub(r"[^\w.-]+", "_", stem(file).removesuffix("_0000")).strip("._") or "scan"
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _said(job: Job, error: Exception) -> str:
@@ -383,8 +343,8 @@ def _said(job: Job, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{job.name}: too large for the memory of this machine."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return FULL
+        return DISK_FULL
     if isinstance(error, (ValueError, OSError)):
         return job.words(error)
     log.error("%s: %s", job.name, error, exc_info=error)
-    return f"{job.name}: the server failed at this scan ({type(error).__name__}); its log says more."
+    return f"{job.name}: the server failed at this volume; its log says more."

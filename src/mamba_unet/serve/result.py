@@ -1,6 +1,6 @@
-"""What the page shows and gives out of a scan and its segmentation: files in a job's folder, facts for its JSON.
+"""What the page shows and gives out of a volume and its segmentation: files in a job's folder, facts for its JSON.
 
-T frames, D H W array axes as stored, X Y Z the same axes as NIfTI counts them.
+T frames, C channels, D H W array axes as stored, X Y Z the same axes as NIfTI counts them.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mamba_unet.serve.window import windows
 from mamba_unet.volumes.geometry import PLANES, SLICE_AXES, axis_codes, slice_axis
 from mamba_unet.volumes.volume import Volume
 
@@ -25,33 +26,34 @@ SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC = (
 )  # to take away
 FILES = (IMAGE, LABEL, SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC)
 
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])  # NIfTI's
 LARGEST = 2048  # voxels along an axis that browsers' graphics take, save the smallest
 
 
-def write_image(folder: Path, scan: Volume, predictor: "Predictor", axis: str | None) -> dict[str, Any]:
-    """Write the scan for the viewer, and say how it is to be shown.
+def write_image(folder: Path, volume: Volume, predictor: "Predictor", axis: str | None) -> dict[str, Any]:
+    """Write the volume for the viewer, and say how it is to be shown.
 
     Args:
         folder: to write `image.nii.gz` to.
-        scan: as read.
-        predictor: whose training data say along which axis slices are cut, where the scan does not.
+        volume: as read.
+        predictor: whose training data say along which axis slices are cut, where the volume does not.
         axis: x, y or z, where somebody chose it.
     """
-    across = slice_axis(scan, predictor.preprocessing.orientation) if axis is None else SLICE_AXES.index(axis)
-    affine = viewer_affine(scan)
-    _save(folder / IMAGE, scan.grey, affine)
-    rule = predictor.preprocessing.intensity[0]
-    window = [rule["low"], rule["high"]] if rule["method"] == "window" else None
+    across = slice_axis(volume, predictor.preprocessing.orientation) if axis is None else SLICE_AXES.index(axis)
+    affine, array = viewer_affine(volume), _shown(volume)
+    _save(folder / IMAGE, array, affine)
+    color = array.dtype == RGB
     return {
-        "frames": scan.frames,
-        "shape": scan.shape[::-1],  # X Y Z, as the viewer counts
-        "step": _steps(scan.grey)[::-1],  # of the stored voxels, along X Y Z, every so manieth is shown
-        "spacing_mm": scan.spacing_mm and scan.spacing_mm[::-1],
+        "frames": array.shape[0],
+        "shape": array.shape[:0:-1],  # X Y Z, as the viewer counts
+        "step": _steps(array)[::-1],  # 2 along an axis of X Y Z: every second of the stored voxels is shown
+        "spacing_mm": volume.spacing_mm and volume.spacing_mm[::-1],
         "plane": PLANES[axis_codes(affine)[across]],
         "slice_axis": SLICE_AXES[across],
-        "oriented": scan.affine is not None,
-        "dicom": scan.dicom is not None,
-        "window": window,
+        "oriented": volume.affine is not None,
+        "dicom": volume.dicom is not None,
+        "color": color,
+        "windows": [] if color else windows(volume, array, predictor.preprocessing.intensity[0]),
     }
 
 
@@ -65,19 +67,19 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
     from mamba_unet.measures.statistics import CaseStatistics, write_statistics
 
-    scan, labels = segmentation.volume, segmentation.labels
+    volume, labels = segmentation.volume, segmentation.labels
     for name in (DICOM_SEG, CARDIAC):
         (folder / name).unlink(missing_ok=True)  # of another model
-    _save(folder / LABEL, labels, viewer_affine(scan))
+    _save(folder / LABEL, labels, viewer_affine(volume))
     segmentation.save(folder / SEGMENTATION)
     notes = []
-    if scan.dicom is not None:
+    if volume.dicom is not None:
         try:
             segmentation.save_dicom_seg(folder / DICOM_SEG)
         except ValueError as error:
             notes.append(f"No DICOM segmentation: {error}")
     names, axis = segmentation.class_names, segmentation.slice_axis
-    case = CaseStatistics(scan.name, segmentation.statistics)
+    case = CaseStatistics(volume.name, segmentation.statistics)
     write_statistics(folder / STATISTICS, [case])
     structures = [row | {"class_index": one.class_index} for row, one in zip(case.rows, case.structures, strict=True)]
     cardiac = None
@@ -97,14 +99,26 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     }
 
 
-def viewer_affine(scan: Volume) -> np.ndarray:
+def _shown(volume: Volume) -> np.ndarray:
+    """(T, D, H, W) to look at: grey values or `RGB`. Of several modalities, the first."""
+    array = volume.array
+    if array.shape[1] != 3 or (array.dtype != np.uint8 and volume.affine is not None):
+        return array[:, 0]
+    if array.dtype == np.uint16:
+        array = array >> 8
+    elif array.dtype != np.uint8:
+        array = array * (255 / (np.nanmax(array) or 1))
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1).astype(np.uint8)).view(RGB)[..., 0]
+
+
+def viewer_affine(volume: Volume) -> np.ndarray:
     """(4, 4). A picture has no directions; these show its rows from the top and its columns from the left.
 
     So the page shows them by the radiologists' convention, in which the patient's right is on the left.
     """
-    if scan.affine is not None:
-        return scan.affine
-    z, y, x = scan.spacing_mm or (1.0, 1.0, 1.0)
+    if volume.affine is not None:
+        return volume.affine
+    z, y, x = volume.spacing_mm or (1.0, 1.0, 1.0)
     return np.diag([-x, -y, z, 1.0])
 
 
@@ -118,12 +132,12 @@ def _holds_heart(class_names: Sequence[str]) -> bool:
 
 
 def _focus(label: np.ndarray, axis: int) -> list[int] | None:
-    """The middle (x, y, z) of what is labelled, in the slice that holds most of it; None where nothing is."""
-    places = np.argwhere(label)  # of D, H, W
-    if not len(places):
+    """The middle (x, y, z) of what is labelled in the middle one of the slices that hold it; None where none does."""
+    voxels = np.argwhere(label)  # of D, H, W
+    if not len(voxels):
         return None
-    fullest = np.bincount(places[:, axis]).argmax()
-    middle = np.median(places[places[:, axis] == fullest], axis=0)
+    slices = np.unique(voxels[:, axis])
+    middle = np.median(voxels[voxels[:, axis] == slices[(len(slices) - 1) // 2]], axis=0)
     return middle.astype(int).tolist()[::-1]
 
 
@@ -137,7 +151,7 @@ def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 
     steps = _steps(array)
     array = array[(slice(None), *(slice(None, None, step) for step in steps))]
-    if array.dtype not in (np.uint8, np.int16, np.uint16, np.float32):
+    if array.dtype not in (np.uint8, np.int16, np.uint16, np.float32, RGB):
         array = array.astype(np.uint8 if array.dtype == bool else np.float32)
     shown = nib.Nifti1Image(array.T if len(array) > 1 else array[0].T, affine @ np.diag([*steps[::-1], 1]))
     nib.save(shown, path)

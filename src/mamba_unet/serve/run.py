@@ -1,19 +1,25 @@
 """The server as a process: which networks, on which address, until Ctrl-C."""
 
+import errno
 import ipaddress
 import secrets
+import signal
 import socket
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mamba_unet.models.checkpoint import FILE_NAMES
 from mamba_unet.runs import find_runs
 from mamba_unet.serve import viewer
-from mamba_unet.serve.app import LOOPBACK, create_app
+from mamba_unet.serve.app import create_app
+from mamba_unet.serve.guard import LOOPBACK
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from mamba_unet.inference import Predictor
 
 GRACE_S = 5  # for downloads under way at Ctrl-C
@@ -53,6 +59,7 @@ def serve(
     port: int = 8765,
     *,
     max_upload_mb: int = 2048,
+    max_disk_mb: int = 20480,
     keep_minutes: float = 60,
     open_browser: bool = False,
 ) -> None:
@@ -63,21 +70,24 @@ def serve(
         host: address to listen on; on any but a loopback one a token is demanded.
         port: 0 takes a free one.
         max_upload_mb: size of an upload, in MiB.
+        max_disk_mb: size of all uploads and results together, in MiB.
         keep_minutes: how long a result stays that nobody asks for.
         open_browser: show the page.
 
     Raises:
         FileNotFoundError: the package was built without its viewer.
-        OSError: the address is taken, or not this machine's.
+        ValueError: the address is taken, or not this machine's.
     """
     import uvicorn
+
+    from mamba_unet.serve.connection import Connection
 
     if not viewer.installed():
         raise FileNotFoundError(
             "the page's viewer is not here: the package was built without network. `mamba-unet serve --install-viewer` "
             "fetches it from the npm registry, once"
         )
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = _listen(host, port)
     address, port = listener.getsockname()[:2]
     local = ipaddress.ip_address(address).is_loopback
     token = None if local else secrets.token_urlsafe(24)
@@ -94,12 +104,57 @@ def serve(
         token=token,
         hosts=(*LOOPBACK, host),
         max_upload_bytes=max_upload_mb * 2**20,
+        max_disk_bytes=max_disk_mb * 2**20,
         keep_s=60 * keep_minutes,
     )
     if open_browser:
         webbrowser.open(url)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S)
+    config = uvicorn.Config(
+        app, http=Connection, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S
+    )
+    server = uvicorn.Server(config)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with _hang_up_stops(server):
+            server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has shut down by then, and passes the signal on
-        print("Stopped; uploads and results are deleted.")
+        pass
+    print("Stopped; uploads and results are deleted.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket on this address.
+
+    Raises:
+        ValueError: it is taken, forbidden, or not this machine's.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port {port}: ports are 0 to 65535")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = (
+                f"port {port} of {host} is in use, perhaps by another `mamba-unet serve`; give another one, "
+                "or --port 0 to take a free one"
+            )
+        elif error.errno == errno.EACCES:
+            reason = f"port {port} needs the rights of an administrator; give one above 1023"
+        else:  # EADDRNOTAVAIL, or a name that nobody knows
+            reason = (
+                f"--host {host}: not an address of this machine; 127.0.0.1 is for this machine alone, 0.0.0.0 stands "
+                "for all its addresses"
+            )
+    raise ValueError(reason)
+
+
+@contextmanager
+def _hang_up_stops(server: "uvicorn.Server") -> Iterator[None]:
+    """A closed terminal stops the server as Ctrl-C does, unless it was started with `nohup`."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # Windows has none
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, server.handle_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -5,6 +5,7 @@ The package's build runs this file by its path, before the package can be import
 
 import base64
 import hashlib
+import http.client
 import io
 import os
 import tarfile
@@ -128,8 +129,11 @@ def fetch(package: Package) -> bytes:
         OSError: no connection, another archive than expected, or no such file in it.
     """
     url = f"{REGISTRY}/{package.name}/-/{package.name.rpartition('/')[2]}-{package.version}.tgz"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-        archive = response.read()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            archive = response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{url}: the connection broke off") from error
     found = base64.b64encode(hashlib.sha512(archive).digest()).decode()
     if found != package.sha512:
         raise OSError(f"{url}: its sha512 is {found}, expected {package.sha512}; it is not the archive we know")

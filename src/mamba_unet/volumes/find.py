@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from mamba_unet.volumes.dicom.series import Series, find_series, is_dicom, read_series
+from mamba_unet.volumes.dicom.files import is_dicom
+from mamba_unet.volumes.dicom.find import Series, find_series
+from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import FILES, PICTURES, TAKEN, ZIP, UnreadableError, ending, stem
 from mamba_unet.volumes.read import case_name, read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
@@ -173,6 +175,7 @@ def _series(path: Path) -> list[VolumeFile]:
         found = find_series(path)
     except UnreadableError:
         return [_unread(path)]  # it says why when it is read
+    path = found[0].path if found else path  # of a DICOMDIR its folder
     names = [case_name(path)] if len(found) == 1 else _series_names(case_name(path), found)
     return [
         VolumeFile(name, path, partial(_read_series, one, name), one) for name, one in zip(names, found, strict=True)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.volumes.arrays import read_arrays
-from mamba_unet.volumes.dicom.series import find_series, is_dicom, list_series, read_series
+from mamba_unet.volumes.dicom.files import is_dicom
+from mamba_unet.volumes.dicom.find import find_series, list_series
+from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import (
     ARRAYS,
     ITK,

@@ -5,8 +5,7 @@ import pytest
 from nibabel.affines import apply_affine
 
 from mamba_unet import __version__
-from mamba_unet.volumes.dicom.seg import save_dicom_seg
-from mamba_unet.volumes.dicom.series import find_series, read_series
+from mamba_unet.volumes.dicom.seg import check_seg_possible, save_dicom_seg
 from mamba_unet.volumes.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:highdicom", "ignore::UserWarning:pydicom")
@@ -14,11 +13,6 @@ NAMES = ["background", "left kidney", "myocardium", "a class with a name that no
 COLORS = ["#56b4e9", "#e69f00", "#009e73"]
 AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)
 OBLIQUE = (0.8, 0.6, 0, -0.36, 0.48, -0.8)
-
-
-def read_only(path):
-    (series,) = find_series(path)
-    return read_series(series)
 
 
 def corner(shape) -> np.ndarray:
@@ -46,53 +40,55 @@ def segment_mm(seg, number) -> set:
 
 @pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, OBLIQUE])
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_a_corner_comes_out_in_that_corner_under_its_name(write_series, tmp_path, volume, orientation, upside_down):
+def test_a_corner_comes_out_in_that_corner_under_its_name(
+    read_only, write_series, tmp_path, volume, orientation, upside_down
+):
     import highdicom as hd
 
     write_series(tmp_path / "in", volume, orientation)
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     if upside_down:  # an array in the other order of slices, as another reader might give it
         flip = np.diag([1.0, 1, -1, 1])
         flip[2, 3] = len(volume) - 1
-        scan = replace(scan, array=scan.array[:, :, ::-1], affine=scan.affine @ flip, dicom=scan.dicom[::-1])
+        image = replace(image, array=image.array[:, :, ::-1], affine=image.affine @ flip, dicom=image.dicom[::-1])
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
 
     seg = hd.seg.segread(tmp_path / "out.dcm")
     for number in (1, 2, 3):
-        assert segment_mm(seg, number) == voxels_mm(scan.affine, label == number)
+        assert segment_mm(seg, number) == voxels_mm(image.affine, label == number)
     described = [seg.get_segment_description(number) for number in (1, 2, 3)]
     assert [one.segment_label for one in described] == [name[:64] for name in NAMES[1:]]
     kidney, myocardium, other = (one.segmented_property_type for one in described)
     assert (kidney.meaning, myocardium.meaning) == ("Kidney", "Left Ventricle Myocardium")
     assert kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
     assert other.scheme_designator == "99MAMBAUNET" and other.meaning == NAMES[3][:64]
-    assert seg.SoftwareVersions == __version__ and seg.FrameOfReferenceUID == scan.dicom[0].FrameOfReferenceUID
+    assert seg.SoftwareVersions == __version__ and seg.FrameOfReferenceUID == image.dicom[0].FrameOfReferenceUID
     used = {uid for _, _, uid in seg.get_source_image_uids()}
-    assert used == {dataset.SOPInstanceUID for dataset in scan.dicom}
+    assert used == {dataset.SOPInstanceUID for dataset in image.dicom}
 
 
-def test_each_frame_refers_to_the_image_it_was_made_from(write_series, tmp_path, volume):
+def test_each_frame_refers_to_the_image_it_was_made_from(read_only, write_series, tmp_path, volume):
     import highdicom as hd
 
     write_series(tmp_path / "in", volume)
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
     seg = hd.seg.segread(tmp_path / "out.dcm")
-    uids = [dataset.SOPInstanceUID for dataset in scan.dicom]
+    uids = [dataset.SOPInstanceUID for dataset in image.dicom]
     marks = seg.get_pixels_by_source_instance(uids, combine_segments=True)
     assert np.array_equal(marks, label)
 
 
-def test_another_reader_sees_the_same_pixels_and_colours(write_series, tmp_path, volume):
+def test_another_reader_sees_the_same_pixels_and_colours(read_only, write_series, tmp_path, volume):
     import pydicom
     from highdicom.color import CIELabColor
 
     write_series(tmp_path / "in", volume)
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
     seg = pydicom.dcmread(tmp_path / "out.dcm")
     assert seg.SegmentationType == "BINARY" and len(seg.SegmentSequence) == 3
     frames = seg.pixel_array
@@ -105,7 +101,7 @@ def test_another_reader_sees_the_same_pixels_and_colours(write_series, tmp_path,
         assert np.abs(np.subtract(stored, tuple(bytes.fromhex(color[1:])))).max() <= 1
 
 
-def test_names_are_kept_in_any_script_and_odd_headers_are_no_obstacle(write_series, tmp_path, volume):
+def test_names_are_kept_in_any_script_and_odd_headers_are_no_obstacle(read_only, write_series, tmp_path, volume):
     import highdicom as hd
 
     def odd(dataset, t, d):
@@ -120,7 +116,7 @@ def test_names_are_kept_in_any_script_and_odd_headers_are_no_obstacle(write_seri
     assert seg.get_segment_description(3).segment_label == "骨"
 
 
-def test_an_empty_segmentation_still_names_its_segments(write_series, tmp_path, volume, caplog):
+def test_an_empty_segmentation_still_names_its_segments(read_only, write_series, tmp_path, volume, caplog):
     import highdicom as hd
 
     write_series(tmp_path / "in", volume)
@@ -130,54 +126,54 @@ def test_an_empty_segmentation_still_names_its_segments(write_series, tmp_path, 
     assert not caplog.records  # highdicom's remark, which users would be shown
 
 
-def test_a_single_slice_and_a_tilted_gantry(write_series, tmp_path, volume):
+def test_a_single_slice_and_a_tilted_gantry(read_only, write_series, tmp_path, volume):
     import highdicom as hd
     import pydicom
 
     write_series(tmp_path / "in", volume, shear_mm=(0, 1.5, 0))
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "tilted.dcm", scan, label, NAMES, COLORS)
+    save_dicom_seg(tmp_path / "tilted.dcm", image, label, NAMES, COLORS)
     groups = pydicom.dcmread(tmp_path / "tilted.dcm").PerFrameFunctionalGroupsSequence
     stored = {tuple(group.PlanePositionSequence[0].ImagePositionPatient) for group in groups}
     assert stored == {(-40, 30, 100), (-40, 33, 110), (-40, 34.5, 115)}
 
-    scan = read_only(tmp_path / "in" / f"IM{scan.dicom[1].InstanceNumber - 1:04d}")
-    save_dicom_seg(tmp_path / "slice.dcm", scan, label[:1], NAMES, COLORS)
+    image = read_only(tmp_path / "in" / f"IM{image.dicom[1].InstanceNumber - 1:04d}")
+    save_dicom_seg(tmp_path / "slice.dcm", image, label[:1], NAMES, COLORS)
     seg = hd.seg.segread(tmp_path / "slice.dcm")
-    assert segment_mm(seg, 1) == voxels_mm(scan.affine, label[:1] == 1)
+    assert segment_mm(seg, 1) == voxels_mm(image.affine, label[:1] == 1)
 
 
 @pytest.mark.parametrize("phases", [1, 3])
-def test_an_enhanced_object_is_segmented_in_its_place(write_enhanced, tmp_path, volume, phases):
+def test_an_enhanced_object_is_segmented_in_its_place(read_only, write_enhanced, tmp_path, volume, phases):
     import highdicom as hd
 
     (tmp_path / "in").mkdir()
     write_enhanced(tmp_path / "in" / "one.dcm", np.stack([volume] * phases), CORONAL)
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS, frame=phases - 1)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS, frame=phases - 1)
     seg = hd.seg.segread(tmp_path / "out.dcm")
     for number in (1, 3):
-        assert segment_mm(seg, number) == voxels_mm(scan.affine, label == number)
-    assert {uid for _, _, uid in seg.get_source_image_uids()} == {scan.dicom[0].SOPInstanceUID}
+        assert segment_mm(seg, number) == voxels_mm(image.affine, label == number)
+    assert {uid for _, _, uid in seg.get_source_image_uids()} == {image.dicom[0].SOPInstanceUID}
 
 
-def test_a_frame_of_a_cine_refers_to_that_frames_images(write_series, tmp_path, volume):
+def test_a_frame_of_a_cine_refers_to_that_frames_images(read_only, write_series, tmp_path, volume):
     import highdicom as hd
 
     write_series(tmp_path / "in", np.stack([volume, volume + 1]))
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
     with pytest.raises(ValueError, match=r"a cine of 2 frames.*choose one by `frame`"):
-        save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS, frame=1)
+        save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS, frame=1)
     seg = hd.seg.segread(tmp_path / "out.dcm")
-    assert {uid for _, _, uid in seg.get_source_image_uids()} == {dataset.SOPInstanceUID for dataset in scan.dicom[4:]}
-    assert segment_mm(seg, 3) == voxels_mm(scan.affine, label == 3)
+    assert {uid for _, _, uid in seg.get_source_image_uids()} == {dataset.SOPInstanceUID for dataset in image.dicom[4:]}
+    assert segment_mm(seg, 3) == voxels_mm(image.affine, label == 3)
 
 
-def test_a_stack_joined_from_series_is_segmented_in_its_place(write_series, tmp_path, volume):
+def test_a_stack_joined_from_series_is_segmented_in_its_place(read_only, write_series, tmp_path, volume):
     import highdicom as hd
 
     for z in range(4):
@@ -188,29 +184,139 @@ def test_a_stack_joined_from_series_is_segmented_in_its_place(write_series, tmp_
             FrameOfReferenceUID="1.2.3",
             StudyInstanceUID="1.2",
         )
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     label = corner(volume.shape)
-    save_dicom_seg(tmp_path / "out.dcm", scan, label, NAMES, COLORS, frame=0)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS, frame=0)
     seg = hd.seg.segread(tmp_path / "out.dcm")
     for number in (1, 3):
-        assert segment_mm(seg, number) == voxels_mm(scan.affine, label == number)
+        assert segment_mm(seg, number) == voxels_mm(image.affine, label == number)
 
 
-def test_what_cannot_be_written_is_said(write_series, tmp_path, volume):
+def test_what_cannot_be_written_is_said(read_only, write_series, tmp_path, volume):
     out, label = tmp_path / "out.dcm", corner(volume.shape)
     write_series(tmp_path / "in", volume)
-    scan = read_only(tmp_path / "in")
+    image = read_only(tmp_path / "in")
     with pytest.raises(ValueError, match=r"case is not from DICOM.*NIfTI"):
         save_dicom_seg(out, Volume("case", volume[None, None]), label, NAMES, COLORS)
     with pytest.raises(ValueError, match=r"label of shape \(4, 5, 6\), expected .*\(4, 6, 5\)"):
-        save_dicom_seg(out, scan, label.transpose(0, 2, 1), NAMES, COLORS)
+        save_dicom_seg(out, image, label.transpose(0, 2, 1), NAMES, COLORS)
     with pytest.raises(ValueError, match=r"label values 0\.\.3, expected 0\.\.1"):
-        save_dicom_seg(out, scan, label, NAMES[:2], COLORS[:1])
+        save_dicom_seg(out, image, label, NAMES[:2], COLORS[:1])
     with pytest.raises(ValueError, match="2 colours for 3"):
-        save_dicom_seg(out, scan, label, NAMES, COLORS[:2])
+        save_dicom_seg(out, image, label, NAMES, COLORS[:2])
     with pytest.raises(ValueError, match=r"frame 1 is not in 0\.\.0"):
-        save_dicom_seg(out, scan, label, NAMES, COLORS, frame=1)
+        save_dicom_seg(out, image, label, NAMES, COLORS, frame=1)
     write_series(tmp_path / "nowhere", volume, FrameOfReferenceUID="")
     with pytest.raises(ValueError, match=r"no FrameOfReferenceUID.*NIfTI"):
         save_dicom_seg(out, read_only(tmp_path / "nowhere"), label, NAMES, COLORS)
     assert not out.exists()
+
+
+def replaced(old: bytes, new: bytes):
+    """Overwrites bytes of each file, as no library would write them."""
+
+    def after(files):
+        assert len(old) == len(new)
+        for file in files:
+            data = file.read_bytes()
+            assert old in data
+            file.write_bytes(data.replace(old, new))
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("attributes", "after", "keyword", "written"),
+    [
+        ({"PatientBirthDate": "19700101"}, replaced(b"19700101", b"UNKNOWN "), "PatientBirthDate", ""),
+        ({"StudyDate": "20200112"}, replaced(b"20200112", b"2020.1.2"), "StudyDate", "20200102"),
+        ({"StudyDate": "20200112"}, replaced(b"20200112", b"20201399"), "StudyDate", ""),
+        ({"StudyTime": "101010"}, replaced(b"101010", b"10:10:"), "StudyTime", ""),
+        ({"StudyID": "S" * 16, "AccessionNumber": "A" * 16}, None, "StudyID", "S" * 16),
+        ({"PatientAge": "040Y"}, replaced(b"040Y", b"40  "), "PatientAge", None),
+        ({"SeriesNumber": 2**31 - 1}, None, "SeriesNumber", 1000),
+        ({"SeriesNumber": -2000}, None, "SeriesNumber", 1000),
+        ({"SeriesNumber": 7}, None, "SeriesNumber", 1007),
+        ({"PatientSex": "F"}, None, "PatientSex", "F"),
+    ],
+)
+def test_odd_attributes_are_written_as_dicom_allows_them(
+    read_only, write_series, tmp_path, volume, attributes, after, keyword, written
+):
+    import pydicom
+
+    files = write_series(tmp_path / "in", volume, **attributes)
+    if after is not None:
+        after(files)
+    image = read_only(tmp_path / "in")
+    check_seg_possible(image)
+    save_dicom_seg(tmp_path / "out.dcm", image, corner(volume.shape), NAMES, COLORS)
+    assert pydicom.dcmread(tmp_path / "out.dcm").get(keyword) == written
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"FrameOfReferenceUID": ""}, r"no FrameOfReferenceUID.*NIfTI"),
+        ({"SOPClassUID": ""}, r"no SOPClassUID.*NIfTI"),
+        ({"StudyInstanceUID": ""}, r"no StudyInstanceUID.*NIfTI"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_there_is_a_label(
+    read_only, write_series, tmp_path, volume, attributes, message
+):
+    import pydicom
+
+    for file in write_series(tmp_path / "in", volume):
+        dataset = pydicom.dcmread(file)
+        dataset.update(attributes)
+        dataset.save_as(file)
+    image = read_only(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        check_seg_possible(image)
+    with pytest.raises(ValueError, match=message):
+        save_dicom_seg(tmp_path / "out.dcm", image, corner(volume.shape), NAMES, COLORS)
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_a_patient_that_dicom_does_not_allow_is_not_made_another_one(read_only, write_series, tmp_path, volume):
+    files = write_series(tmp_path / "in", volume, PatientComments="x" * 70, PatientID="ID")
+    for file in files:  # PatientID of 70 characters, which pydicom would not write
+        data = file.read_bytes()
+        at = data.index(b"\x10\x00\x20\x00LO")
+        data = data[: at + 6] + (70).to_bytes(2, "little") + b"P" * 70 + data[at + 10 :]
+        file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"PatientID is longer than DICOM allows.*write NIfTI"):
+        check_seg_possible(read_only(tmp_path / "in"))
+
+
+def test_a_frame_of_reference_for_each_image_cannot_be_segmented(read_only, write_series, tmp_path, volume):
+    from pydicom.uid import generate_uid
+
+    write_series(tmp_path, volume, edit=lambda ds, t, d: setattr(ds, "FrameOfReferenceUID", generate_uid()))
+    with pytest.raises(ValueError, match=r"4 values of FrameOfReferenceUID, expected one"):
+        check_seg_possible(read_only(tmp_path))
+
+
+def test_a_cine_is_checked_frame_by_frame_and_other_sources_are_none(read_only, write_series, tmp_path, volume):
+    write_series(tmp_path, np.stack([volume, volume + 1]))
+    image = read_only(tmp_path)
+    check_seg_possible(image, NAMES, frame=1)
+    with pytest.raises(ValueError, match="a cine of 2 frames"):
+        check_seg_possible(image)
+    with pytest.raises(ValueError, match="is not from DICOM"):
+        check_seg_possible(Volume("case", volume[None, None]))
+
+
+def test_a_ct_in_one_file_is_segmented_in_its_place(read_only, write_series, tmp_path, volume):
+    import highdicom as hd
+
+    def edit(dataset, t, d):
+        dataset.NumberOfFrames, dataset.PixelData = len(volume), volume.tobytes()
+
+    told = {"Modality": "CT", "SpacingBetweenSlices": 5, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}
+    write_series(tmp_path / "in", volume[:1], edit=edit, **told)
+    image = read_only(tmp_path / "in")
+    label = corner(volume.shape)
+    save_dicom_seg(tmp_path / "out.dcm", image, label, NAMES, COLORS)
+    assert segment_mm(hd.seg.segread(tmp_path / "out.dcm"), 3) == voxels_mm(image.affine, label == 3)

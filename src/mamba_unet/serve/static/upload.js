@@ -1,5 +1,7 @@
 // Files from a drop or a file dialog, and their way to the server.
 
+import { detail } from "./dom.js";
+
 /** The files of a drop, those in dropped folders included: [{name, file}]; names keep the folders. */
 export async function droppedFiles(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
@@ -51,14 +53,4 @@ function send(url, file, progress, signal) { // fetch does not tell how far an u
     signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(file);
   });
-}
-
-/** What the server says is wrong. */
-export function detail(text) {
-  try {
-    const said = JSON.parse(text).detail;
-    return typeof said === "string" ? said : said[0].msg;
-  } catch {
-    return text || "The server gave no reason.";
-  }
 }

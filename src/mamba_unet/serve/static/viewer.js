@@ -1,13 +1,18 @@
 // NiiVue behind the few words that the page needs. Voxels, slices and frames count from 0 in the order of the file that
-// is shown, which holds every `step`th voxel of a scan that is too large for graphics.
+// is shown, which holds every `step`th voxel of a volume that is too large for graphics.
 
-const { Niivue, NVImage, SLICE_TYPE, DRAG_MODE, SHOW_RENDER } = globalThis.niivue;
+import { listenToGestures } from "./gestures.js";
+import { Marks } from "./marks.js";
+import { Zoom } from "./zoom.js";
+
+const { Niivue, NVImage, SLICE_TYPE, SHOW_RENDER } = globalThis.niivue;
 
 const PLANES = {
   axial: { type: SLICE_TYPE.AXIAL, axis: 2 },
   coronal: { type: SLICE_TYPE.CORONAL, axis: 1 },
   sagittal: { type: SLICE_TYPE.SAGITTAL, axis: 0 },
 };
+const RGB = 128; // NIfTI's code of colours
 
 /** A volume from the server, to be shown. */
 export async function load(url) {
@@ -18,40 +23,42 @@ export async function load(url) {
 }
 
 export class Viewer {
-  /** @param changed called whenever the crosshair, the frame or the window has changed */
-  constructor(changed) {
-    this.changed = changed;
-    this.frame = 0;
+  changed = () => {}; // called whenever the crosshair, the frame, the zoom or the window has changed
+  frame = 0;
+
+  constructor() {
     this.nv = new Niivue({
+      interactive: false, // see gestures.js
+      isOrientationTextVisible: false, // see marks.js
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
-      showAllOrientationMarkers: true,
-      dragAndDropEnabled: false,
-      dragMode: DRAG_MODE.windowing,
       multiplanarShowRender: SHOW_RENDER.NEVER,
       multiplanarPadPixels: 4,
       crosshairColor: [0.95, 0.75, 0.2, 1],
       crosshairWidth: 1.5,
       crosshairWidthUnit: "percent",
       crosshairGap: 10,
-      fontColor: [1, 0.8, 0.25, 1],
-      fontMinPx: 14,
       backColor: [0, 0, 0, 1],
       loadingText: "",
       logLevel: "error",
     });
-    const above = this.nv.drawTextAbove.bind(this.nv);
-    this.nv.drawTextAbove = ([x, y], ...rest) => above([x, y - this.nv.fontPx / 2], ...rest); // else the edge cuts it
-    this.nv.keyDownListener = this.nv.keyUpListener = () => {}; // the page has its own keys
-    this.nv.onLocationChange = (location) => {
-      this.location = location;
-      changed();
+    this.zoom = new Zoom(this.nv, () => this.changed());
+    this.nv.onLocationChange = ({ mm }) => {
+      this.mm = mm;
+      this.changed();
     };
-    this.nv.onIntensityChange = () => changed();
   }
 
-  async attach(canvas) {
+  /** @param canvas for NiiVue; @param marks a canvas above it */
+  async attach(canvas, marks) {
     await this.nv.attachToCanvas(canvas);
+    this.marks = new Marks(this, marks);
+    const draw = this.nv.drawScene.bind(this.nv);
+    this.nv.drawScene = () => {
+      draw();
+      this.marks.draw();
+    };
+    listenToGestures(this, canvas);
   }
 
   get image() {
@@ -62,19 +69,19 @@ export class Viewer {
     return this.nv.volumes[1];
   }
 
-  showImage(image, { plane, oriented, window }) {
+  showImage(image, { plane, oriented, spacing_mm, windows }) {
     this.clear();
     const { max3D } = this.nv.uiData;
     if (Math.max(...image.hdr.dims.slice(1, 4)) > max3D) { // NiiVue would show it mirrored and without overlay
       throw new Error(`the graphics of this device take ${max3D} voxels along an axis, and it has more`);
     }
-    if (window && (image.cal_max > window[1] || image.cal_min < window[0])) {
-      [image.robust_min, image.robust_max] = [image.cal_min, image.cal_max] = window; // as the network sees it
-    }
+    this.oriented = oriented;
+    this.measured = Boolean(spacing_mm);
     this.frame = 0;
     this.acquired = plane;
+    this.first = windows.length ? [windows[0].low, windows[0].high] : null;
+    if (this.first) [image.cal_min, image.cal_max] = this.first;
     this.nv.addVolume(image);
-    this.nv.setIsOrientationTextVisible(oriented);
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1];
     this.lookAt(this.shape.map((size) => Math.floor(size / 2)));
     this.setPlane(plane);
@@ -82,6 +89,7 @@ export class Viewer {
 
   showLabel(label, table) {
     label.setColormapLabel(table);
+    this.table = table;
     while (this.label) this.nv.removeVolume(this.label);
     this.nv.addVolume(label);
     this.setFrame(this.frame);
@@ -93,23 +101,37 @@ export class Viewer {
 
   setColors(table) {
     if (!this.label) return;
+    this.table = table;
     this.label.setColormapLabel(table);
     this.nv.updateGLVolume();
   }
 
-  setOpacity(opacity) {
+  /** @param opacity of the fill; @param outlined whether structures have an outline */
+  setOverlay(opacity, outlined) {
     this.nv.overlayAlphaShader = opacity;
+    this.outlined = outlined;
     this.nv.drawScene();
   }
 
-  setWindow(low, high) {
-    [this.image.cal_min, this.image.cal_max] = [low, high];
-    this.nv.updateGLVolume();
-  }
+  // ---- window ----
 
   get window() {
     return [this.image.cal_min, this.image.cal_max];
   }
+
+  setWindow(low, high) {
+    if (!(low < high)) return this.changed();
+    [this.image.cal_min, this.image.cal_max] = [low, high];
+    this.nv.refreshLayers(this.image, 0);
+    this.nv.drawScene();
+    this.changed();
+  }
+
+  resetWindow() {
+    if (this.first) this.setWindow(...this.first);
+  }
+
+  // ---- planes, slices and frames ----
 
   setPlane(plane) {
     this.plane = plane;
@@ -121,6 +143,7 @@ export class Viewer {
   setRadiological(radiological) {
     this.nv.opts.sagittalNoseLeft = radiological; // which radiologists see from the patient's left
     this.nv.setRadiologicalConvention(radiological);
+    this.changed();
   }
 
   get radiological() {
@@ -149,8 +172,8 @@ export class Viewer {
   }
 
   /** The stored axis along right, anterior or superior (0, 1, 2), and whether it runs against it. */
-  #stored(axis) {
-    const signed = this.image.permRAS[axis];
+  stored(along) {
+    const signed = this.image.permRAS[along];
     return { axis: Math.abs(signed) - 1, flipped: signed < 0 };
   }
 
@@ -159,33 +182,59 @@ export class Viewer {
   }
 
   get slice() {
-    return this.voxel[this.#stored(this.#axis).axis];
+    return this.voxel[this.stored(this.#axis).axis];
   }
 
   setSlice(slice) {
+    this.step(this.#axis, slice - this.slice);
+  }
+
+  /** Move along right, anterior or superior (0, 1, 2), by slices as stored. */
+  step(along, slices) {
+    const { axis } = this.stored(along);
     const voxel = this.voxel;
-    voxel[this.#stored(this.#axis).axis] = Math.min(Math.max(slice, 0), this.slices - 1);
+    voxel[axis] = Math.min(Math.max(voxel[axis] + slices, 0), this.shape[axis] - 1);
     this.lookAt(voxel);
   }
 
+  // ---- the crosshair ----
+
   /** Voxel (x, y, z) under the crosshair. */
   get voxel() {
-    const here = this.nv.frac2vox(this.nv.scene.crosshairPos);
+    const there = this.nv.frac2vox(this.nv.scene.crosshairPos);
     const voxel = [];
     for (const along of [0, 1, 2]) {
-      const { axis, flipped } = this.#stored(along);
-      voxel[axis] = flipped ? this.shape[axis] - 1 - here[along] : here[along];
+      const { axis, flipped } = this.stored(along);
+      voxel[axis] = flipped ? this.shape[axis] - 1 - there[along] : there[along];
     }
     return voxel;
   }
 
   lookAt(voxel) {
     const there = [0, 1, 2].map((along) => {
-      const { axis, flipped } = this.#stored(along);
+      const { axis, flipped } = this.stored(along);
       return flipped ? this.shape[axis] - 1 - voxel[axis] : voxel[axis];
     });
     this.nv.scene.crosshairPos = this.nv.vox2frac(there);
     this.nv.createOnLocationChange();
     this.nv.drawScene();
+  }
+
+  /** What the image holds under the crosshair: one number, or red, green and blue. */
+  get value() {
+    const { img, hdr } = this.image;
+    const at = this.#index(this.image);
+    if (hdr.datatypeCode === RGB) return [...img.subarray(3 * at, 3 * at + 3)];
+    return [img[at] * (hdr.scl_slope || 1) + hdr.scl_inter];
+  }
+
+  get labelValue() {
+    return this.label.img[this.#index(this.label)];
+  }
+
+  #index(volume) {
+    const [x, y, z] = this.voxel;
+    const [nx, ny, nz] = this.shape;
+    return x + nx * (y + ny * (z + nz * volume.frame4D));
   }
 }

@@ -1,10 +1,12 @@
 """A segmentation as a DICOM object that refers to the images it was made from.
 
-D H W slices, rows and columns of the scan.
+D H W slices, rows and columns of the image.
 """
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,9 @@ import numpy as np
 
 import mamba_unet
 from mamba_unet.files import atomic_path
+from mamba_unet.volumes.dicom.files import RefusedError, printable
+from mamba_unet.volumes.dicom.frame import number
+from mamba_unet.volumes.dicom.patient import completed
 from mamba_unet.volumes.geometry import LPS_TO_RAS
 from mamba_unet.volumes.volume import Volume
 
@@ -44,9 +49,26 @@ _CONCEPTS = {
 }
 
 
+_LARGEST_IS = 2**31 - 1  # of DICOM's integer strings
+
+
+def check_seg_possible(
+    volume: Volume, class_names: Sequence[str] = ("background", "segment"), frame: int | None = None
+) -> None:
+    """Whether `save_dicom_seg` can write a segmentation of this volume, to know it before a network runs.
+
+    Raises:
+        ValueError: why it cannot, and what to do.
+    """
+    label = np.zeros(volume.array.shape[-3:], np.uint8)
+    label[0, 0, 0] = 1  # the cheapest one that is not empty
+    with _writing(volume):
+        _segmentation(volume, _sources(volume, frame), label, class_names, ["#ffffff"] * (len(class_names) - 1))
+
+
 def save_dicom_seg(
     path: str | Path,
-    scan: Volume,
+    volume: Volume,
     label: np.ndarray,
     class_names: Sequence[str],
     colors: Sequence[str],
@@ -54,61 +76,97 @@ def save_dicom_seg(
 ) -> None:
     """Write `label` as a binary DICOM segmentation, one segment per foreground class, also of those that are absent.
 
-    Segment n is class n, under its name. Frames without a voxel are left out, as is usual, unless all are.
+    Segment n is class n, under its name. Frames without a voxel are left out, as is usual, unless all are. Attributes
+    of patient and study are copied; one that DICOM does not allow (a birth date of words) is left empty or out.
 
     Args:
         path: the file to write, `case.dcm`.
-        scan: the DICOM series that was segmented.
+        volume: the DICOM series that was segmented.
         label: (D, H, W) class indices.
         class_names: the first is background.
         colors: recommended for display, "#rrggbb" of each foreground class.
         frame: of a cine, which one `label` is of; a segmentation has no axis of time, so each is an object of its own.
 
     Raises:
-        ValueError: the scan is not from DICOM, or lies in no frame of reference; the label is not of its shape or holds
-            other classes; the frame of a cine is not told.
+        ValueError: the volume is not from DICOM, or lies in no frame of reference; the label is not of its shape or
+            holds other classes; the frame of a cine is not told; a UID or the patient is told in a form that DICOM
+            does not allow.
 
     Source: DICOM PS3.3, A.51 (Segmentation IOD) and C.8.20 (its modules).
     """
-    if scan.dicom is None:
-        raise ValueError(f"{scan.name} is not from DICOM, which a DICOM segmentation must refer to; write it as NIfTI")
-    frames, shape = scan.frames, list(scan.shape)
-    if frames > 1 and frame is None:
-        raise ValueError(
-            f"{scan.name} is a cine of {frames} frames, and a DICOM segmentation has no axis of time; choose one by "
-            "`frame`, or write NIfTI"
-        )
-    frame = frame or 0
-    if not 0 <= frame < frames:
-        raise ValueError(f"{scan.name}: frame {frame} is not in 0..{frames - 1}")
-    if label.shape != tuple(shape):
-        raise ValueError(f"{scan.name}: label of shape {label.shape}, expected that of the scan, {tuple(shape)}")
+    with _writing(volume):
+        sources = _sources(volume, frame)
+    shape = volume.array.shape[-3:]
+    if label.shape != shape:
+        raise ValueError(f"{volume.name}: label of shape {label.shape}, expected that of the image, {shape}")
     if label.max(initial=0) >= len(class_names) or label.min(initial=0) < 0:
         raise ValueError(
-            f"{scan.name}: label values {label.min()}..{label.max()}, expected 0..{len(class_names) - 1}: "
+            f"{volume.name}: label values {label.min()}..{label.max()}, expected 0..{len(class_names) - 1}: "
             f"{', '.join(class_names)}"
         )
     if len(colors) != len(class_names) - 1:
         raise ValueError(f"{len(colors)} colours for {len(class_names) - 1} foreground classes; give one for each")
-    sources = scan.dicom[frame * shape[0] : (frame + 1) * shape[0]]
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-        if not sources[0].get(keyword):
-            raise ValueError(
-                f"{scan.name}: its DICOM files have no {keyword}, without which viewers cannot lay a segmentation over "
-                "them; write it as NIfTI"
-            )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pydicom|highdicom")  # odd values in users' files
-        try:
-            segmentation = _segmentation(scan, sources, label.astype(np.uint8), class_names, colors)
-        except (AttributeError, TypeError, ValueError) as error:  # attributes that highdicom needs, or finds invalid
-            raise ValueError(f"{scan.name}: no DICOM segmentation of these files ({error}); write NIfTI") from error
+    with _writing(volume):
+        segmentation = _segmentation(volume, sources, label.astype(np.uint8), class_names, colors)
         with atomic_path(path) as temporary:
             segmentation.save_as(temporary)
 
 
+def _sources(volume: Volume, frame: int | None) -> list[Any]:
+    """The data sets of a volume's images, of one frame of a cine, once it is known that they can be referred to."""
+    if volume.dicom is None:
+        raise RefusedError(
+            f"{volume.name} is not from DICOM, which a DICOM segmentation must refer to; write it as NIfTI"
+        )
+    frames, slices = volume.array.shape[0], volume.array.shape[-3]
+    if frames > 1 and frame is None:
+        raise RefusedError(
+            f"{volume.name} is a cine of {frames} frames, and a DICOM segmentation has no axis of time; choose one by "
+            "`frame`, or write NIfTI"
+        )
+    frame = frame or 0
+    if not 0 <= frame < frames:
+        raise RefusedError(f"{volume.name}: frame {frame} is not in 0..{frames - 1}")
+    sources = volume.dicom[frame * slices : (frame + 1) * slices]
+    for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        uids = [str(source.get(keyword) or "") for source in sources]
+        if not all(uids):
+            raise RefusedError(
+                f"{volume.name}: its DICOM files have no {keyword}, without which viewers cannot lay a segmentation "
+                "over them; write it as NIfTI"
+            )
+        wrong = next((uid for uid in uids if not re.fullmatch(r"[0-9.]{1,64}", uid)), None)
+        if wrong is not None:
+            raise RefusedError(
+                f"{volume.name}: {keyword} is {wrong[:80]!r}; expected at most 64 digits and dots, by which a "
+                "segmentation can refer to it; write it as NIfTI"
+            )
+        if keyword in ("StudyInstanceUID", "FrameOfReferenceUID") and len(set(uids)) > 1:
+            raise RefusedError(
+                f"{volume.name}: its images have {len(set(uids))} values of {keyword}, expected one for all of them, "
+                "as a segmentation has; write it as NIfTI"
+            )
+    return sources
+
+
+@contextmanager
+def _writing(volume: Volume) -> Iterator[None]:
+    """Turn what highdicom raises at attributes that it needs, or finds invalid, into a sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom|highdicom")  # odd values in users' files
+        try:
+            yield
+        except RefusedError:
+            raise
+        except (OSError, MemoryError):  # of the disk and the machine, not of the files
+            raise
+        except Exception as error:  # it may be of any kind
+            said = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+            raise ValueError(f"{volume.name}: no DICOM segmentation of these files ({said}); write NIfTI") from error
+
+
 def _segmentation(
-    scan: Volume, sources: Sequence[Any], label: np.ndarray, class_names: Sequence[str], colors: Sequence[str]
+    volume: Volume, sources: Sequence[Any], label: np.ndarray, class_names: Sequence[str], colors: Sequence[str]
 ) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
@@ -132,14 +190,14 @@ def _segmentation(
     images, others = _first_series(sources)
     file_by_file = len(images) == len(sources) and "NumberOfFrames" not in images[0]
     return hd.seg.Segmentation(
-        source_images=[_completed(image) for image in images],
+        source_images=[completed(image) for image in images],
         further_source_images=others or None,
-        pixel_array=label if file_by_file else _volume(scan, sources, label),
+        pixel_array=label if file_by_file else _placed(volume, sources, label),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         omit_empty_frames=bool(label.any()),  # a segmentation without any frame is not valid
         series_instance_uid=hd.UID(),
-        series_number=1000 + int(images[0].get("SeriesNumber") or 0),
+        series_number=_series_number(images[0]),
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="mamba-unet",
@@ -162,26 +220,17 @@ def _first_series(sources: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return mine, [source for source in distinct if source.SeriesInstanceUID != first.SeriesInstanceUID]
 
 
-def _completed(image: Any) -> Any:
-    """A copy with what anonymisation drops and highdicom copies: attributes that must be there, but may be empty."""
-    from pydicom import Dataset
-
-    completed = Dataset()
-    completed.update(image)
-    for keyword in (
-        *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-        *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
-    ):
-        if completed.get(keyword) is None or (keyword == "PatientSex" and completed.PatientSex not in ("M", "F", "O")):
-            setattr(completed, keyword, "")
-    return completed
+def _series_number(image: Any) -> int:
+    """1000 more than the images', so that it lies beside them in a list; 1000 where that is no number of DICOM."""
+    wanted = 1000 + int(number(image, "SeriesNumber") or 0)
+    return wanted if 1 <= wanted <= _LARGEST_IS else 1000
 
 
-def _volume(scan: Volume, sources: Sequence[Any], label: np.ndarray) -> Any:
+def _placed(volume: Volume, sources: Sequence[Any], label: np.ndarray) -> Any:
     """The label with its place in the patient, where slices are not the sources' files one by one."""
     import highdicom as hd
 
-    lps = LPS_TO_RAS @ scan.affine  # its own inverse
+    lps = LPS_TO_RAS @ volume.affine  # its own inverse
     return hd.Volume(
         label, lps[:, [2, 1, 0, 3]], coordinate_system="PATIENT", frame_of_reference_uid=sources[0].FrameOfReferenceUID
     )

@@ -1,0 +1,131 @@
+"""One upload and what became of it."""
+
+import asyncio
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mamba_unet.serve.size import count_voxels
+from mamba_unet.volumes.formats import UnreadableError, stem
+
+if TYPE_CHECKING:
+    from mamba_unet.volumes.find import VolumeFile
+    from mamba_unet.volumes.volume import Volume
+
+VOXELS = 2**30  # in one volume: 1024 slices of 1024 x 1024; the network takes some 16 bytes for each
+LARGE = 2**27  # voxels of a volume that is read alone
+
+State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
+MOVING = ("reading", "queued", "running")
+
+
+@dataclass(eq=False)
+class Job:
+    """One upload and what became of it.
+
+    Attributes:
+        id: cannot be guessed; who knows it owns the job.
+        folder: `input/` holds the upload, the result lies beside it.
+        names: stored path -> what its owner calls it.
+        size: bytes uploaded.
+        written: bytes of what the server made of it.
+        arriving: files that are being uploaded now.
+        volumes: found in the upload.
+        volume: which of them is meant.
+        model, slice_axis: as asked for.
+        state: `choosing` waits for the owner to say which of several volumes is meant.
+        slices: (done, all) while the network runs.
+        error: why it failed, in words for its owner.
+        image: how to show the volume, see `result.write_image`; None until it has been read.
+        result: see `result.write_result`; None until it is done.
+        touched: when somebody last asked for it, on the clock `time.monotonic`.
+        users: how many are at work in its folder.
+        turn: of those who read it, one after another.
+    """
+
+    id: str
+    folder: Path
+    names: dict[Path, str] = field(default_factory=dict)
+    size: int = 0
+    written: int = 0
+    arriving: int = 0
+    volumes: "list[VolumeFile]" = field(default_factory=list)
+    volume: int = 0
+    model: str = ""
+    slice_axis: str | None = None
+    state: State = "uploading"
+    slices: tuple[int, int] = (0, 0)
+    error: str = ""
+    image: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    touched: float = field(default_factory=time.monotonic)
+    users: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def upload(self) -> Path:
+        return self.folder / "input"
+
+    @property
+    def called(self) -> str:
+        """The upload: its only file's name, or that of the folder its files were dropped in, fit for a file name."""
+        if not self.names:
+            return ""
+        first = next(iter(self.names.values()))
+        return _called(first if len(self.names) == 1 else re.split(r"[/\\]", first)[0])
+
+    @property
+    def titles(self) -> list[str]:
+        """Of its volumes, with the names that its owner gave in place of ours."""
+        if len(self.names) > 1 and all(one.path in self.names for one in self.volumes):  # files, not a DICOM series
+            return [_called(self.names[one.path]) for one in self.volumes]
+        ours = stem(next(iter(self.names))) if len(self.names) == 1 else self.upload.name
+        return [one.name.replace(ours, self.called, 1) for one in self.volumes]
+
+    @property
+    def name(self) -> str:
+        """Of the volume; before it is known, of the upload."""
+        return self.titles[self.volume] if self.volumes else self.called
+
+    def voxels(self) -> int:
+        """How many the volume that is meant says that it holds; where it does not say, the bytes of its files."""
+        volume = self.volumes[self.volume]
+        with suppress(Exception):  # a damaged file: the reader says what is wrong with it
+            if voxels := count_voxels(volume.path):
+                return voxels
+        return min(sum(file.stat().st_size for file in volume.files), VOXELS)
+
+    def read(self) -> "Volume":
+        """The volume that is meant.
+
+        Raises:
+            UnreadableError: it cannot be read, or unpacks to more than `VOXELS`.
+        """
+        volume, voxels = self.volumes[self.volume], self.voxels()
+        if voxels > VOXELS:
+            reason = f"it holds {voxels:,} voxels, and {VOXELS:,} are the limit here; crop it"
+            raise UnreadableError(volume.path, reason)
+        return replace(volume.read(), name=self.name)
+
+    def words(self, error: BaseException) -> str:
+        """An error's text, with the names that the owner gave in place of ours, and without those of Python."""
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{self.name}: {error.strerror.lower()}"
+        for path, name in self.names.items():
+            text = text.replace(str(path), name).replace(path.name, name)
+        text = text.replace(str(self.upload), "the upload").replace(str(self.folder), "the upload")
+        return re.sub(r"\b[A-Za-z]*(Error|Exception|BadZipFile): ", "", text)
+
+
+def printable(name: str) -> str:
+    """A file name with what no screen shows (control characters, marks that turn the direction) as escapes."""
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in name)
+
+
+def _called(name: str) -> str:
+    file = Path(re.split(r"[/\\]", name)[-1])
+    return re.sub(r"[^\w.-]+", "_", stem(file).removesuffix("_0000")).strip("._") or "volume"

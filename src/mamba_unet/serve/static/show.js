@@ -1,0 +1,125 @@
+// The volume that is shown: its way into the viewer, and the controls that follow the viewer.
+
+import { stop } from "./cine.js";
+import { colorTable, hiddenClasses, styleOf } from "./classes.js";
+import { $, cover, element } from "./dom.js";
+import { drawNumbers, drawResult } from "./result.js";
+import { page } from "./state.js";
+import { load } from "./viewer.js";
+
+const { viewer } = page;
+let shown = 0; // counts what has been asked to be shown, so that a late answer is dropped
+
+export function choose(entry) {
+  const before = page.chosen;
+  page.chosen = entry;
+  for (const one of [before, entry]) if (one) one.draw();
+  show();
+}
+
+export async function show() {
+  const turn = ++shown;
+  const { job, version } = page.chosen ?? {};
+  const image = job?.image;
+  const done = Boolean(job?.result);
+  stop();
+  const key = image && `${job.id} ${job.volume} ${version}`;
+  if (viewer.key !== key) { // never a volume under another one's name
+    viewer.clear();
+    viewer.key = viewer.labelOf = null;
+  }
+  document.body.classList.toggle("imaged", Boolean(viewer.key));
+  document.body.classList.toggle("done", done && Boolean(viewer.labelOf));
+  if (!image) return cover(idleWords());
+  const from = `/api/jobs/${job.id}`;
+  try {
+    if (!viewer.key) {
+      cover("Loading the volume");
+      const volume = await load(`${from}/image.nii.gz`);
+      if (turn !== shown) return;
+      viewer.showImage(volume, image);
+      viewer.key = key;
+      document.body.classList.add("imaged");
+      drawControls(image);
+    }
+    if (done && !viewer.labelOf) {
+      const volume = await load(`${from}/label.nii.gz`);
+      if (turn !== shown) return;
+      hiddenClasses.clear();
+      viewer.showLabel(volume, colorTable());
+      viewer.labelOf = key;
+      drawResult();
+      const { focus } = job.result;
+      if (focus) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
+    }
+    cover("");
+  } catch (error) {
+    cover(`The volume cannot be shown: ${error.message ?? error}`);
+    if (done) drawResult(); // its numbers and files are there all the same
+  }
+}
+
+function idleWords() {
+  const { chosen } = page;
+  if (!chosen || chosen.error || chosen.job?.state === "failed") return "Nothing to show";
+  return chosen.choosing ? "Choose a volume from the list" : "Reading the volume";
+}
+
+function drawControls({ plane, oriented, frames, shape, windows }) {
+  const flat = shape.filter((size) => size > 1).length < 3;
+  for (const button of document.querySelectorAll("[data-plane]")) {
+    button.disabled = flat && button.dataset.plane !== plane;
+  }
+  $("convention").disabled = !oriented;
+  if (!oriented) viewer.setRadiological(true); // as pictures are written for
+  $("cine").hidden = frames < 2;
+  $("frame").max = frames;
+  $("window").hidden = !windows.length;
+  const options = windows.map(({ name }, i) => element("option", { value: i, textContent: name }));
+  $("preset").replaceChildren(...options, element("option", { value: "", textContent: "own", hidden: true }));
+  $("window-low").step = $("window-high").step = isCoarse() ? 1 : "any";
+  describe();
+}
+
+const isCoarse = () => viewer.window[1] - viewer.window[0] > 20; // then whole numbers are fine enough
+
+/** Everything that follows the crosshair, the frame, the zoom and the window. */
+export function describe() {
+  const image = page.chosen?.job?.image;
+  if (!viewer.image || !viewer.key || !image) return;
+  for (const button of document.querySelectorAll("[data-plane]")) {
+    button.setAttribute("aria-pressed", button.dataset.plane === viewer.plane);
+  }
+  const convention = viewer.radiological ? "Radiological" : "Neurological";
+  $("convention").textContent = image.oriented ? convention : "As stored";
+  const [low, high] = viewer.window;
+  const short = (value) => (isCoarse() ? Math.round(value) : Number(value.toPrecision(3)));
+  if (document.activeElement !== $("window-low")) $("window-low").value = short(low);
+  if (document.activeElement !== $("window-high")) $("window-high").value = short(high);
+  const preset = image.windows.findIndex((one) => one.low === low && one.high === high);
+  $("preset").value = preset < 0 ? "" : preset;
+  $("fit").textContent = `${Math.round(100 * viewer.zoom.factor)} %`;
+  $("slice").max = viewer.slices;
+  $("slice").value = viewer.slice + 1;
+  $("slice").disabled = viewer.slices < 2;
+  $("slice-text").textContent = `Slice ${viewer.slice + 1} / ${viewer.slices}`;
+  $("frame").value = viewer.frame + 1;
+  $("frame-text").textContent = `Frame ${viewer.frame + 1} / ${viewer.frames}`;
+  $("readout").textContent = readout(image);
+  drawNumbers();
+}
+
+/** What lies under the crosshair. */
+function readout({ step, oriented }) {
+  const said = [`voxel ${viewer.voxel.map((index, axis) => index * step[axis] + 1).join(", ")}`];
+  if (oriented) {
+    const where = ["LR", "PA", "IS"].map((names, axis) => {
+      const distance = Number(viewer.mm[axis].toFixed(1));
+      return `${names[Number(distance >= 0)]} ${Math.abs(distance).toFixed(1)}`;
+    });
+    said.push(`${where.join(" ")} mm`.replaceAll(" ", "\u00a0"));
+  }
+  said.push(`value ${viewer.value.map((value) => Number(value.toPrecision(5))).join(", ")}`);
+  if (viewer.label) said.push(viewer.labelValue ? styleOf(viewer.labelValue).name : "background");
+  return said.join("  ·  ");
+}
