@@ -26,7 +26,7 @@ def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, 
 
 def test_a_network_is_not_tested_on_images_that_the_one_it_started_from_has_seen(prepared, save_threshold):
     tested = prepared.splits["test"]
-    seen = (prepared.image_hash(tested[0]),)
+    seen = [prepared.image_hash(tested[0])]
     run = save_threshold(class_names=prepared.class_names, lineage=seen)
     with pytest.raises(ValueError, match=f"1 cases of the split 'test' were among .*fine-tuned from.*{tested[0]}"):
         evaluate_checkpoint(run, prepared)
