@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -386,7 +387,8 @@ def test_a_logger_whose_package_is_missing_is_one_sentence(recipe, logger, monke
     assert not Path(recipe.out).exists()
 
 
-def test_a_log_file_gets_plain_lines(recipe, capsys):
+def test_a_log_file_gets_plain_lines(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mamba_unet"), "handlers", [])  # of a command in an earlier test
     train(recipe)
     said = capsys.readouterr()
     assert said.err.count("\n") == 2 and "\r" not in said.err and "\x1b" not in said.err and not said.out
