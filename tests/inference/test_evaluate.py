@@ -5,7 +5,9 @@ import json
 import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
+from mamba_unet.views.intensity import window
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,30 @@ def test_a_network_is_not_tested_on_images_that_the_one_it_started_from_has_seen
         evaluate_checkpoint(run, prepared)
 
 
-def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(tmp_path, monkeypatch):
+def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "cache" / "model.safetensors"))
     with pytest.raises(ValueError, match="--out FOLDER"):
-        evaluation_folder("someone/heart-unet", "test")
+        evaluation_folder("someone/heart-unet", "test", prepared)
+
+
+def test_data_of_other_intensities_are_refused_and_nothing_is_overwritten(prepared, save_threshold, tmp_path):
+    run = save_threshold(
+        class_names=prepared.class_names, intensity=window(-125, 275), fingerprint=prepared.fingerprint
+    )
+    with pytest.raises(ValueError, match=r"prepare images in different ways \(intensity: .*window.*minmax"):
+        evaluate_checkpoint(run, prepared)
+    with pytest.raises(ValueError, match="prepare images in different ways"):
+        predict_files(Predictor(run), [], tmp_path / "out", prepared, prepared.split("test"))
+    assert not list(run.glob("evaluation_*")) and not (tmp_path / "out").exists()
+
+
+def test_results_on_other_data_have_a_name_of_their_own(prepared, save_threshold):
+    own = save_threshold("own", class_names=prepared.class_names, fingerprint=prepared.fingerprint)
+    other = save_threshold("other", class_names=prepared.class_names, fingerprint="of other data")
+    for run in (own, other):
+        evaluate_checkpoint(run, prepared)
+    assert [path.name for path in own.glob("evaluation_*")] == ["evaluation_test"]
+    (folder,) = other.glob("evaluation_*")
+    assert folder.name == f"evaluation_phantom-{prepared.fingerprint[:8]}_test"
+    assert json.loads((folder / "made_by.json").read_text())["fingerprint"] == prepared.fingerprint
