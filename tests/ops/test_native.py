@@ -122,7 +122,8 @@ import torch
 from mamba_unet.ops import native, ss2d_scan
 torch.manual_seed(0)
 inputs = [torch.randn(1, 5, 9, 24), torch.randn(1, 5, 9, 4, 3), torch.randn(1, 5, 9, 4, 17),
-          torch.randn(1, 5, 9, 4, 17), -torch.rand(4, 24, 17), torch.randn(24), torch.randn(4, 24), torch.randn(4, 24, 3)]
+          torch.randn(1, 5, 9, 4, 17), -torch.rand(4, 24, 17), torch.randn(24), torch.randn(4, 24),
+          torch.randn(4, 24, 3)]
 def scan(backend, dtype):
     leaves = [x.to(dtype).requires_grad_() for x in inputs]
     y = ss2d_scan(*leaves, backend=backend)
