@@ -17,13 +17,12 @@ def prepared(tmp_path_factory) -> PreparedDataset:
     return prepare(folder / "raw", folder / "data", progress=False)
 
 
-def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, tmp_path):
-    (tmp_path / "best.safetensors").touch()
-    tested = prepared.splits["test"]
+def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, save_threshold):
+    run, tested = save_threshold(class_names=prepared.class_names), prepared.splits["test"]
     for name in ("train", "val"):
-        (tmp_path / "split.json").write_text(json.dumps({name: tested}))
+        (run / "split.json").write_text(json.dumps({name: tested}))
         with pytest.raises(ValueError, match=f"1 cases of the split 'test' were in the split '{name}'.*{tested[0]}"):
-            evaluate_checkpoint(tmp_path, prepared)
+            evaluate_checkpoint(run, prepared)
 
 
 def test_a_network_is_not_tested_on_images_that_the_one_it_started_from_has_seen(prepared, save_threshold):
