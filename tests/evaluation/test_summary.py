@@ -11,7 +11,7 @@ from scipy import stats
 from mamba_unet.data.case import Case
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import EMPTY_MASK_POLICY, Conventions, segmentation_metrics
-from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.evaluation.summary import Evaluation, format_interval, format_statistic
 
 CLASSES = ["background", "ventricle", "wall"]
 OVERLAP = ("dice", "iou", "accuracy", "precision", "sensitivity", "specificity")
@@ -249,3 +249,43 @@ def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path):
     evaluation.write(tmp_path)
     assert Evaluation.read(tmp_path).ignored_pixels == 36
     assert "without ground truth" not in evaluate({"a_1": (blocks(), blocks())}).text()
+
+
+def test_the_foreground_mean_weighs_classes_alike_whatever_cases_define_them():
+    """The wall is in one case of three, with a Dice of 0.5; the ventricle is in all, with 1."""
+    wall = evaluate(
+        {
+            "a_1": (blocks(wall=6), blocks(wall=2)),
+            "b_1": (blocks(wall=0), blocks(wall=0)),
+            "c_1": (blocks(wall=0), blocks(wall=0)),
+        }
+    )
+    assert wall.mean_foreground_dice == pytest.approx((1 + 0.5) / 2)  # the mean of the cases would be 2.75 / 3
+    assert wall.summary()["foreground"]["dice"]["mean"] == pytest.approx(0.75)
+
+
+def test_the_interval_of_a_distance_leaves_infinite_ones_out():
+    """Two patients of equal distance, a third that missed the wall: every draw with a finite one has that distance."""
+    data = {name: (blocks(), blocks(wall=3)) for name in ("a_1", "b_1")} | {"c_1": (blocks(), blocks(wall=0))}
+    wall = evaluate(data).summary()["classes"]["wall"]["hd95"]
+    assert wall["infinite"] == 1
+    assert wall["ci95"] == pytest.approx([wall["mean"], wall["mean"]])
+
+
+def test_numbers_are_written_with_the_digits_that_mean_something():
+    statistic = {"mean": 4.1234, "sd": 1.30049, "infinite": 2, "ci95": [0.9012, 0.9481]}
+    assert format_statistic("hd95", statistic) == "4.12 ± 1.30 (2 inf)"
+    assert format_statistic("dice", {**statistic, "mean": 0.92812, "sd": 0.0432, "infinite": 0}) == "0.9281 ± 0.043"
+    assert format_interval(statistic) == "0.901 to 0.948"
+
+
+def test_rows_of_an_earlier_version_ignored_nothing():
+    assert Evaluation(("background", "x"), None, rows_of([0.5]), []).ignored_pixels == 0
+
+
+def test_slice_rows_name_their_class(evaluation):
+    assert [(row["slice"], row["class"], row["class_name"]) for row in evaluation.slice_rows[:3]] == [
+        (0, 1, "ventricle"),
+        (0, 2, "wall"),
+        (1, 1, "ventricle"),
+    ]

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
+from mamba_unet.views.intensity import window
 
 
 @pytest.fixture(scope="module")
@@ -15,25 +17,46 @@ def prepared(tmp_path_factory) -> PreparedDataset:
     return prepare(folder / "raw", folder / "data", progress=False)
 
 
-def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, tmp_path):
-    (tmp_path / "best.safetensors").touch()
-    tested = prepared.splits["test"]
+def test_a_network_is_not_tested_on_cases_it_was_trained_or_chosen_on(prepared, save_threshold):
+    run, tested = save_threshold(class_names=prepared.class_names), prepared.splits["test"]
     for name in ("train", "val"):
-        (tmp_path / "split.json").write_text(json.dumps({name: tested}))
+        (run / "split.json").write_text(json.dumps({name: tested}))
         with pytest.raises(ValueError, match=f"1 cases of the split 'test' were in the split '{name}'.*{tested[0]}"):
-            evaluate_checkpoint(tmp_path, prepared)
+            evaluate_checkpoint(run, prepared)
 
 
 def test_a_network_is_not_tested_on_images_that_the_one_it_started_from_has_seen(prepared, save_threshold):
     tested = prepared.splits["test"]
-    seen = (prepared.image_hash(tested[0]),)
+    seen = [prepared.image_hash(tested[0])]
     run = save_threshold(class_names=prepared.class_names, lineage=seen)
     with pytest.raises(ValueError, match=f"1 cases of the split 'test' were among .*fine-tuned from.*{tested[0]}"):
         evaluate_checkpoint(run, prepared)
 
 
-def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(tmp_path, monkeypatch):
+def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "cache" / "model.safetensors"))
     with pytest.raises(ValueError, match="--out FOLDER"):
-        evaluation_folder("someone/heart-unet", "test")
+        evaluation_folder("someone/heart-unet", "test", prepared)
+
+
+def test_data_of_other_intensities_are_refused_and_nothing_is_overwritten(prepared, save_threshold, tmp_path):
+    run = save_threshold(
+        class_names=prepared.class_names, intensity=window(-125, 275), fingerprint=prepared.fingerprint
+    )
+    with pytest.raises(ValueError, match=r"prepare images in different ways \(intensity: .*window.*minmax"):
+        evaluate_checkpoint(run, prepared)
+    with pytest.raises(ValueError, match="prepare images in different ways"):
+        predict_files(Predictor(run), [], tmp_path / "out", prepared, prepared.split("test"))
+    assert not list(run.glob("evaluation_*")) and not (tmp_path / "out").exists()
+
+
+def test_results_on_other_data_have_a_name_of_their_own(prepared, save_threshold):
+    own = save_threshold("own", class_names=prepared.class_names, fingerprint=prepared.fingerprint)
+    other = save_threshold("other", class_names=prepared.class_names, fingerprint="of other data")
+    for run in (own, other):
+        evaluate_checkpoint(run, prepared)
+    assert [path.name for path in own.glob("evaluation_*")] == ["evaluation_test"]
+    (folder,) = other.glob("evaluation_*")
+    assert folder.name == f"evaluation_phantom-{prepared.fingerprint[:8]}_test"
+    assert json.loads((folder / "made_by.json").read_text())["fingerprint"] == prepared.fingerprint

@@ -177,7 +177,7 @@ def test_info_cfg_says_which_frame_is_which(tmp_path):
     assert hearts[1].measures.lv_ef_percent == pytest.approx(-100) and hearts[1].measures.notes
 
 
-def test_info_cfg_among_several_patients_is_nobodys(tmp_path):
+def test_info_cfg_among_several_patients_is_not_used(tmp_path):
     (tmp_path / "Info.cfg").write_text("ED: 12\nES: 1\n")
     cases = [
         case(f"patient00{p}_frame{n:02}", heart(lv), source=tmp_path / "a.nii.gz")
@@ -230,7 +230,16 @@ def test_frames_can_be_named_by_their_phase():
     assert one.measures.lv_ef_percent < 0
 
 
-def test_one_frame_alone_or_without_spacing_fails_with_the_way_out():
+def test_a_named_phase_beside_a_numbered_frame_is_not_guessed():
+    hearts, failures = cardiac_cases([case("p_ED", heart(60)), case("p_frame02", heart(24))])
+    assert not hearts and "only p_ED, p_frame02, and ejection needs" in failures["p"]
+
+
+def test_one_voxel_of_a_left_ventricle_is_one():
+    assert find_phases([0, 1]) == (1, 1)
+
+
+def test_one_frame_alone_or_without_spacing_fails_with_what_to_do():
     hearts, failures = cardiac_cases(
         [
             case("patient001_frame01", heart(60)),

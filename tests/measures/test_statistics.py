@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from mamba_unet.measures.statistics import CaseStatistics, structure_statistics, write_statistics
+from mamba_unet.measures.statistics import CaseStatistics, statistics_table, structure_statistics, write_statistics
 
 NAMES = ("background", "liver", "spleen", "stomach")
 
@@ -101,6 +101,18 @@ def test_frames_are_measured_each():
 def test_what_cannot_be_measured_is_refused_by_name(change, text):
     with pytest.raises(ValueError, match=text):
         structure_statistics(**{"label": label_map(), "class_names": NAMES} | change)
+
+
+def test_the_table_to_read_has_a_dash_for_what_is_not_known():
+    image = np.full((1, 4, 5, 6), 50.0)
+    case = CaseStatistics("a", structure_statistics(label_map(), NAMES, (1000, 2, 0.5), image))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in statistics_table([case]).splitlines()]
+    assert rows[0] == ["case", "frame", "structure", "voxels", "ml", "mean", "slices", "touches border"]
+    assert rows[2:] == [
+        ["a", "0", "liver", "8", "8.0", "50", "1-2", "no"],
+        ["a", "0", "spleen", "1", "1.0", "50", "3-3", "yes"],
+        ["a", "0", "stomach", "0", "0.0", "-", "-", "no"],
+    ]
 
 
 def test_several_cases_make_one_table(tmp_path):

@@ -145,13 +145,19 @@ def test_from_pretrained_takes_a_run_folder_and_refuses_another_network(model, m
 def test_a_network_of_someones_own_loop_can_be_saved_with_what_prediction_needs(tmp_path, scan):
     model = MambaUNet(in_channels=1, num_classes=3, depths=(1, 1), dims=(8, 16), d_state=2, scan=scan)
     names, preprocessing = ["background", "a", "b"], {"intensity": {"method": "minmax"}, "image_size": [32, 48]}
-    with pytest.raises(ValueError, match="also image_size, intensity must be given"):
+    with pytest.raises(ValueError, match="preprocessing must be given too"):
         model.save_pretrained(tmp_path, class_names=names)
     with pytest.raises(ValueError, match="has 3 classes, background included; got the names a, b"):
         model.save_pretrained(tmp_path, class_names=names[1:], preprocessing=preprocessing)
+    with pytest.raises(ValueError, match=r"needs intensity and image_size, .* got size"):
+        model.save_pretrained(tmp_path, class_names=names, preprocessing={"size": 3})
+    with pytest.raises(ValueError, match="has 1 channels; got intensity rules for 2"):
+        model.save_pretrained(tmp_path, preprocessing={**preprocessing, "intensity": 2 * [{"method": "minmax"}]})
     model.save_pretrained(tmp_path, class_names=names, preprocessing=preprocessing)
     again, metadata = load_checkpoint(tmp_path)
-    assert metadata.class_names == names and metadata.image_size == (32, 48)
+    assert metadata.class_names == names
+    expected = Preprocessing(({"method": "minmax"},), None, Slices((32, 48)))
+    assert Preprocessing.from_json(metadata.preprocessing) == expected
     x = torch.randn(1, 1, 16, 16)
     torch.testing.assert_close(again(x), model.eval()(x))
 

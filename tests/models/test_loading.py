@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint
+from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint, slices_preprocessing
 from mamba_unet.models.loading import PretrainedError, load, load_pretrained, read_weights
 from mamba_unet.models.registry import list_models
 
@@ -155,7 +155,8 @@ def test_a_yacs_configuration_beside_the_weights_is_read_as_inert_data(tmp_path,
 
 def metadata_of(name: str, config: dict) -> CheckpointMetadata:
     names = ["background", *map(str, range(1, config["num_classes"]))]
-    return CheckpointMetadata(name, config, names, {"method": "minmax"}, (32, 32), lineage=("a" * 64,))
+    preprocessing = slices_preprocessing([{"method": "minmax"}], (32, 32), None)
+    return CheckpointMetadata(name, config, names, preprocessing, lineage=["a" * 64])
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -2,6 +2,7 @@ import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, TrainerRecipe
+from mamba_unet.views.slices import Slices
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def recipe(phantom, tmp_path) -> Recipe:
         data=str(phantom.folder),
         out=str(tmp_path / "run"),
         model=ModelRecipe(size="nano", arguments={"dims": [8, 16, 32], "drop_path_rate": 0.2}),
-        image_size=(32, 32),
+        view=Slices((32, 32)),
         batch_size=4,
         iterations=8,
         validate_every=4,

@@ -14,6 +14,7 @@ from mamba_unet.training.recipe import (
     recipe_text,
     save_recipe,
 )
+from mamba_unet.views.slices import Slices
 
 PUBLISHED = list(list_recipes())
 
@@ -33,7 +34,7 @@ def test_every_published_recipe_loads_and_names_a_network_there_is(name):
 @pytest.mark.parametrize("name", ["acdc_mamba_unet", "synapse_mamba_unet"])
 def test_the_papers_recipes_are_the_papers(name):
     recipe = load_recipe(name)
-    assert (recipe.iterations, recipe.batch_size, recipe.image_size) == (10_000, 24, (224, 224))
+    assert (recipe.iterations, recipe.batch_size, recipe.view.size) == (10_000, 24, (224, 224))
     o = recipe.optimizer
     assert (o.name, o.lr, o.momentum, o.weight_decay, o.power) == ("sgd", 0.01, 0.9, 1e-4, 0.9)
     assert recipe.validate_every == 200 and recipe.augment
@@ -43,7 +44,7 @@ def test_command_line_words_override_the_file(tmp_path):
     path = write(tmp_path / "r.yaml", "iterations: 7\noptimizer: {lr: 0.1, name: adamw}\n")
     recipe = load_recipe(path, ["--optimizer.lr", "0.5", "--data=here", "--image_size", "[64, 32]"])
     assert (recipe.iterations, recipe.optimizer.lr, recipe.optimizer.name) == (7, 0.5, "adamw")
-    assert (recipe.data, recipe.image_size) == ("here", (64, 32))
+    assert (recipe.data, recipe.view.size) == ("here", (64, 32))
 
 
 def test_one_constructor_argument_can_be_overridden_on_the_command_line(tmp_path):
@@ -54,7 +55,7 @@ def test_one_constructor_argument_can_be_overridden_on_the_command_line(tmp_path
 
 
 def test_a_saved_recipe_loads_as_it_was(tmp_path):
-    recipe = Recipe(data="d", image_size=(32, 64))
+    recipe = Recipe(data="d", view=Slices((32, 64), image="smooth"))
     recipe.model.arguments = {"d_state": 8}
     save_recipe(tmp_path / "r.yaml", recipe)
     assert load_recipe(tmp_path / "r.yaml") == recipe

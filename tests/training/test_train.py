@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mamba_unet.cli import main
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.models.loading import load_checkpoint
@@ -28,6 +30,7 @@ from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, Rec
 from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.state import ResumeError, save_state
 from mamba_unet.training.train import train
+from mamba_unet.views.slices import Slices
 
 
 def logged(folder: Path, column: str) -> dict[int, float]:
@@ -258,7 +261,7 @@ def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
         data=str(phantom.folder),
         out=str(tmp_path / "run"),
         model=ModelRecipe(size="nano"),
-        image_size=(32, 32),
+        view=Slices((32, 32)),
         batch_size=4,
         iterations=20,
         validate_every=10,
@@ -360,7 +363,7 @@ def test_devices_that_are_not_here_are_one_sentence_and_leave_no_folder(recipe, 
 
 def test_a_training_that_fails_before_its_first_iteration_is_done_leaves_no_folder(recipe):
     recipe.model.name, recipe.model.arguments = "unet", {}
-    recipe.batch_size, recipe.image_size = 1, (16, 16)
+    recipe.batch_size, recipe.view = 1, Slices((16, 16))
     with pytest.raises(RecipeError, match="batch_size is 1 and slices of 16 x 16 shrink to one pixel"):
         train(recipe)
     assert not Path(recipe.out).exists()
@@ -384,7 +387,8 @@ def test_a_logger_whose_package_is_missing_is_one_sentence(recipe, logger, monke
     assert not Path(recipe.out).exists()
 
 
-def test_a_log_file_gets_plain_lines(recipe, capsys):
+def test_a_log_file_gets_plain_lines(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mamba_unet"), "handlers", [])  # of a command in an earlier test
     train(recipe)
     said = capsys.readouterr()
     assert said.err.count("\n") == 2 and "\r" not in said.err and "\x1b" not in said.err and not said.out
@@ -444,3 +448,13 @@ def test_fine_tuning_keeps_the_first_runs_patients_in_mind_and_needs_its_file_on
     again = load_file(second / "best.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     assert load_checkpoint(second)[1].lineage == after.lineage
+
+
+def test_ctrl_c_ends_the_command_with_130(recipe, tmp_path, monkeypatch, capsys):
+    def interrupted(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "_iterate", interrupted)
+    save_recipe(tmp_path / "recipe.yaml", recipe)
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 130
+    assert capsys.readouterr().err.endswith("mamba-unet: interrupted\n")

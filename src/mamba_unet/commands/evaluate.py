@@ -26,15 +26,16 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import evaluate
+    from mamba_unet.data import PreparedDataset
     from mamba_unet.inference.evaluate import evaluation_folder
 
-    out = args.out
+    out, prepared = args.out, PreparedDataset(args.data)
     if out is None:
         inside = args.predictions is not None
-        out = args.predictions / "evaluation" if inside else evaluation_folder(args.checkpoint, args.split)
+        out = args.predictions / "evaluation" if inside else evaluation_folder(args.checkpoint, args.split, prepared)
     evaluation = evaluate(
         args.checkpoint,
-        args.data,
+        prepared,
         args.split,
         out,
         predictions=args.predictions,

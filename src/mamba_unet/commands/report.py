@@ -14,9 +14,10 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.evaluation.summary import Evaluation
     from mamba_unet.report import write_report
+    from mamba_unet.runs import RunFolder
 
     page = write_report(args.run_folder)
-    for folder in sorted(args.run_folder.glob("evaluation_*")):
-        print(f"{folder.name.removeprefix('evaluation_')}:\n{Evaluation.read(folder).text()}")
+    for split, folder in RunFolder(args.run_folder).evaluations.items():
+        print(f"{split}:\n{Evaluation.read(folder).text()}")
     print(f"report: {page}")
     return 0

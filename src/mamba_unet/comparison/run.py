@@ -1,5 +1,7 @@
 """From recipes and predictions to a comparison: train what is missing, measure all by one function."""
 
+import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ from mamba_unet.data.splits import split_name
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
+from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint, evaluation_folder, made_by
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
@@ -112,7 +114,7 @@ def compare(
 
     def measure(run: Recipe) -> Evaluation:
         split = split_name("test", run.fold)
-        done = _read_evaluation(run.out, prepared.split(split), split, conventions)
+        done = _read_evaluation(run.out, prepared, split, conventions)
         how = {"conventions": conventions, "device": device, "progress": progress}
         return done or evaluate_checkpoint(run.out, prepared, split, **how)
 
@@ -184,13 +186,14 @@ def _is_complete(run: Recipe) -> bool:
     return RunFolder(run.out).read_progress().get("iteration") == run.iterations
 
 
-def _read_evaluation(run: str, identifiers: Sequence[str], split: str, conventions: Conventions) -> Evaluation | None:
-    """The run's evaluation of these cases where it is there, later than the checkpoint and of these conventions."""
-    folder, weights = evaluation_folder(run, split), find_checkpoint(run)
-    summary = folder / "summary.json"
-    if not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
+def _read_evaluation(run: str, prepared: PreparedDataset, split: str, conventions: Conventions) -> Evaluation | None:
+    """The run's evaluation of a split where it is there, of this very checkpoint, these data and these conventions."""
+    folder, made = evaluation_folder(run, split, prepared), None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        made = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
+    if made != made_by(find_checkpoint(run), prepared):
         return None
-    evaluation = Evaluation.read(folder)
+    evaluation, identifiers = Evaluation.read(folder), prepared.split(split)
     same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)
     kept = all((folder / "predictions" / f"{identifier}.npz").is_file() for identifier in identifiers)
     return evaluation if same and kept else None
@@ -215,7 +218,7 @@ def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callabl
     files = {}
     for run in runs:
         split = split_name("test", run.fold)
-        folder = evaluation_folder(run.out, split) / "predictions"
+        folder = evaluation_folder(run.out, split, prepared) / "predictions"
         files |= {identifier: folder / f"{identifier}.npz" for identifier in prepared.split(split)}
     return _labels_from(files)
 

@@ -23,6 +23,7 @@ class Case:
         affine: (4, 4), of the *stored* NIfTI array (X, Y, Z); None where unknown.
         sources: the image's files: one per channel, or one for all; of a volume in slices, the first of each.
         frames_are_channels: the fourth axis of its file is channels, not time.
+        stored_sha256: of the image as stored, before its intensities were scaled; empty where unknown.
     """
 
     identifier: str
@@ -34,6 +35,7 @@ class Case:
     affine: np.ndarray | None
     sources: tuple[Path, ...]
     frames_are_channels: bool = False
+    stored_sha256: str = ""
 
     @property
     def source(self) -> Path:

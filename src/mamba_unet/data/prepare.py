@@ -223,6 +223,7 @@ def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
         "affine": None if case.affine is None else case.affine.tolist(),
         "sources": [str(file.resolve()) for file in case.sources],
         "frames_are_channels": case.frames_are_channels,
+        "stored_sha256": case.stored_sha256,
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
         "label_sha256": hashlib.sha256(case.label).hexdigest(),
         "label_voxels": {str(index): int(n) for index, n in enumerate(np.bincount(case.label.ravel())) if n},

@@ -99,8 +99,8 @@ class PreparedDataset:
         return tuple(self._record(identifier)["shape"])
 
     def image_hash(self, identifier: str) -> str:
-        """sha256 of the case's image, by which it is known under another name too."""
-        return self._record(identifier)["image_sha256"]
+        """sha256 of the image as stored: the same under another name and with intensities scaled in another way."""
+        return self._record(identifier)["stored_sha256"]
 
     def case(self, identifier: str) -> Case:
         """One case; image and label are memory-mapped, read-only, and the image is in 0..1."""

@@ -1,5 +1,6 @@
 """What a data set is, settled before its images are read, and the reading of one case by it."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,5 +291,6 @@ def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
         affine=image.affine,
         sources=tuple(files[0] for files in entry.image),
         frames_are_channels=plan.listing.frames_are_channels,
+        stored_sha256=hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
     )
     return case, problems

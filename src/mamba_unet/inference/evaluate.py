@@ -1,5 +1,6 @@
 """A trained network measured on a split of a prepared data set."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.files import atomic_path
+from mamba_unet.files import atomic_path, write_json
 from mamba_unet.inference import Predictor
-from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.inference.outputs import sha256
+from mamba_unet.models.checkpoint import find_checkpoint, read_metadata
 from mamba_unet.runs import RunFolder
+
+MADE_BY = "made_by.json"  # beside an evaluation: of which checkpoint and which data it is
 
 
 def evaluate_checkpoint(
@@ -32,17 +36,18 @@ def evaluate_checkpoint(
         checkpoint: run folder or checkpoint.
         prepared: the data.
         split: which cases.
-        out: folder to write; None takes `evaluation_<split>` beside the checkpoint.
+        out: folder to write; None takes `evaluation_<split>` beside the checkpoint, with the data set's name in it
+            where it is not the one of the training.
         conventions: which HD95 and ASD, see docs/metrics.md.
         device: as `inference.choose_device` takes it.
         progress: show a bar.
 
     Raises:
-        ValueError: the network knows other classes than the data has, or was trained on a case of the split while
-            the split's name ends in "test".
+        ValueError: the network knows other classes or intensities than the data has, or was trained on a case of the
+            split while the split's name ends in "test".
     """
     weights = find_checkpoint(checkpoint)
-    out = evaluation_folder(checkpoint, split) if out is None else Path(out)
+    out = evaluation_folder(checkpoint, split, prepared) if out is None else Path(out)
     identifiers = prepared.split(split)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
@@ -58,11 +63,19 @@ def evaluate_checkpoint(
     cases = (prepared.case(identifier) for identifier in identifiers)
     evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
     evaluation.write(out)
+    write_json(out / MADE_BY, made_by(weights, prepared))
     return evaluation
 
 
-def evaluation_folder(checkpoint: str | Path, split: str) -> Path:
+def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str]:
+    """What tells an evaluation from another of the same split: the checkpoint's content and the data's."""
+    return {"checkpoint_sha256": sha256([weights]), "data": prepared.name, "fingerprint": prepared.fingerprint}
+
+
+def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedDataset) -> Path:
     """Where the evaluation of a checkpoint on a split is written unless told otherwise.
+
+    Other data than that of the training has its name in it, so that one result does not overwrite the other.
 
     Raises:
         ValueError: the checkpoint lies on the hub, where nothing is written.
@@ -70,7 +83,10 @@ def evaluation_folder(checkpoint: str | Path, split: str) -> Path:
     weights = find_checkpoint(checkpoint)
     if not Path(checkpoint).exists():
         raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
-    return RunFolder(weights.parent).evaluation(split)
+    metadata = read_metadata(weights)
+    own = metadata is None or metadata.fingerprint in ("", prepared.fingerprint)
+    other = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', prepared.name)}-{prepared.fingerprint[:8]}_"
+    return RunFolder(weights.parent).evaluation(split if own else other + split)
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:

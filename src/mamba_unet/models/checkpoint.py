@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from mamba_unet import __version__
@@ -60,8 +60,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMeta
     """Write the model's weights and the metadata as one safetensors file, atomically."""
     header = {"format": "pt"} | ({} if metadata is None else {HEADER_KEY: json.dumps(asdict(metadata))})
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata=header)
+    with atomic_path(path) as temporary:  # safetensors' own writer ignores the umask and hides the system's error
+        temporary.write_bytes(save(weights, header))
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
@@ -95,11 +95,15 @@ def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
     if "preprocessing" in fields:
         return fields
     intensity, size, orientation = (fields.pop(name) for name in ("intensity", "image_size", "orientation"))
-    view = {"kind": "slices", "size": size}
-    return {
-        **fields,
-        "preprocessing": {"format": 1, "intensity": [intensity], "orientation": orientation, "view": view},
-    }
+    return {**fields, "preprocessing": slices_preprocessing([intensity], size, orientation)}
+
+
+def slices_preprocessing(
+    intensity: Sequence[Mapping[str, Any]], size: Sequence[int], orientation: str | None
+) -> dict[str, Any]:
+    """The JSON of `views.preprocessing.Preprocessing` for slices that are resized to `size`, the rest by default."""
+    view = {"kind": "slices", "size": list(size)}
+    return {"format": 1, "intensity": list(intensity), "orientation": orientation, "view": view}
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from mamba_unet.models.checkpoint import (
     find_checkpoint,
     read_metadata,
     save_checkpoint,
+    slices_preprocessing,
 )
 
 
@@ -32,7 +33,7 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
         save_directory: str | Path,
         *,
         class_names: Sequence[str] | None = None,
-        preprocessing: Mapping[str, Any] | None = None,
+        preprocessing: Any = None,
         **kwargs: Any,
     ) -> str | None:
         """Write a folder that `from_pretrained` and, where the network has metadata, `mamba-unet predict` take.
@@ -42,14 +43,15 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
             model.save_pretrained(
                 "heart",
                 class_names=["background", "ventricle"],
-                preprocessing={"intensity": {"method": "minmax"}, "image_size": (224, 224), "orientation": "SPL"},
+                preprocessing={"intensity": {"method": "minmax"}, "image_size": (224, 224)},
             )
 
         Args:
             save_directory: to write.
             class_names: of every class; the first is background.
-            preprocessing: how images were prepared: `intensity`, `image_size` and, where known, `orientation`, as
-                `CheckpointMetadata` has them.
+            preprocessing: how images were prepared: `views.preprocessing.Preprocessing` or its JSON; or, for slices
+                that are resized, `intensity` (a rule, or a list with one for each channel), `image_size` and, where
+                known, `orientation` of the training arrays, "SPL".
             kwargs: as huggingface_hub's mixin takes them.
 
         Raises:
@@ -59,27 +61,22 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
             self.metadata = self._described(class_names, preprocessing)
         return super().save_pretrained(save_directory, **kwargs)
 
-    def _described(
-        self, class_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
-    ) -> CheckpointMetadata:
+    def _described(self, class_names: Sequence[str] | None, preprocessing: Any) -> CheckpointMetadata:
         from mamba_unet.models.registry import name_of  # which imports the networks, and they this module
 
         known = {} if self.metadata is None else asdict(self.metadata)
         known |= {} if class_names is None else {"class_names": list(class_names)}
-        known |= {} if preprocessing is None else dict(preprocessing)
-        if absent := {"class_names", "intensity", "image_size"} - known.keys():
-            raise ValueError(f"to predict with this network, also {', '.join(sorted(absent))} must be given")
         config = dict(self._hub_mixin_config)
+        if preprocessing is not None:
+            known["preprocessing"] = _preprocessing_json(preprocessing, config["in_channels"])
+        if absent := {"class_names", "preprocessing"} - known.keys():
+            raise ValueError(f"to predict with this network, {' and '.join(sorted(absent))} must be given too")
         if len(known["class_names"]) != config["num_classes"]:
             raise ValueError(
                 f"the network has {config['num_classes']} classes, background included; got the names "
                 f"{', '.join(known['class_names'])}"
             )
-        known |= {"image_size": tuple(known["image_size"])}
-        try:
-            return CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
-        except TypeError as error:
-            raise ValueError(f"preprocessing has a key that is not known: {error}") from error
+        return CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(save_directory / SAFETENSORS_SINGLE_FILE, self, self.metadata)
@@ -125,3 +122,19 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
         model.load_state_dict(load_file(path, device=map_location), strict=strict)
         model.metadata = metadata
         return model.eval()
+
+
+def _preprocessing_json(given: Any, channels: int) -> dict[str, Any]:
+    if hasattr(given, "to_json"):
+        given = given.to_json()
+    if "format" not in given:
+        if not {"intensity", "image_size"} <= given.keys() <= {"intensity", "image_size", "orientation"}:
+            raise ValueError(
+                f"preprocessing needs intensity and image_size, and may have orientation; got {', '.join(given)}"
+            )
+        rules = given["intensity"]
+        rules = [rules] * channels if isinstance(rules, Mapping) else rules
+        given = slices_preprocessing(rules, given["image_size"], given.get("orientation"))
+    if len(given["intensity"]) != channels:
+        raise ValueError(f"the network has {channels} channels; got intensity rules for {len(given['intensity'])}")
+    return dict(given)

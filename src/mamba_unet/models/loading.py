@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -42,6 +43,7 @@ class LoadReport:
         mismatched: entries whose shape differs, as (name, checkpoint's shape, network's shape).
         adapted: the first convolution's filters, where they were made for another number of channels.
         lineage: hashes of the images that the checkpoint was trained or chosen on, where it is ours.
+        preprocessing: how images were brought to it, where it is ours.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class LoadReport:
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     adapted: str = ""
     lineage: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         def some(names: tuple, most: int = 4) -> str:
@@ -353,8 +356,10 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
             f"{where} looks like {kind.name}, but no parameter has this network's shape: {mismatched[:4]}"
         )
     missing = tuple(name for name in parameters if name not in set(loaded))
-    lineage = () if metadata is None else tuple(metadata.lineage)
-    return LoadReport(kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched), adapted, lineage)
+    lineage, preprocessing = ((), None) if metadata is None else (tuple(metadata.lineage), metadata.preprocessing)
+    return LoadReport(
+        kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched), adapted, lineage, preprocessing
+    )
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:

@@ -58,9 +58,13 @@ def _load() -> ctypes.CDLL | str:
         path = Path(__file__).with_name(f"libscan_{variant}{suffix}")
         if path.exists():
             try:
-                return ctypes.CDLL(str(path))
+                library = ctypes.CDLL(str(path))
             except OSError as error:
                 return f"{path.name} cannot be loaded: {error}"
+            job_bytes = getattr(library, "mamba_unet_scan_job_bytes", None)
+            if job_bytes is None or job_bytes() != ctypes.sizeof(Job):
+                return f"{path.name} was built from another version of the sources; reinstall mamba-unet"
+            return library
     return "its library was not built, for want of a C compiler; install one and reinstall mamba-unet"
 
 

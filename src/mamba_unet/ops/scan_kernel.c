@@ -665,6 +665,9 @@ EXPORT void mamba_unet_scan_forward(int64_t begin, int64_t end, void *job) { (vo
 
 EXPORT void mamba_unet_scan_backward(int64_t begin, int64_t end, void *job) { (void)begin, (void)end, work(job, 1); }
 
+// what Python checks before it hands over a job: a library that an older version built has another record
+EXPORT int64_t mamba_unet_scan_job_bytes(void) { return sizeof(Job); }
+
 EXPORT int64_t mamba_unet_scan_lanes(void) { return LANES; }
 
 EXPORT int64_t mamba_unet_scan_chunk(void) { return CHUNK; }

@@ -282,7 +282,7 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
-    check_keys(given, str(path), ["base", *RENAMED, *_keys()])
+    check_keys(given, str(path), ["base", *_keys(), *RENAMED])
     given = _renamed(given)
     base = given.pop("base", None)
     if base is None:

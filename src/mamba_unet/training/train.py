@@ -30,6 +30,7 @@ from mamba_unet.training.objectives.supervised import Supervised
 from mamba_unet.training.progress import Progress, default_progress
 from mamba_unet.training.recipe import Recipe, RecipeError, experiment, load_recipe, save_recipe
 from mamba_unet.training.state import load_state
+from mamba_unet.views.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ def train(
         label_values=prepared.label_values,
         lineage=lineage,
     )
+    if leader and loaded is not None and loaded.preprocessing is not None:
+        _warn_of_other_preprocessing(loaded, recipe, prepared)
     fabric = _fabric(recipe, run)
     shown = progress or (default_progress() if leader else Progress())
     objective = Supervised(network, recipe.batch_size)
@@ -174,6 +177,16 @@ def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -
             f"{run} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
             f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
         )
+
+
+def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: PreparedDataset) -> None:
+    """Other intensities or another orientation than the pretrained network knew may be meant; nobody should be left
+    to find out by a poor result."""
+    before, now = Preprocessing.from_json(loaded.preprocessing), prepared.preprocessing(recipe.view)
+    try:
+        before.require_same(now, str(recipe.pretrained), str(prepared.folder), ("intensity", "orientation"))
+    except ValueError as error:
+        log.warning("fine-tuning goes on, but: %s", error)
 
 
 def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,6 +12,7 @@ from mamba_unet.training.objectives.base import Objective
 from mamba_unet.training.objectives.losses import segmentation_loss
 from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.train import train
+from mamba_unet.views.slices import Slices
 
 
 class MeanTeacher(Objective):
@@ -43,7 +44,7 @@ def mean_teacher(monkeypatch):
 
     def with_unlabelled(self, *args):
         real(self, *args)
-        self.slices["unlabelled"] = copy.copy(self.slices["labelled"])
+        self.samples["unlabelled"] = copy.copy(self.samples["labelled"])
 
     monkeypatch.setattr(TrainingData, "__init__", with_unlabelled)
     monkeypatch.setattr(train_module, "Supervised", MeanTeacher)
@@ -71,8 +72,8 @@ def test_a_mean_teacher_is_a_subclass_and_resumes_bit_for_bit(mean_teacher, reci
 
 
 def test_streams_draw_differently_and_an_unknown_one_is_named(phantom):
-    data = TrainingData(phantom, (16, 16), workers=0)
-    data.slices["unlabelled"] = data.slices["labelled"]
+    data = TrainingData(phantom, Slices((16, 16)), workers=0)
+    data.samples["unlabelled"] = data.samples["labelled"]
     batch = next(data.batches({"labelled": 4, "unlabelled": 4}, 0, 5, 0, 1, False))
     assert batch["labelled"]["name"] != batch["unlabelled"]["name"]
     with pytest.raises(ValueError, match="no stream scribbles in this data, only labelled, unlabelled"):
