@@ -20,8 +20,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not named by the process: machines that share a folder may number theirs alike
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    # not named by the process: machines that share a folder may number theirs alike; names have 255 bytes at most
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name[-40:]}")
     try:
         yield temporary
         os.replace(temporary, path)

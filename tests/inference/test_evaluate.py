@@ -37,7 +37,7 @@ def test_the_evaluation_of_a_network_on_the_hub_wants_a_folder(prepared, tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "cache" / "model.safetensors"))
     with pytest.raises(ValueError, match="--out FOLDER"):
-        evaluation_folder("someone/heart-unet", "test", prepared)
+        evaluation_folder("hf:someone/heart-unet", "test", prepared)
 
 
 def test_data_of_other_intensities_are_refused_and_nothing_is_overwritten(prepared, save_threshold, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mamba_unet.cli import main
-from mamba_unet.inference import Predictor, outputs, predict_files
-from mamba_unet.inference.outputs import sha256
+from mamba_unet.inference import Predictor, predict_files
+from mamba_unet.inference.outputs import sha256, stamp
 
 HEART = ["background", "left ventricle"]
 
@@ -168,14 +168,14 @@ def test_a_file_replaced_by_another_of_its_size_and_time_is_another_input(tmp_pa
         file.write_bytes(b"slice" + file.name.encode())
         os.utime(file, (1e9, 1e9))
     for small in (1 << 20, 0):  # by content, and by what the disk says of every file
-        monkeypatch.setattr(outputs, "SMALL", small)
-        before = outputs.stamp(files)
-        assert outputs.stamp(files) == before
+        monkeypatch.setattr("mamba_unet.inference.outputs.SMALL", small)
+        before = stamp(files)
+        assert stamp(files) == before
         other = tmp_path / "other"
         other.write_bytes(b"SLICE0.dcm" if small else b"Slice0.dcm")
         os.utime(other, (1e9, 1e9))
         os.replace(other, files[0])
-        assert outputs.stamp(files) != before
+        assert stamp(files) != before
 
 
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):

@@ -8,6 +8,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from mamba_unet.cli import main
 from mamba_unet.measures.run import measure_files
@@ -170,3 +171,29 @@ def test_measuring_needs_no_torch(tmp_path):
         "sys.exit(code or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_label_map_without_foreground_is_measured(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+    ((case,), failures) = measure_files([tmp_path / "a.nii.gz"], progress=False)
+    assert not failures and [one.voxels for one in case.structures] == [0]
+    assert main(["measure", str(tmp_path / "a.nii.gz"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_mask_of_black_and_white_is_one_class_and_grey_levels_are_refused(tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:5] = 255
+    Image.fromarray(mask).save(tmp_path / "binary.png")
+    mask[2, 2:4] = 253, 7
+    Image.fromarray(mask).save(tmp_path / "grey.png")
+    (case,), failures = measure_files([tmp_path], progress=False)
+    assert [(one.structure, one.voxels) for one in case.structures] == [("class 1", 9)]
+    assert "its values 7, 253, 255 do not plainly show classes" in failures[str(tmp_path / "grey.png")]
+
+
+def test_the_names_in_a_segmentation_of_slicer_are_used(tmp_path):
+    head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 1\nencoding: raw\n"
+    head += "Segment0_Name:=liver\nSegment0_LabelValue:=1\n\n"
+    (tmp_path / "a.seg.nrrd").write_bytes(head.encode() + bytes([0, 1, 1, 2]))
+    ((case,), _) = measure_files([tmp_path / "a.seg.nrrd"], progress=False)
+    assert [(one.structure, one.voxels) for one in case.structures] == [("liver", 2), ("class 2", 1)]

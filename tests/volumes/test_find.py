@@ -167,3 +167,40 @@ def test_a_damaged_dicom_folder_says_so_when_it_is_read(tmp_path, write_series, 
         bad.read()
     with pytest.raises(UnreadableError, match=r"bad\.zip"):
         worse.read()
+
+
+def test_a_link_to_nothing_is_named_and_linked_files_and_folders_are_followed(tmp_path, write_series, volume):
+    write_nifti(tmp_path / "store" / "MD5E-s1--abc.nii.gz")
+    write_series(tmp_path / "archive" / "4711", volume)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "study").mkdir()
+    os.symlink(tmp_path / "store" / "MD5E-s1--abc.nii.gz", tmp_path / "images" / "sub-01.nii.gz")
+    os.symlink(tmp_path / "nowhere.nii.gz", tmp_path / "images" / "gone.nii.gz")
+    os.symlink(tmp_path / "archive" / "4711", tmp_path / "study" / "series")
+    gone, here = find_volumes([tmp_path / "images"])
+    assert (gone.name, here.name, here.read().name) == ("gone", "sub-01", "sub-01")
+    for found in (gone, *find_volumes([tmp_path / "images" / "gone.nii.gz"])):
+        with pytest.raises(UnreadableError, match="a link to a file that is not there"):
+            found.read()
+    assert names(tmp_path / "study") == ["study"]
+
+
+def test_kinds_that_are_not_taken_are_named(tmp_path, caplog):
+    write_nifti(tmp_path / "a.nii")
+    for name in ("b.mgz", "c.hdr", "c.img", "d.nii.bz2", "e.raw"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path) == ["a"]
+    assert "passed over b.mgz, c.hdr, c.img, d.nii.bz2: not kinds" in caplog.text
+    with pytest.raises(UnreadableError, match=r"FreeSurfer's format; save it as \.nii\.gz"):
+        find_volumes([tmp_path / "b.mgz"])[0].read()
+
+
+def test_a_further_channel_is_no_case_of_its_own(tmp_path):
+    write_nifti(
+        tmp_path / "x_0000.nii.gz", tmp_path / "x_0001.nii.gz", tmp_path / "y_0001.nii", tmp_path / "z_0000.nii"
+    )
+    x, y, z = find_volumes([tmp_path], channels=1)
+    assert (x.name, y.name, z.name) == ("x", "y_0001", "z") and z.read().name == "z"
+    with pytest.raises(UnreadableError, match=r"the first of 2 channels .*x_0001.*the network takes one"):
+        x.read()
+    assert names(tmp_path) == ["x", "x_0001", "y_0001", "z"]  # labels have no channels

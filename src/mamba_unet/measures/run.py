@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
 from mamba_unet.volumes.find import VolumeFile, find_volumes
-from mamba_unet.volumes.formats import FILES, UnreadableError, ending
+from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
 from mamba_unet.volumes.geometry import Turn, misplacement, slice_axis
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
@@ -18,7 +18,8 @@ from mamba_unet.volumes.write import stored_class_names
 
 log = logging.getLogger(__name__)
 
-MOST_CLASSES = 255
+MOST_CLASSES = WHITE = 255  # a mask of one class is often black and white
+GREY_LEVELS = 8  # a picture whose largest value is so many times the number of its values holds grey levels
 NEARLY_WHOLE = 1e-3  # labels that went through a slope or float32
 BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz")
 
@@ -90,12 +91,31 @@ def _measure_file(
             log.warning("%s: voxels of %s mm are taken to be %s mm, as stated", file.path, label.spacing_mm, spacing_mm)
         label = replace(label, spacing_mm=tuple(spacing_mm))
     names = class_names or stored_class_names(label.header)
-    if names is None:
-        names = ("background", *(f"class {index}" for index in range(1, int(label.array.max()) + 1)))
+    if names is None:  # a label map without foreground has one class, which is nowhere
+        known, most = label.class_names or ("background",), max(int(label.array.max()), 1)
+        names = (*known, *(f"class {index}" for index in range(len(known), most + 1)))
+        _require_classes(label)
     structures = structure_statistics(label.grey, names, label.spacing_mm, image, slice_axis(label))
     beside = [one.path for one in (file, picture) if one is not None]
     source = next((path for path in beside if (path.parent / "Info.cfg").is_file()), file.path)
     return CaseStatistics(name, structures, source)
+
+
+def _require_classes(label: Volume) -> None:
+    """Refuse a picture whose values nobody named and that look like grey levels.
+
+    Raises:
+        UnreadableError: names the values.
+    """
+    values = np.unique(label.array)
+    values = values[values > 0].tolist()
+    if ending(label.where, PICTURES) and values and values[-1] > GREY_LEVELS * len(values):
+        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        raise UnreadableError(
+            label.where,
+            f"its values {shown} do not plainly show classes: grey levels that JPEG or resizing made? Save masks as "
+            "PNG, one value per class, or name the classes (--class-names)",
+        )
 
 
 def align(image: Volume, label: Volume) -> np.ndarray:
@@ -128,7 +148,9 @@ def read_labels(file: VolumeFile) -> Volume:
     """
     volume = file.read() if file.series is not None else read_volume(file.path, "label")
     array, notes = volume.array, volume.notes
-    if np.isfinite(array).all() and array.dtype.kind == "f":
+    if not np.isfinite(array).all():
+        raise UnreadableError(file.path, "holds NaN or infinite values; expected class indices 0, 1, 2, ...")
+    if array.dtype.kind == "f":
         whole = np.rint(array)
         if (array != whole).any() and np.abs(array - whole).max() < NEARLY_WHOLE:
             notes = (*notes, f"values up to {np.abs(array - whole).max():.1g} beside whole numbers are rounded")
@@ -140,6 +162,8 @@ def read_labels(file: VolumeFile) -> Volume:
             f"values from {array.min():g} to {array.max():g}: expected class indices 0, 1, 2, ...; give images as "
             "--images",
         )
+    if label.max() == WHITE and not ((label > 0) & (label < WHITE)).any():
+        label, notes = (label > 0).astype(np.uint8), (*notes, f"0 and {WHITE} are taken for background and one class")
     spacing_mm, affine = volume.spacing_mm, volume.affine
     unit = "mm" if volume.header is None else volume.header.get_xyzt_units()[0]
     if unit == "unknown" and np.array_equal(np.abs(affine), np.eye(4)):

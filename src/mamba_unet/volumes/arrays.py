@@ -99,5 +99,5 @@ def _chunks(stored: Any) -> int:
 
 
 def _list(names: Any) -> str:
-    some = [printable(str(name))[:60] for name, _ in zip(names, range(8), strict=False)]
+    some = [printable(str(name))[:40] for name, _ in zip(names, range(6), strict=False)]
     return f"it holds {', '.join(some) or 'nothing'}{', ...' if len(names) > len(some) else ''}"

@@ -1,6 +1,7 @@
 """The volumes that files, folders, globs and zips stand for, each with the name of its outputs."""
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
@@ -12,9 +13,22 @@ from pathlib import Path
 from mamba_unet.volumes.dicom.files import is_dicom
 from mamba_unet.volumes.dicom.find import Series, find_series
 from mamba_unet.volumes.dicom.read import read_series
-from mamba_unet.volumes.formats import FILES, PICTURES, TAKEN, ZIP, UnreadableError, ending, stem
+from mamba_unet.volumes.formats import (
+    DATA,
+    FILES,
+    OTHERS,
+    PICTURES,
+    TAKEN,
+    ZIP,
+    UnreadableError,
+    ending,
+    printable,
+    stem,
+)
 from mamba_unet.volumes.read import case_name, read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
+
+log = logging.getLogger(__name__)
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a channel's file
 
@@ -47,7 +61,7 @@ class VolumeFile:
         return [self.path / name for name in self.series.files]
 
 
-def find_volumes(inputs: Sequence[str | Path], channels: int = 1) -> list[VolumeFile]:
+def find_volumes(inputs: Sequence[str | Path], channels: int | None = None) -> list[VolumeFile]:
     """The volumes that inputs stand for, in their order, each once.
 
     An input is a file that `read_volume` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders)
@@ -55,8 +69,8 @@ def find_volumes(inputs: Sequence[str | Path], channels: int = 1) -> list[Volume
     such files, for every DICOM series in and below it. Hidden files are passed over, and ACDC's labels (`..._gt` beside
     an image of that name). Whether a file named here can be read is seen only when it is.
 
-    With several channels, nnU-Net's files `CASE_0000`, `CASE_0001`, ... are one volume (colours are in one file
-    already, so pictures are not joined to three channels).
+    Where the number of channels that a network takes is given, nnU-Net's files `CASE_0000`, `CASE_0001`, ... are one
+    volume (colours are in one file already, so pictures are not joined to three channels).
 
     Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
     one of several `<folder>_<series number>_<description>`.
@@ -67,7 +81,7 @@ def find_volumes(inputs: Sequence[str | Path], channels: int = 1) -> list[Volume
     """
     found: dict[str, VolumeFile] = {}
     listed = [volume for given in inputs for volume in _expand(given)]
-    for volume in _join_channels(listed, channels) if channels > 1 else listed:
+    for volume in _join_channels(listed, channels) if channels else listed:
         other = found.setdefault(volume.name, volume)
         if _position(other) != _position(volume):
             raise ValueError(
@@ -97,13 +111,15 @@ def _join_channels(files: Sequence[VolumeFile], count: int) -> list[VolumeFile]:
     cases: dict[tuple[Path, str], dict[int, Path]] = {}
     for file in files:
         match = None if file.series is not None or file.path.is_dir() else CHANNEL.fullmatch(stem(file.path))
-        if match is None or (count == 3 and ending(file.path, PICTURES)):
+        if match is None or (count in (1, 3) and ending(file.path, PICTURES)):
             joined.append(file)
             continue
         key = (file.path.parent, match[1])
         if key not in cases:
             joined.append(VolumeFile(match[1], file.path, partial(_read_channels, cases.setdefault(key, {}))))
         cases[key][int(match[2])] = file.path
+    if count == 1:
+        return _refuse_further_channels(files, cases)
     for (folder, case), found in cases.items():
         if sorted(found) != list(range(count)):
             there = ", ".join(path.name for path in found.values())
@@ -119,6 +135,28 @@ def _join_channels(files: Sequence[VolumeFile], count: int) -> list[VolumeFile]:
     ]
 
 
+def _refuse_further_channels(
+    files: Sequence[VolumeFile], cases: Mapping[tuple[Path, str], Mapping[int, Path]]
+) -> list[VolumeFile]:
+    """For a network of one channel: the files as they are, but for cases that have a first and further channels."""
+    several = {key: found for key, found in cases.items() if 0 in found and len(found) > 1}
+    further = {path for found in several.values() for number, path in found.items() if number > 0}
+    firsts = {found[0]: sorted(found.values()) for found in several.values()}
+    return [
+        replace(file, read=partial(_refuse_channels, file.path, firsts[file.path])) if file.path in firsts else file
+        for file in files
+        if file.path not in further
+    ]
+
+
+def _refuse_channels(path: Path, channels: Sequence[Path]) -> Volume:
+    raise UnreadableError(
+        path,
+        f"by its name the first of {len(channels)} channels (the last is {channels[-1].name}), and the network takes "
+        "one: give that one alone; or, if these are cases of their own, rename them",
+    )
+
+
 def _read_channels(channels: Mapping[int, Path]) -> Volume:
     return join_channels([read_volume(channels[number]) for number in sorted(channels)])
 
@@ -131,7 +169,7 @@ def _expand(given: str | Path) -> list[VolumeFile]:
     path = Path(os.path.expanduser(given))
     if path.is_dir():
         volumes = _in_folder(path)
-    elif path.exists():
+    elif path.exists() or _dangles(path):
         volumes = _in_file(path)
     elif glob.has_magic(str(path)):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
@@ -147,7 +185,7 @@ def _expand(given: str | Path) -> list[VolumeFile]:
 
 
 def _in_file(file: Path) -> list[VolumeFile]:
-    if ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file)):
+    if not _dangles(file) and (ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file))):
         return _series(file) or [_unread(file)]
     return [_unread(file)]
 
@@ -157,8 +195,11 @@ def _unread(path: Path) -> VolumeFile:
 
 
 def _in_folder(folder: Path) -> list[VolumeFile]:
-    entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    files = [path for path in entries if ending(path, FILES)]
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = [path for path in visible if path.is_file()]
+    files = [path for path in visible if ending(path, FILES) and (path.is_file() or _dangles(path))]
+    if others := [path.name for path in entries if ending(path, OTHERS) and not ending(path, DATA)]:
+        log.warning("%s: passed over %s: not kinds of files that are taken", folder, printable(_some(others)))
     names = {case_name(path) for path in files}
     labels = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
     files = [path for path in files if case_name(path) not in labels]
@@ -168,6 +209,15 @@ def _in_folder(folder: Path) -> list[VolumeFile]:
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
     return [volume for file in files for volume in _in_file(file)] + series
+
+
+def _dangles(path: Path) -> bool:
+    """Whether it is a link to nothing, such as git-annex leaves for what was not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _series(path: Path) -> list[VolumeFile]:

@@ -33,6 +33,7 @@ OTHERS = {  # kinds that are known and not taken, and what to do with them
     ".tar.gz": "unpack it and give the folder",
     ".tgz": "unpack it and give the folder",
 }
+DATA = (".raw", ".zraw")  # lie beside the headers that name them
 SIGNS = {  # how files begin that are often taken for images
     b"version https://git-lfs": "a pointer of git-lfs, not the file itself; fetch it (git lfs pull)",
     b"<": "a web page, as a failed download leaves it; download it again",

@@ -1,5 +1,6 @@
 """NIfTI: voxels, colours, and an affine whose sizes are right even where a header contradicts itself."""
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -33,8 +34,8 @@ def read_nifti_file(path: Path, kind: Kind, name: str) -> Volume:
         stream = inflated(file) if packed else file
         header = _header(path, stream, packed)
         dtype, shape = header.get_data_dtype(), header.get_data_shape()
-        if len(shape) < 2 or len(shape) > 7 or min(shape) < 1:
-            raise RefusedError(f"shape {shape}: expected two to seven axes, none of them empty")
+        if min(shape) < 1:
+            raise DamagedError(f"shape {shape}: expected no empty axis")
         _check(path, dtype, shape)
         slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
         scaled = np.isfinite(slope) and slope != 0 and (slope, intercept) != (1, 0)
@@ -59,24 +60,30 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
     block = stream.read(Nifti1Header.sizeof_hdr)
     if not packed and ending(path, (".gz",)) and Nifti1Header.may_contain_header(block):
         raise RefusedError("NIfTI that is not gzipped; rename it to .nii")
-    sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
-    kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.sizeof_hdr in sizes), None)
-    if kind is None:
+    kinds = {kind.sizeof_hdr: kind for kind in (Nifti1Header, Nifti2Header)}
+    orders = [order for order in ("little", "big") if int.from_bytes(block[:4], order) in kinds]
+    if not orders:
         raise DamagedError(f"no NIfTI{' in it' if packed else ''}: {called(block)}")
+    order = orders[0]
+    kind = kinds[int.from_bytes(block[:4], order)]
     block += stream.read(kind.sizeof_hdr - len(block))
     if len(block) < kind.sizeof_hdr:
         raise DamagedError("cut short in its header; copy it again")
-    if kind(block, check=False)["magic"].tobytes()[:3] in (b"ni1", b"ni2"):
+    fields = kind(block, order, check=False)
+    if fields["magic"].tobytes()[:3] in (b"ni1", b"ni2"):
         raise RefusedError("the header of a pair (.hdr and .img); save both as one .nii")
-    offset = float(kind(block, check=False)["vox_offset"])
+    if not 2 <= fields["dim"][0] <= 7:
+        raise DamagedError(f"{fields['dim'][0]} axes; expected two to seven")
+    offset = float(fields["vox_offset"])
     if not kind.sizeof_hdr <= offset <= MOST_EXTENSIONS:
         raise RefusedError(f"its voxels begin at byte {offset:g}; expected {kind.sizeof_hdr} to {MOST_EXTENSIONS}")
     block += stream.read(int(offset) - len(block))
     if len(block) < int(offset):
         raise DamagedError("cut short before its voxels; copy it again")
+    logging.getLogger("nibabel.global").setLevel(logging.ERROR)  # tells of what it mends, and not in which file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd extensions, which are other programs' own
-        return kind.from_fileobj(BytesIO(block))
+        return kind.from_fileobj(BytesIO(block), order)
 
 
 def read_nifti(image: Any, file: Path, name: str) -> Volume:

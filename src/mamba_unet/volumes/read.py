@@ -81,6 +81,8 @@ def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
     """
     path = Path(path)
     if not path.exists():
+        if path.is_symlink():
+            raise UnreadableError(path, "a link to a file that is not there; fetch it, or mend the link")
         raise UnreadableError(path, "no such file or folder")
     with reading(path):
         known = None if path.is_dir() else next((one for one in FORMATS if ending(path, one.endings)), None)

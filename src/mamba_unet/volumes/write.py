@@ -13,6 +13,8 @@ import numpy as np
 from mamba_unet.files import atomic_path
 from mamba_unet.volumes.volume import Volume
 
+NIFTI1_LONGEST = 32767  # voxels along an axis
+
 
 def save_nifti(
     path: str | Path,
@@ -71,7 +73,8 @@ def to_nibabel(
         affine, code = volume.affine, "scanner"
         if affine is None:
             affine, code = np.diag([*(volume.spacing_mm or (1.0, 1.0, 1.0))[::-1], 1.0]), "aligned"
-        image = nib.Nifti1Image(stored, affine, dtype=dtype)
+        kind = nib.Nifti1Image if max(stored.shape) <= NIFTI1_LONGEST else nib.Nifti2Image
+        image = kind(stored, affine, dtype=dtype)
         image.set_sform(affine, code)
         image.set_qform(affine, code)
         image.header.set_xyzt_units("unknown" if volume.spacing_mm is None else "mm")

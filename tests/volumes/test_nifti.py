@@ -1,0 +1,118 @@
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mamba_unet.volumes import limits
+from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.read import read_volume
+
+STORED = np.random.default_rng(0).integers(0, 999, (7, 6, 5), dtype=np.int16)
+
+
+@pytest.fixture
+def plain(tmp_path) -> bytes:
+    nib.save(nib.Nifti1Image(STORED, np.diag([1.5, 2, 8, 1])), tmp_path / "good.nii")
+    return (tmp_path / "good.nii").read_bytes()
+
+
+def patched(data: bytes, offset: int, form: str, *values) -> bytes:
+    data = bytearray(data)
+    struct.pack_into(form, data, offset, *values)
+    return bytes(data)
+
+
+def test_packing_is_told_by_content(tmp_path, plain):
+    (tmp_path / "zipped.nii").write_bytes(gzip.compress(plain))
+    (tmp_path / "padded.nii.gz").write_bytes(gzip.compress(plain) + bytes(512))
+    (tmp_path / "members.nii.gz").write_bytes(gzip.compress(plain[:300]) + gzip.compress(plain[300:]))
+    for name in ("zipped.nii", "padded.nii.gz", "members.nii.gz"):
+        assert np.array_equal(read_volume(tmp_path / name).grey[0], STORED.T), name
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "reason"),
+    [
+        ("a.nii.gz", lambda plain: plain, "NIfTI that is not gzipped; rename it to .nii"),
+        ("a.nii.gz", lambda plain: gzip.compress(gzip.compress(plain)), "gzipped twice; unpack it once"),
+        ("a.nii.gz", lambda plain: b"<!DOCTYPE html>", "a web page, as a failed download leaves it"),
+        ("a.nii.gz", lambda plain: b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs"),
+        ("a.nii", lambda plain: b"PK\3\4" + bytes(400), "a zip; unpack it"),
+        ("a.nii", lambda plain: b"", "empty; copy it again"),
+        ("a.nii", lambda plain: bytes(400), "empty, or zeros"),
+        ("a.nii.gz", lambda plain: gzip.compress(plain)[:-9], "cut short"),
+        ("a.nii.gz", lambda plain: patched(gzip.compress(plain), -8, "<I", 7), "incorrect data check"),
+        ("a.nii", lambda plain: plain[:-1], "419 bytes of values, expected 420"),
+        ("a.nii", lambda plain: patched(plain, 40, "<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1), "GiB of memory"),
+        ("a.nii", lambda plain: patched(plain, 40, "<8h", 99, 3, 3, 3, 1, 1, 1, 1), "99 axes; expected two to seven"),
+        ("a.nii", lambda plain: patched(plain, 40, "<8h", 3, -3, -3, -3, 1, 1, 1, 1), "expected no empty axis"),
+        ("a.nii", lambda plain: patched(plain, 70, "<h", 1792), "one real number per voxel"),
+        ("a.nii", lambda plain: patched(plain, 70, "<h", 77), "damaged"),
+        ("a.nii", lambda plain: patched(plain, 108, "<f", 2e9), "its voxels begin at byte 2e[+]09"),
+        ("a.nii", lambda plain: patched(plain, 108, "<f", float("nan")), "its voxels begin at byte nan"),
+        ("a.nii", lambda plain: patched(plain, 0, "<i", 1543569408), "no NIfTI|axes"),
+        ("a.nii", lambda plain: patched(plain, 344, "<4s", b"ni1\0"), "the header of a pair"),
+        ("a.nii", lambda plain: patched(plain, 280, "<12f", *[1e30] * 12), "voxels of|singular|rotation|contradicts"),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, plain, name, spoil, reason):
+    (tmp_path / name).write_bytes(spoil(plain))
+    with pytest.raises(UnreadableError, match=reason) as error:
+        read_volume(tmp_path / name)
+    assert "\n" not in str(error.value) and len(error.value.reason) < 400
+
+
+def test_what_unpacks_to_far_more_than_the_header_tells_is_refused(tmp_path, plain):
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(plain + bytes(80 << 20)))
+    with pytest.raises(UnreadableError, match="goes on long after the 420 bytes"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_the_limit_counts_bytes_and_not_voxels(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(limits, "max_bytes", STORED.nbytes)
+    assert read_volume(tmp_path / "good.nii").shape == (5, 6, 7)
+    (tmp_path / "scaled.nii").write_bytes(patched(plain, 112, "<ff", 0.5, 3))  # becomes float64
+    with pytest.raises(UnreadableError, match="GiB of memory"):
+        read_volume(tmp_path / "scaled.nii")
+
+
+def test_values_are_scaled_as_nibabel_scales_them_and_a_lost_intercept_is_none(tmp_path, plain):
+    for number, (slope, intercept) in enumerate(((0.5, 3), (1, -1024), (0, 7), (np.nan, np.nan), (2, 0))):
+        (tmp_path / f"{number}.nii").write_bytes(patched(plain, 112, "<ff", slope, intercept))
+        expected = np.asanyarray(nib.load(tmp_path / f"{number}.nii").dataobj)
+        volume = read_volume(tmp_path / f"{number}.nii")
+        assert np.array_equal(volume.grey[0], expected.T) and volume.array.dtype == expected.dtype, number
+    (tmp_path / "lost.nii").write_bytes(patched(plain, 112, "<ff", 1, np.nan))
+    assert np.array_equal(read_volume(tmp_path / "lost.nii").grey[0], STORED.T)
+
+
+def test_a_header_that_mirrors_itself_is_noted(tmp_path):
+    image = nib.Nifti1Image(STORED, np.eye(4))
+    image.set_sform(np.diag([1.5, 1.5, 8, 1]), 1)
+    image.set_qform(np.diag([-1.5, 1.5, 8, 1]), 1)
+    nib.save(image, tmp_path / "a.nii")
+    (note,) = read_volume(tmp_path / "a.nii").notes
+    assert "axes run SAR by its sform and SAL by its qform" in note
+    image.set_qform(np.diag([-1.5, 1.5, 8, 1]), 4)  # another space
+    nib.save(image, tmp_path / "b.nii")
+    assert not read_volume(tmp_path / "b.nii").notes
+
+
+def test_a_quaternion_that_is_no_rotation(tmp_path, plain):
+    for name, sform in (("with", 1), ("without", 0)):
+        data = patched(patched(plain, 252, "<hh", 1, sform), 256, "<3f", 0.8, 0.8, 0.3)
+        (tmp_path / f"{name}.nii").write_bytes(data)
+    assert read_volume(tmp_path / "with.nii").spacing_mm == (8, 2, 1.5)
+    with pytest.raises(UnreadableError, match="its qform is no rotation, and it has no sform"):
+        read_volume(tmp_path / "without.nii")
+
+
+def test_values_and_sizes_that_no_image_has_are_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 1e300), np.eye(4)), tmp_path / "huge.nii")
+    with pytest.raises(UnreadableError, match=r"values from .* to 1e\+300; expected less than 1e\+37"):
+        read_volume(tmp_path / "huge.nii")
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([1e9, 1e9, 1e9, 1])), tmp_path / "far.nii")
+    with pytest.raises(UnreadableError, match=r"voxels of .* mm; expected 1e-06 to 100000"):
+        read_volume(tmp_path / "far.nii")
