@@ -12,6 +12,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `fuzz` run only where they are asked for."""
+    if "fuzz" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("fuzz")])
+        items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
+
+
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is absent")

@@ -194,7 +194,7 @@ def test_a_hub_id_is_fetched(small, tmp_path, monkeypatch):
     save_checkpoint(path, small, metadata_of("mamba_unet", {"in_channels": 1, "num_classes": 4}))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *words: str(path))
     monkeypatch.chdir(tmp_path)
-    assert not load_pretrained(build_model("mamba_unet", size="nano"), "someone/heart").missing
+    assert not load_pretrained(build_model("mamba_unet", size="nano"), "hf:someone/heart").missing
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "module.", "_orig_mod.", "model._orig_mod.", "module.model."])

@@ -14,6 +14,7 @@ from torch import nn
 
 from mamba_unet import __version__
 from mamba_unet.files import atomic_path
+from mamba_unet.volumes.formats import printable
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +81,29 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
         ) from error
     if HEADER_KEY not in header:
         return None
-    fields = json.loads(header[HEADER_KEY])
     try:
-        return CheckpointMetadata(**_renewed(fields))
-    except (TypeError, KeyError) as error:
+        fields = json.loads(header[HEADER_KEY])
+        if not isinstance(fields, dict):
+            raise TypeError(f"{HEADER_KEY} is a {type(fields).__name__}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error}); copy it again") from error
+    try:
+        metadata = CheckpointMetadata(**_renewed(fields))
+        _check(metadata)
+    except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} was written by mamba-unet {fields.get('version', 'unknown')} and cannot be understood by this "
-            f"one, {__version__} ({error}); install that version"
+            f"{path} was written by mamba-unet {printable(str(fields.get('version', 'unknown')))[:40]} and cannot be "
+            f"understood by this one, {__version__} ({printable(str(error))[:300]}); install that version"
         ) from error
+    return metadata
+
+
+def _check(metadata: CheckpointMetadata) -> None:
+    """Refuse fields of other types: a damaged header says so here, and not where it is used."""
+    types = {"model": str, "config": dict, "class_names": list, "preprocessing": dict, "lineage": list}
+    wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
+    if wrong or not metadata.class_names or not all(isinstance(name, str) for name in metadata.class_names):
+        raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")
 
 
 def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
