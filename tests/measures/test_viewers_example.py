@@ -24,11 +24,11 @@ def python_of(heading: str) -> str:
 def here(tmp_path, monkeypatch):
     """A folder with a scan of 5 slices and its segmentation."""
     monkeypatch.chdir(tmp_path)
-    nib.save(nib.Nifti1Image(np.ones((6, 8, 5), np.float32), np.diag([1.5, 1.25, 8, 1])), "scan.nii.gz")
-    scan = read_volume("scan.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((6, 8, 5), np.float32), np.diag([1.5, 1.25, 8, 1])), "heart.nii.gz")
+    scan = read_volume("heart.nii.gz")
     label = np.zeros(scan.grey.shape, np.uint8)
     label[0, 2, 3, 4] = 2
-    save_nifti("predicted/scan.nii.gz", scan, label, class_names=["background", "left atrium", "aorta"])
+    save_nifti("predicted/heart.nii.gz", scan, label, class_names=["background", "left atrium", "aorta"])
     return tmp_path
 
 

@@ -49,7 +49,7 @@ def preview_figure(
 
     Args:
         image: (T, C, D, H, W), or (T, D, H, W) of one channel, in any unit: shown from its 2nd to its 98th
-            percentile; three channels in colour, of others the first.
+            percentile; three channels in colour, as they are; of other numbers of channels the first.
         labels: (T, D, H, W), class indices.
         class_names: [0] is the background.
         spacing_mm: of D, H, W, for the proportions of a pixel; square without.
@@ -77,7 +77,8 @@ def preview_figure(
     numbers = chosen_slices(label)
     columns, height, width = tiling(len(numbers), np.array(label.shape[1:]) * pixel_size)
     pixels = np.stack([picture(image, number) for number in numbers])
-    low, high = np.nanpercentile(pixels, SHOWN_PERCENTILES)
+    colour = pixels.ndim == 4  # shown as it is
+    low, high = (0, max(1, np.nanmax(pixels))) if colour else np.nanpercentile(pixels, SHOWN_PERCENTILES)
     pixels = np.nan_to_num((pixels - low) / max(high - low, 1e-12)).clip(0, 1)
     tiles = [
         overlay(*_enlarged(shown, label[number], height, width), height=height)

@@ -1,4 +1,4 @@
-"""How large a scan is that somebody sent, before it takes memory: a few kilobytes can unpack to terabytes."""
+"""How large a volume is that somebody sent, before it takes memory: a few kilobytes can unpack to terabytes."""
 
 import math
 import zipfile
@@ -13,10 +13,10 @@ def count_voxels(file: Path) -> int:
     """How many a file says that it holds, and readers make room for.
 
     Returns:
-        0 where none of this is said in one place: DICOM, whose zips `scans.dicom` bounds.
+        0 where none of this is said in one place: DICOM, whose zips `volumes.dicom` bounds.
 
     Raises:
-        Exception: a damaged file, whatever its library says of it; `scans.read` has the words.
+        Exception: a damaged file, whatever its library says of it; `volumes.read` has the words.
     """
     if ending(file, NIFTI):
         import nibabel as nib

@@ -1,1 +1,1 @@
-"""Scans as users have them: files, arrays and other libraries' images to one array with its geometry, and back."""
+"""Images as users have them: files, arrays and images of other libraries to one array with its geometry, and back."""
