@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +11,7 @@ from mamba_unet.cli import main
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.metrics import segmentation_metrics
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "synapse_mamba_unet.yaml"
+RECIPE = "synapse_mamba_unet"
 NUMBERS = (*range(1, 11), *range(21, 41))  # as the download counts
 TEST = [f"case{number:04d}" for number in (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)]
 METRICS = ("dice", "iou", "accuracy", "precision", "sensitivity", "specificity", "hd95", "asd")
@@ -72,7 +71,7 @@ def work(raw):
     short = "--model.size nano --image_size [48,48] --batch_size 12 --iterations 60 --validate_every 30 --workers 0 "
     short += "--optimizer.name adamw --optimizer.lr 0.01 --trainer.accelerator cpu --augment false"
     run = str(work / "run")
-    assert main(["train", str(RECIPE), "--data", str(work / "data"), "--out", run, *short.split()]) == 0
+    assert main(["train", RECIPE, "--data", str(work / "data"), "--out", run, *short.split()]) == 0
     assert main(["evaluate", run, "--data", str(work / "data"), "--device", "cpu"]) == 0
     return work
 

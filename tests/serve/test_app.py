@@ -38,6 +38,7 @@ class Gate:
 
     def __init__(self, predictor):
         self.predictor, self.metadata = predictor, predictor.metadata
+        self.preprocessing = predictor.preprocessing
         self.reached, self.open = threading.Event(), threading.Event()
 
     def __call__(self, volume, progress, **options):
@@ -239,7 +240,7 @@ def test_the_chosen_model_is_the_one_that_runs(predictor, volume_file):
         calls.append(volume.name)
         return predictor(volume, **options)
 
-    other.metadata = predictor.metadata
+    other.metadata, other.preprocessing = predictor.metadata, predictor.preprocessing
     with client_of({"heart": predictor, "other": other}) as client:
         file = (volume_file.name, volume_file.read_bytes())
         wait(client, upload(client, file).json()["id"])
@@ -285,6 +286,7 @@ def test_a_failure_in_the_network_is_said_and_the_next_volume_runs(predictor, vo
         return predictor(volume, **options)
 
     unlucky.metadata = predictor.metadata
+    unlucky.preprocessing = predictor.preprocessing
     with client_of(unlucky) as client:
         jobs = [upload(client, (volume_file.name, volume_file.read_bytes())).json()["id"] for _ in range(3)]
         failed, too_large, done = (wait(client, job) for job in jobs)
@@ -606,9 +608,8 @@ def test_a_volume_that_is_slow_to_read_keeps_no_other_waiting(client, volume_fil
         for large in (False, True):
             with monkeypatch.context() as patch:
                 reading.clear(), go_on.clear()
-                patch.setattr(
-                    "mamba_unet.serve.job.Job.voxels", lambda job, large=large: 2**28 * (large and "slow" in job.called)
-                )
+                is_large = property(lambda job, large=large: large and "slow" in job.called)
+                patch.setattr("mamba_unet.serve.job.Job.large", is_large)
                 start = somebody.submit(upload, client, ("slow.nii.gz", content))
                 assert reading.wait(PATIENCE_S)
                 try:
@@ -627,6 +628,7 @@ def test_a_volume_cancelled_and_started_again_while_it_is_read_runs_once(predict
         return gate(volume, **options)
 
     counted.metadata = predictor.metadata
+    counted.preprocessing = predictor.preprocessing
     with client_of(counted) as client, ThreadPoolExecutor(2) as people:
         job = client.post("/api/jobs").json()["id"]
         client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=volume_file.read_bytes())
@@ -655,9 +657,8 @@ def test_a_volume_removed_while_it_is_read_leaves_nothing(client, volume_file, m
 
 
 def test_a_volume_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mamba_unet.volumes.find.read_volume", lambda *_: pytest.fail("read"))
-    monkeypatch.setattr("mamba_unet.serve.job.VOXELS", 999)
-    zeros = np.zeros((10, 10, 10), np.int16)
+    monkeypatch.setattr("mamba_unet.volumes.limits.max_bytes", 1 << 20)
+    zeros = np.zeros((10, 300, 300), np.int16)
     nib.save(nib.Nifti1Image(zeros, np.eye(4)), tmp_path / "a.nii.gz")
     sitk.WriteImage(sitk.GetImageFromArray(zeros), tmp_path / "a.nrrd", useCompression=True)
     np.savez_compressed(tmp_path / "a.npz", image=zeros)
@@ -666,7 +667,7 @@ def test_a_volume_that_unpacks_to_too_much_is_refused_before_it_is_read(client, 
     Image.fromarray(zeros[0]).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(zeros[0])] * 9)
     for name in ("a.nii.gz", "a.nrrd", "a.npz", "a.h5", "a.tif"):
         answer = upload(client, (name, (tmp_path / name).read_bytes()))
-        assert answer.status_code == 422 and "1,000 voxels" in answer.json()["detail"], (name, answer.text)
+        assert answer.status_code == 422 and "of memory, the limit is" in answer.json()["detail"], (name, answer.text)
 
 
 def test_only_an_upload_may_be_large(client):

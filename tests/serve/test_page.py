@@ -43,6 +43,7 @@ class Gate:
 
     def __init__(self, predictor):
         self.predictor, self.metadata, self.open = predictor, predictor.metadata, threading.Event()
+        self.preprocessing = predictor.preprocessing
         self.open.set()
 
     def __call__(self, volume, progress, **options):

@@ -13,13 +13,17 @@ from mamba_unet.models import build_model
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.serve import viewer
 from mamba_unet.serve.run import named_checkpoints, serve
+from mamba_unet.views.intensity import MINMAX
+from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.slices import Slices
 
 
 @pytest.fixture
 def runs(tmp_path):
     """A folder with runs/heart in it."""
     config = {"in_channels": 1, "num_classes": 2, "size": "nano"}
-    metadata = CheckpointMetadata("mamba_unet", config, ["background", "heart"], {"method": "minmax"}, (32, 32))
+    preprocessing = Preprocessing((MINMAX,), None, Slices((32, 32))).to_json()
+    metadata = CheckpointMetadata("mamba_unet", config, ["background", "heart"], preprocessing)
     save_checkpoint(tmp_path / "runs" / "heart" / "best.safetensors", build_model("mamba_unet", **config), metadata)
     return tmp_path
 

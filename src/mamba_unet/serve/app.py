@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from mamba_unet.drawing.colors import class_color
-from mamba_unet.serve import job as limits
 from mamba_unet.serve.guard import LOOPBACK, length, refusal, seal
 from mamba_unet.serve.job import Job
 from mamba_unet.serve.jobs import DISK_FULL, Jobs, Refused
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
 
 STATIC = Path(__file__).parent / "static"
-READERS = 8  # volumes that are read at a time, those of more than `job.LARGE` voxels one by one
+READERS = 8  # volumes that are read at a time, those of large uploads (`Job.large`) one by one
 
 
 class Start(BaseModel):
@@ -135,8 +134,7 @@ def create_app(
             async with readers:
                 await run_in_threadpool(jobs.find, job, wanted.volume)
             if job.state == "reading":
-                alone = await run_in_threadpool(job.voxels) > limits.LARGE
-                async with large if alone else readers:
+                async with large if job.large else readers:
                     await run_in_threadpool(jobs.read, job)
         return _state(jobs, job)
 

@@ -3,20 +3,19 @@
 import asyncio
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mamba_unet.serve.size import count_voxels
-from mamba_unet.volumes.formats import UnreadableError, stem
+from mamba_unet.serve.readers import Readers
+from mamba_unet.volumes.formats import UnreadableError, ending, stem
 
 if TYPE_CHECKING:
     from mamba_unet.volumes.find import VolumeFile
     from mamba_unet.volumes.volume import Volume
 
-VOXELS = 2**30  # in one volume: 1024 slices of 1024 x 1024; the network takes some 16 bytes for each
-LARGE = 2**27  # voxels of a volume that is read alone
+LARGE = 2**26  # bytes of an upload whose volume is read alone
+DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
 
 State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
 MOVING = ("reading", "queued", "running")
@@ -90,25 +89,22 @@ class Job:
         """Of the volume; before it is known, of the upload."""
         return self.titles[self.volume] if self.volumes else self.called
 
-    def voxels(self) -> int:
-        """How many the volume that is meant says that it holds; where it does not say, the bytes of its files."""
-        volume = self.volumes[self.volume]
-        with suppress(Exception):  # a damaged file: the reader says what is wrong with it
-            if voxels := count_voxels(volume.path):
-                return voxels
-        return min(sum(file.stat().st_size for file in volume.files), VOXELS)
+    @property
+    def large(self) -> bool:
+        """Whether its volume is to be read while no other large one is."""
+        return self.size > LARGE
 
-    def read(self) -> "Volume":
-        """The volume that is meant.
+    def read(self, readers: Readers) -> "Volume":
+        """The volume that is meant, read in a process of its own.
 
         Raises:
-            UnreadableError: it cannot be read, or unpacks to more than `VOXELS`.
+            UnreadableError: it cannot be read, wants more memory than the limit, or is a header without its voxels.
         """
-        volume, voxels = self.volumes[self.volume], self.voxels()
-        if voxels > VOXELS:
-            reason = f"it holds {voxels:,} voxels, and {VOXELS:,} are the limit here; crop it"
-            raise UnreadableError(volume.path, reason)
-        return replace(volume.read(), name=self.name)
+        volume = self.volumes[self.volume]
+        if end := ending(volume.path, DETACHED):
+            kind = ".mha" if end == ".mhd" else ".nrrd"
+            raise UnreadableError(volume.path, f"a header whose voxels are in another file; save it as one {kind} file")
+        return replace(readers.read(volume.read, volume.path), name=self.name)
 
     def words(self, error: BaseException) -> str:
         """An error's text, with the names that the owner gave in place of ours, and without those of Python."""

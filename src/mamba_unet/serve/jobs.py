@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mamba_unet.serve.folder import ServerFolder
 from mamba_unet.serve.job import MOVING, Job, State, printable
+from mamba_unet.serve.readers import Readers
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.volumes.formats import FILES as VOLUME_FILES
 from mamba_unet.volumes.formats import ZIP, ending
@@ -64,6 +65,7 @@ class Jobs:
         self.keep_s = keep_s
         self.upload_bytes, self.disk_bytes = upload_bytes, disk_bytes
         self._folder = ServerFolder()
+        self._readers = Readers()
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._running: Job | None = None
@@ -194,7 +196,7 @@ class Jobs:
         if job.state != "reading":  # cancelled
             return
         with self._reading(job):
-            job.image = write_image(job.folder, job.read(), self.predictors[job.model], job.slice_axis)
+            job.image = write_image(job.folder, job.read(self._readers), self.predictors[job.model], job.slice_axis)
             self._weigh(job)
             self._go_on(job, "queued")
 
@@ -225,7 +227,7 @@ class Jobs:
         if not job.names:
             raise ValueError("No file came with this upload.")
         channels = self.predictors[job.model].preprocessing.channels
-        return find_volumes([next(iter(job.names)) if len(job.names) == 1 else job.upload], channels)
+        return find_volumes([next(iter(job.names)) if len(job.names) == 1 else job.upload], channels, job.names)
 
     def _weigh(self, job: Job) -> None:
         """Count what was written for a job, and take it away again where there is no room for it."""
@@ -266,6 +268,7 @@ class Jobs:
         for job in jobs:
             self.remove(job)
         self._thread.join()
+        self._readers.close()
         self._folder.close()
 
     def _forget(self, job: Job) -> None:
@@ -312,7 +315,7 @@ class Jobs:
                 raise _Cancelled
             job.slices = (done, total)
 
-        segmentation = self.predictors[job.model](job.read(), slice_axis=job.slice_axis, progress=progress)
+        segmentation = self.predictors[job.model](job.read(self._readers), slice_axis=job.slice_axis, progress=progress)
         result = write_result(job.folder, segmentation)
         self._weigh(job)
         return result

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from mamba_unet.volumes.dicom.files import is_dicom
 from mamba_unet.volumes.dicom.find import Series, find_series
@@ -61,7 +62,9 @@ class VolumeFile:
         return [self.path / name for name in self.series.files]
 
 
-def find_volumes(inputs: Sequence[str | Path], channels: int | None = None) -> list[VolumeFile]:
+def find_volumes(
+    inputs: Sequence[str | Path], channels: int | None = None, called: Mapping[Path, str] = MappingProxyType({})
+) -> list[VolumeFile]:
     """The volumes that inputs stand for, in their order, each once.
 
     An input is a file that `read_volume` takes; a zip of DICOM series; a folder; or a glob (`**` goes into folders)
@@ -75,13 +78,18 @@ def find_volumes(inputs: Sequence[str | Path], channels: int | None = None) -> l
     Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
     one of several `<folder>_<series number>_<description>`.
 
+    Args:
+        inputs: see above.
+        channels: that a network takes; None joins no files.
+        called: what the files are called, where their names on disk do not say it.
+
     Raises:
         ValueError: a path that does not exist, an input that stands for nothing, two volumes of one name, slices of a
             DICOM series given one by one, a case without all its channels.
     """
     found: dict[str, VolumeFile] = {}
     listed = [volume for given in inputs for volume in _expand(given)]
-    for volume in _join_channels(listed, channels) if channels else listed:
+    for volume in _join_channels(listed, channels, called) if channels else listed:
         other = found.setdefault(volume.name, volume)
         if _position(other) != _position(volume):
             raise ValueError(
@@ -105,12 +113,13 @@ def _refuse_single_slices(volumes: Iterable[VolumeFile]) -> None:
                 )
 
 
-def _join_channels(files: Sequence[VolumeFile], count: int) -> list[VolumeFile]:
+def _join_channels(files: Sequence[VolumeFile], count: int, called: Mapping[Path, str]) -> list[VolumeFile]:
     """Files `CASE_0000` to `CASE_<count - 1>` as one volume each; other files as they are."""
     joined: list[VolumeFile] = []
     cases: dict[tuple[Path, str], dict[int, Path]] = {}
     for file in files:
-        match = None if file.series is not None or file.path.is_dir() else CHANNEL.fullmatch(stem(file.path))
+        name = stem(Path(called.get(file.path, file.path.name)))
+        match = None if file.series is not None or file.path.is_dir() else CHANNEL.fullmatch(name)
         if match is None or (count in (1, 3) and ending(file.path, PICTURES)):
             joined.append(file)
             continue
