@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import pytest
@@ -49,3 +50,15 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_names_as_long_as_a_disk_allows_are_written(tmp_path):
+    for name in ("x" * 248 + ".nii.gz", "\u60a3" * 80 + ".json"):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("done")
+        assert (tmp_path / name).read_text() == "done"
+
+
+def test_half_a_character_of_a_files_name_is_kept_in_json(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "a\udcff"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a\udcff"}

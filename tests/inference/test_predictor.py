@@ -321,7 +321,7 @@ def test_a_real_heart_in_hdf5_is_segmented_whole(save_threshold, acdc_dir):
 def test_a_hub_id_is_taken_as_a_checkpoint(checkpoint, corner, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(checkpoint / "best.safetensors"))
-    assert np.array_equal(Predictor("someone/threshold")(corner.T).label, corner.T > 3.5)
+    assert np.array_equal(Predictor("hf:someone/threshold")(corner.T).label, corner.T > 3.5)
 
 
 def test_a_device_that_is_not_there_is_said():

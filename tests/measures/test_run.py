@@ -12,6 +12,7 @@ from PIL import Image
 
 from mamba_unet.cli import main
 from mamba_unet.measures.run import measure_files
+from mamba_unet.volumes import limits
 from mamba_unet.volumes.volume import Volume
 from mamba_unet.volumes.write import save_nifti
 
@@ -197,3 +198,15 @@ def test_the_names_in_a_segmentation_of_slicer_are_used(tmp_path):
     (tmp_path / "a.seg.nrrd").write_bytes(head.encode() + bytes([0, 1, 1, 2]))
     ((case,), _) = measure_files([tmp_path / "a.seg.nrrd"], progress=False)
     assert [(one.structure, one.voxels) for one in case.structures] == [("liver", 2), ("class 2", 1)]
+
+
+def test_the_limit_on_memory_is_asked_for_by_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(limits, "max_bytes", limits.max_bytes)
+    save_labels(tmp_path / "a.nii.gz", heart(5))
+    words = ["measure", str(tmp_path / "a.nii.gz"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--max-memory", "0.000001"]) == 1
+    assert "GiB of memory, the limit is" in capsys.readouterr().err
+    assert main([*words, "--max-memory", "1"]) == 0
+    for word in ("0", "-1", "much", "nan"):
+        with pytest.raises(SystemExit):
+            main([*words, "--max-memory", word])

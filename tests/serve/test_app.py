@@ -655,7 +655,7 @@ def test_a_volume_removed_while_it_is_read_leaves_nothing(client, volume_file, m
 
 
 def test_a_volume_that_unpacks_to_too_much_is_refused_before_it_is_read(client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mamba_unet.volumes.find.read_volume", None)  # not called
+    monkeypatch.setattr("mamba_unet.volumes.find.read_volume", lambda *_: pytest.fail("read"))
     monkeypatch.setattr("mamba_unet.serve.job.VOXELS", 999)
     zeros = np.zeros((10, 10, 10), np.int16)
     nib.save(nib.Nifti1Image(zeros, np.eye(4)), tmp_path / "a.nii.gz")

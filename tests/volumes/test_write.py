@@ -174,3 +174,11 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(nib.filebasedimages.ImageFileError):
         save_nifti(tmp_path / "a.png", scan, scan.grey)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_wider_than_nifti_1_counts_is_written_as_nifti_2(tmp_path):
+    array = np.zeros((4, 33000), np.uint8)
+    array[1:3, 100:200] = 1
+    save_nifti(tmp_path / "a.nii.gz", Volume.from_array(array), array[None, None])
+    assert isinstance(nib.load(tmp_path / "a.nii.gz"), nib.Nifti2Image)
+    assert np.array_equal(read_volume(tmp_path / "a.nii.gz").grey[0, 0], array)

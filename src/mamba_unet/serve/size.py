@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
+from mamba_unet.volumes import metaimage, nrrd
+from mamba_unet.volumes.formats import METAIMAGE, NIFTI, NRRD, PICTURES, ending
+from mamba_unet.volumes.pictures import FORMATS
 
 
 def count_voxels(file: Path) -> int:
@@ -22,17 +24,14 @@ def count_voxels(file: Path) -> int:
         import nibabel as nib
 
         return math.prod(nib.load(file).shape)
-    if ending(file, ITK):
-        import SimpleITK as sitk
-
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(file))
-        reader.ReadImageInformation()
-        return math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if ending(file, METAIMAGE):
+        return metaimage.count_values(file)
+    if ending(file, NRRD):
+        return nrrd.count_values(file)
     if ending(file, PICTURES):
         from PIL import Image
 
-        with Image.open(file) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             return math.prod(picture.size) * getattr(picture, "n_frames", 1)
     if ending(file, (".npz",)):
         form = np.lib.format

@@ -93,13 +93,13 @@ class Reader:
         raise UnreadableError(*(answer if kind == "unreadable" else (path, answer)))
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        package = Path(__file__).resolve().parents[2]
-        search = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+        # modules are looked for where this process does, whatever started it
+        start = f"import sys; sys.path[:] = {sys.path!r}; from mamba_unet.volumes import isolated; isolated.main()"
         return subprocess.Popen(
-            [sys.executable, "-m", "mamba_unet.volumes.isolated"],
+            [sys.executable, "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search},
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
         )
 
     def _stop(self) -> None:
@@ -205,7 +205,3 @@ def main() -> None:
         _serve(sys.stdin.buffer, answers)
     except BrokenPipeError:  # the other side is gone
         os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

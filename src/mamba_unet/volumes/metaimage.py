@@ -4,6 +4,7 @@ C channels, X Y Z T axes as the header counts them, X fastest.
 """
 
 import contextlib
+import math
 import re
 from pathlib import Path
 
@@ -48,11 +49,8 @@ def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
     with contextlib.ExitStack() as files:
         stream = files.enter_context(open(path, "rb"))
         header = _header(stream)
-        (axes,) = numbers("NDims", header.get("NDims", ""), 1, int)
-        if not 2 <= axes <= 4:
-            raise RefusedError(f"NDims is {axes}; expected 2, 3 or 4")
-        lengths = axis_lengths("DimSize", header.get("DimSize", ""), axes)
-        (channels,) = numbers("ElementNumberOfChannels", header.get("ElementNumberOfChannels", "1"), 1, int)
+        lengths, channels = _lengths(header)
+        axes = len(lengths)
         stored = TYPES.get(header.get("ElementType", ""))
         if stored is None:
             raise RefusedError(f"ElementType is {header.get('ElementType')!r}; expected one of {', '.join(TYPES)}")
@@ -65,7 +63,7 @@ def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
         local = header[LAST].upper() == "LOCAL"
         if not local:
             stream = files.enter_context(open(beside(path, header[LAST]), "rb"))
-        _skip(stream, header, local or packed, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+        _skip(stream, header, local or packed, math.prod(shape) * dtype.itemsize)
         array = read_array(path, inflated(stream) if packed else stream, shape, dtype)
 
     def geometry(field: str, count: int, default: str) -> np.ndarray:
@@ -75,6 +73,26 @@ def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
     steps = geometry("TransformMatrix", axes * axes, " ".join(np.eye(axes, dtype=int).ravel().astype(str)))
     steps = steps.reshape(axes, axes).T * spacing  # a row of the matrix is the direction of an axis
     return in_lps(array, steps, geometry("Offset", axes, " ".join("0" * axes)), name, colours=channels != 1)
+
+
+def count_values(path: Path) -> int:
+    """How many values a header tells of, without reading them.
+
+    Raises:
+        RefusedError: a header that is none.
+    """
+    with open(path, "rb") as stream:
+        lengths, channels = _lengths(_header(stream))
+    return math.prod(lengths) * channels
+
+
+def _lengths(header: dict[str, str]) -> tuple[list[int], int]:
+    """Voxels along each axis, and values of each voxel."""
+    (axes,) = numbers("NDims", header.get("NDims", ""), 1, int)
+    if not 2 <= axes <= 4:
+        raise RefusedError(f"NDims is {axes}; expected 2, 3 or 4")
+    lengths = axis_lengths("DimSize", header.get("DimSize", ""), axes)
+    return lengths, *axis_lengths("ElementNumberOfChannels", header.get("ElementNumberOfChannels", "1"), 1)
 
 
 def _header(stream) -> dict[str, str]:

@@ -4,6 +4,7 @@ C channels, X Y Z T axes as the header counts them, the first fastest.
 """
 
 import contextlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +50,8 @@ def read_nrrd(path: Path, kind: Kind, name: str) -> Volume:
     with contextlib.ExitStack() as files:
         stream = files.enter_context(open(path, "rb"))
         fields, pairs = _header(stream)
-        (dimension,) = numbers("dimension", fields.get("dimension", ""), 1, int)
-        if not 2 <= dimension <= 5:
-            raise RefusedError(f"dimension is {dimension}; expected 2 to 5")
-        lengths = axis_lengths("sizes", fields.get("sizes", ""), dimension)
+        lengths = _lengths(fields)
+        dimension = len(lengths)
         kinds = [word.lower() for word in fields.get("kinds", "domain " * dimension).split()]
         if len(kinds) != dimension:
             raise RefusedError(f"kinds are {' '.join(kinds)[:60]!r}; expected {dimension}")
@@ -70,6 +69,23 @@ def read_nrrd(path: Path, kind: Kind, name: str) -> Volume:
         array = np.moveaxis(array, dimension - 1 - values[0], -1)
     volume = in_lps(array, steps, origin, name, colours=bool(values))
     return replace(volume, class_names=_segments(pairs))
+
+
+def count_values(path: Path) -> int:
+    """How many values a header tells of, without reading them.
+
+    Raises:
+        RefusedError: a header that is none.
+    """
+    with open(path, "rb") as stream:
+        return math.prod(_lengths(_header(stream)[0]))
+
+
+def _lengths(fields: dict[str, str]) -> list[int]:
+    (dimension,) = numbers("dimension", fields.get("dimension", ""), 1, int)
+    if not 2 <= dimension <= 5:
+        raise RefusedError(f"dimension is {dimension}; expected 2 to 5")
+    return axis_lengths("sizes", fields.get("sizes", ""), dimension)
 
 
 def _header(stream: BinaryIO) -> tuple[dict[str, str], dict[str, str]]:
@@ -120,7 +136,7 @@ def _values(path: Path, stream: BinaryIO, fields: dict[str, str], files: context
     if skip > 0:
         stream.seek(skip, 1)
     elif skip == -1:
-        wanted = int(np.prod([int(size) for size in fields["sizes"].split()], dtype=object)) * _dtype(fields).itemsize
+        wanted = math.prod(_lengths(fields)) * _dtype(fields).itemsize
         here, end = stream.tell(), stream.seek(0, 2)
         stream.seek(max(here, end - wanted))
     return stream if encoding == "raw" else inflated(stream)

@@ -31,6 +31,14 @@ def test_a_zip_that_unpacks_too_large_is_refused_before_it_is(write_series, tmp_
         find_series(tmp_path / "bomb.zip")
 
 
+def test_a_zip_that_cannot_be_unpacked_within_bounds_is_refused(write_series, tmp_path, volume):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        for file in write_series(tmp_path / "files", volume):
+            archive.write(file, file.name)
+    with pytest.raises(UnreadableError, match="packed in an unusual way"):
+        find_series(tmp_path / "a.zip")
+
+
 def test_files_without_preamble_and_second_copies_are_read_once(read_only, write_series, tmp_path, volume):
     files = write_series(tmp_path, volume)
     for file in files:
