@@ -53,7 +53,7 @@ def test_not_prepared_unfinished_and_of_another_format(tmp_path, prepared):
 
 
 def test_items_are_the_slices_in_order(prepared, make):
-    slices = Samples(prepared, ["s3", "s1"], Slices((16, 12)), augment=False)
+    slices = Samples(prepared, ["s3", "s1"], Slices((16, 12)), augment="none")
     assert len(slices) == 6
     assert [slices[index, 0]["name"] for index in range(6)] == ["s3/0", "s3/1", "s3/2", "s1/0", "s1/1", "s1/2"]
     item = slices[4, 0]
@@ -63,11 +63,11 @@ def test_items_are_the_slices_in_order(prepared, make):
     assert np.array_equal(item["label"], make.subject(1).label[1])
     with pytest.raises(IndexError):
         slices[6, 0]
-    assert len(Samples(prepared, [], Slices((16, 12)), augment=True)) == 0
+    assert len(Samples(prepared, [], Slices((16, 12)), augment="paper")) == 0
 
 
 def test_seed_alone_decides_the_augmentation(prepared):
-    slices = Samples(prepared, ["s0"], Slices((20, 20)), augment=True)
+    slices = Samples(prepared, ["s0"], Slices((20, 20)), augment="paper")
     again = pickle.loads(pickle.dumps(slices))
     for seed in range(8):
         a, b = slices[1, seed], again[1, seed]
@@ -76,7 +76,7 @@ def test_seed_alone_decides_the_augmentation(prepared):
 
 
 def test_workers_of_a_loader_give_the_same_items(prepared):
-    slices = Samples(prepared, prepared.identifiers, Slices((20, 20)), augment=True)
+    slices = Samples(prepared, prepared.identifiers, Slices((20, 20)), augment="paper")
     draws = [(index, (7, index)) for index in range(len(slices))]
     loader = torch.utils.data.DataLoader(slices, batch_sampler=[draws[:8], draws[8:]], num_workers=1)
     batches = list(loader)

@@ -225,3 +225,13 @@ def test_load_gives_the_network_with_its_metadata(small, tmp_path):
     save_checkpoint(tmp_path / "best.safetensors", small, metadata_of("mamba_unet", config | {"dims": [8, 16, 32]}))
     with pytest.raises(CheckpointError, match="does not hold the network that its header describes"):
         load(tmp_path)
+
+
+def test_vmamba_fills_the_stages_of_a_network_with_a_stem_of_its_own(small, tmp_path):
+    torch.save(vmamba_like(small), tmp_path / "vmamba.pth")
+    fine = build_model("mamba_unet_fine", size="nano")
+    report = load_pretrained(fine, tmp_path / "vmamba.pth")
+    stages = {name for name in small.state_dict() if name in fine.state_dict() and ".blocks." in name}
+    assert stages <= set(report.loaded)
+    assert any(name.startswith("stem.") for name in report.missing)
+    assert {"patch_embed.proj.weight", "patch_embed.norm.weight"} <= set(report.unexpected)

@@ -61,11 +61,31 @@ def test_bfloat16_autocast_survives_inputs_scaled_by_100(nano):
         assert loss.isfinite()
 
 
+@pytest.mark.parametrize("scan", ["selective", "identity", "dwconv"])
+def test_a_convolutional_stem_changes_nothing_between_the_first_stage_and_the_last(scan):
+    patch, fine = (MambaUNet(depths=(1, 1), dims=(8, 16), scan=scan, stem=stem) for stem in ("patch", "conv"))
+    outer = ("patch_embed.", "up.", "output.", "stem.", "head.")
+    shapes = [{k: v.shape for k, v in m.state_dict().items() if not k.startswith(outer)} for m in (patch, fine)]
+    assert shapes[0] == shapes[1]
+    assert any(name.startswith("stem.") for name in fine.state_dict())
+
+
+def test_a_convolutional_stem_tells_neighbouring_pixels_apart():
+    torch.manual_seed(0)
+    model = build_model("mamba_unet_fine", size="nano").eval()
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 10, 10] = 1
+    with torch.no_grad():
+        change = (model(x) - model(torch.zeros_like(x))).abs().sum(1)[0]
+    assert change[10, 10] > 2 * change[20:24, 20:24].max()
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ({"depths": (1, 1), "dims": (8, 16, 32)}, "same length"),
         ({"depths": (1, 1), "dims": (8, 20)}, "twice the one before"),
+        ({"stem": "cnv"}, "expected patch or conv"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from mamba_unet.models.vss import VSSBlock
 from mamba_unet.training.optimizer import build_optimizer
 from mamba_unet.training.recipe import OptimizerRecipe
 
@@ -49,3 +50,28 @@ def test_weight_decay_reaches_both_optimisers():
     for name in ("sgd", "adamw"):
         optimizer, _ = build_optimizer(nn.Linear(1, 1), OptimizerRecipe(name=name, weight_decay=0.3), 10)
         assert optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_biases_norms_and_the_scans_a_and_d_are_spared_decay_where_the_recipe_says():
+    module = VSSBlock(8, d_state=2)
+    optimizer, _ = build_optimizer(module, OptimizerRecipe(name="adamw", weight_decay=0.3, decay_all=False), 10)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    assert sorted(names[id(p)].removeprefix("self_attention.") for p in decayed["params"]) == [
+        "conv2d.weight", "dt_projs_weight", "in_proj.weight", "out_proj.weight", "x_proj_weight",
+    ]  # fmt: skip
+    assert sum(len(group["params"]) for group in (decayed, spared)) == len(names)
+
+
+def test_the_rate_falls_with_the_share_that_is_done_where_that_is_more_than_the_iterations():
+    done = [0.5, 0.0, 0.0, 1.0]
+    parameter = nn.ParameterList([torch.zeros(1)])
+    optimizer, schedule = build_optimizer(parameter, OptimizerRecipe(lr=1, power=1), 10, share_done=lambda: done.pop(0))
+    found = []
+    for _ in range(4):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if done:
+            schedule.step()
+    assert found == pytest.approx([0.5, 0.9, 0.8, 0])

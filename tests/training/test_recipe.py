@@ -37,7 +37,7 @@ def test_the_papers_recipes_are_the_papers(name):
     assert (recipe.iterations, recipe.batch_size, recipe.view.size) == (10_000, 24, (224, 224))
     o = recipe.optimizer
     assert (o.name, o.lr, o.momentum, o.weight_decay, o.power) == ("sgd", 0.01, 0.9, 1e-4, 0.9)
-    assert recipe.validate_every == 200 and recipe.augment
+    assert recipe.validate_every == 200 and recipe.augment == "paper"
 
 
 def test_command_line_words_override_the_file(tmp_path):
@@ -102,7 +102,17 @@ def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path):
         load_recipe(write(tmp_path / "leaf.yaml", "base: absent.yaml"))
 
 
-@pytest.mark.parametrize(("base", "without"), [("acdc_base", set()), ("acdc_cpu", {"mamba_unet"})])
+FINE = {"mamba_unet_fine", "mamba_unet_fine_no_scan", "mamba_unet_fine_dwconv"}
+
+
+@pytest.mark.parametrize(
+    ("base", "without"),
+    [
+        ("acdc_base", FINE),
+        ("acdc_cpu", {"mamba_unet", *FINE}),
+        ("acdc_scratch", {"mamba_unet_fine", "mamba_unet_no_scan", "mamba_unet_dwconv"}),
+    ],
+)
 def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
     recipes = [load_recipe(name) for name in PUBLISHED if f"base: {base}\n" in recipe_text(name)]
     assert {recipe.model.name for recipe in recipes} == set(list_models()) - without
@@ -126,6 +136,9 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
         ("optimizer: {name: adam}", "'sgd', 'adamw'"),
         ("batch_size: 0", "at least 1"),
         ("seed: -1", "must not be negative"),
+        ("minutes: 0", "minutes must be more than 0"),
+        ("optimizer: {ema: 1}", "optimizer.ema must be from 0 to less than 1"),
+        ("augment: heavy", "'none', 'paper', 'nnunet'"),
         ("- a\n- b", "expected a mapping"),
         ("a: [", "not valid YAML"),
     ],
@@ -179,3 +192,11 @@ def test_where_a_run_is_computed_is_no_part_of_the_experiment():
     assert experiment(here) == experiment(load_recipe("demo"))
     assert PLACE_KEYS.isdisjoint({"trainer.precision", "trainer.deterministic", "model.arguments", "pretrained"})
     assert experiment(here) != experiment(load_recipe(here, {"trainer.precision": "bf16-mixed"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("true", "paper"), ("false", "none"), ("none", "none"), ("nnunet", "nnunet")]
+)
+def test_augmentation_has_names_and_its_old_two_values(tmp_path, given, meant):
+    assert load_recipe(write(tmp_path / "r.yaml", f"augment: {given}")).augment == meant
+    assert load_recipe("demo", ["--augment", given]).augment == meant

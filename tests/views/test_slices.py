@@ -30,7 +30,7 @@ def test_a_sample_has_the_size_of_the_view_and_its_label_moves_with_it(case, fit
     image, label = case
     view = Slices((24, 36), fit=fit, image=image_rule, outside="ignore")
     for seed in range(20):
-        drawn, truth = view.draw(image, label, seed % 3, np.random.default_rng(seed), augment=True)
+        drawn, truth = view.draw(image, label, seed % 3, np.random.default_rng(seed), augment="paper")
         assert drawn.shape == (2, 24, 36) and truth.shape == (24, 36) and drawn.dtype == np.float32
         known = truth != IGNORE
         if fit == "crop" or image_rule == "nearest":  # pixels are taken, not mixed

@@ -22,10 +22,10 @@ class Samples:
         prepared: the data set.
         identifiers: its cases, in order; the samples of each follow one another.
         view: cuts a case into samples.
-        augment: whether they are augmented.
+        augment: how they are augmented: `none`, `paper` or `nnunet`.
     """
 
-    def __init__(self, prepared: PreparedDataset, identifiers: Sequence[str], view: Slices, augment: bool):
+    def __init__(self, prepared: PreparedDataset, identifiers: Sequence[str], view: Slices, augment: str):
         self.prepared, self.identifiers = prepared, list(identifiers)
         self.view, self.augment = view, augment
         self._ends = np.cumsum([view.count(prepared.shape(one)) for one in self.identifiers], dtype=np.int64)

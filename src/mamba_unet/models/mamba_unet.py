@@ -22,9 +22,10 @@ class MambaUNet(StagedUNet, HubModel):
         drop_path_rate: stochastic depth of the deepest block, rising linearly from 0.
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
         scan: "selective" is Mamba-UNet; "identity" and "dwconv" are its controls, see `VSSBlock`.
+        stem: "patch" is Mamba-UNet; "conv" adds convolutions at full and half resolution, see `ConvStem`.
 
     Raises:
-        ValueError: depths and dims do not fit together, or an unknown scan.
+        ValueError: depths and dims do not fit together, or an unknown scan or stem.
 
     State-dict names are those of the checkpoints released for Mamba-UNet, without their `mamba_unet.` prefix.
     Source: Mamba-UNet (arXiv 2402.05079), Figure 2; 19,121,664 parameters at the default sizes, 3 channels, 4 classes.
@@ -40,8 +41,9 @@ class MambaUNet(StagedUNet, HubModel):
         drop_path_rate: float = 0.2,
         use_checkpoint: bool = False,
         scan: str = "selective",
+        stem: str = "patch",
     ) -> None:
         def block(stage: int, position: int, rate: float) -> VSSBlock:
             return VSSBlock(dims[stage], d_state, rate, scan)
 
-        super().__init__(in_channels, num_classes, depths, dims, drop_path_rate, block, use_checkpoint)
+        super().__init__(in_channels, num_classes, depths, dims, drop_path_rate, block, use_checkpoint, stem)

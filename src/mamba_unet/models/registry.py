@@ -17,6 +17,9 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mamba_unet": MambaUNet,
     "mamba_unet_no_scan": partial(MambaUNet, scan="identity"),  # the controls
     "mamba_unet_dwconv": partial(MambaUNet, scan="dwconv"),
+    "mamba_unet_fine": partial(MambaUNet, stem="conv"),  # sees fine detail; and its controls
+    "mamba_unet_fine_no_scan": partial(MambaUNet, scan="identity", stem="conv"),
+    "mamba_unet_fine_dwconv": partial(MambaUNet, scan="dwconv", stem="conv"),
     "unet": UNet,
     "attention_unet": AttentionUNet,
     "swin_unet": SwinUNet,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mamba_unet.models.conv_stem import ConvHead, ConvStem
 from mamba_unet.models.layers import PatchEmbed, PatchExpand, PatchMerging
 from mamba_unet.models.resolution import pad_to_multiple
 
@@ -63,9 +64,11 @@ class StagedUNet(nn.Module):
         drop_path_rate: stochastic depth of the deepest block, rising linearly from 0.
         block: makes a block from (stage, position in the stage, its drop path rate).
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
+        stem: "patch" embeds patches of 4 x 4 and enlarges the last map at once, as the papers do; "conv" comes to the
+            first stage and back by convolutions at full and half resolution, with skips between them.
 
     Raises:
-        ValueError: depths and dims do not fit together, or an image is of another shape.
+        ValueError: depths and dims do not fit together, an unknown stem, or an image is of another shape.
 
     Source: Swin-Unet (arXiv 2105.05537), Figure 1; Mamba-UNet (arXiv 2402.05079), Figure 2.
     """
@@ -79,14 +82,18 @@ class StagedUNet(nn.Module):
         drop_path_rate: float,
         block: Callable[[int, int, float], nn.Module],
         use_checkpoint: bool = False,
+        stem: str = "patch",
     ) -> None:
         super().__init__()
+        if stem not in ("patch", "conv"):
+            raise ValueError(f"unknown stem {stem!r}, expected patch or conv")
         if len(depths) != len(dims) or len(dims) < 2:
             raise ValueError(f"depths {tuple(depths)} and dims {tuple(dims)} must have the same length, at least 2")
         if any(wide != 2 * narrow for narrow, wide in pairwise(dims)):
             raise ValueError(f"each of dims must be twice the one before, got {tuple(dims)}")
         last = len(dims) - 1
         self.stride = PATCH_SIZE * 2**last
+        self.in_channels = in_channels
 
         deepest = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * i / deepest for i in range(sum(depths))])
@@ -96,7 +103,9 @@ class StagedUNet(nn.Module):
             blocks = [block(i, j, rate) for j, rate in enumerate(stage_rates[i])]
             return Stage(blocks, use_checkpoint=use_checkpoint, **resample)
 
-        self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
+        self.stem = ConvStem(in_channels, dims[0]) if stem == "conv" else None
+        if self.stem is None:
+            self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
         self.layers = nn.ModuleList([stage(i, downsample=PatchMerging(dims[i])) for i in range(last)] + [stage(last)])
         self.norm = nn.LayerNorm(dims[-1])
 
@@ -108,14 +117,16 @@ class StagedUNet(nn.Module):
             [nn.Identity()] + [nn.Linear(2 * dims[last - j], dims[last - j]) for j in range(1, last + 1)]
         )
         self.norm_up = nn.LayerNorm(dims[0])
-        self.up = PatchExpand(dims[0], dims[0], scale=PATCH_SIZE)
-        self.output = nn.Conv2d(dims[0], num_classes, kernel_size=1, bias=False)
+        if self.stem is None:
+            self.up = PatchExpand(dims[0], dims[0], scale=PATCH_SIZE)
+            self.output = nn.Conv2d(dims[0], num_classes, kernel_size=1, bias=False)
+        else:
+            self.head = ConvHead(dims[0], num_classes)
 
         self.apply(_init_linear)
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Padded image -> the deepest map, and the input of every stage for the skips."""
-        x = self.patch_embed(x)
+        """First map -> the deepest map, and the input of every stage for the skips."""
         skips = []
         for layer in self.layers:
             skips.append(x)
@@ -131,12 +142,18 @@ class StagedUNet(nn.Module):
         return self.norm_up(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        in_channels = self.patch_embed.proj.in_channels
-        if x.ndim != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
-            raise ValueError(f"expected images (B, {in_channels}, H, W) with H and W at least 1, got {tuple(x.shape)}")
+        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise ValueError(
+                f"expected images (B, {self.in_channels}, H, W) with H and W at least 1, got {tuple(x.shape)}"
+            )
         H, W = x.shape[-2:]
-        x = self.decode(*self.encode(pad_to_multiple(x, self.stride)))
-        logits = self.output(self.up(x).permute(0, 3, 1, 2))
+        x = pad_to_multiple(x, self.stride)
+        if self.stem is None:
+            x = self.decode(*self.encode(self.patch_embed(x)))
+            logits = self.output(self.up(x).permute(0, 3, 1, 2))
+        else:
+            x, fine = self.stem(x)
+            logits = self.head(self.decode(*self.encode(x)), fine)
         return logits[..., :H, :W]
 
 

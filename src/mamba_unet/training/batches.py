@@ -73,7 +73,7 @@ class TrainingData:
     Args:
         prepared: the data, with splits `train` and `val`.
         view: what the network sees of a case.
-        augment: the paper's rotations and flips.
+        augment: how samples are augmented: `none`, `paper` or `nnunet`.
         seed: of order and augmentation.
         workers: loading processes; None fits the machine.
         fold: train and validate on this fold's splits; None on `train` and `val`.
@@ -90,7 +90,7 @@ class TrainingData:
         self,
         prepared: PreparedDataset,
         view: Slices,
-        augment: bool = True,
+        augment: str = "paper",
         seed: int = 0,
         workers: int | None = None,
         fold: int | None = None,

@@ -86,7 +86,11 @@ class Training:
         self._since, self._names = time.monotonic(), list[str]()
 
         optimizer, self.schedule = build_optimizer(
-            objective, recipe.optimizer, recipe.iterations, {f"network.{name}" for name in pretrained}
+            objective,
+            recipe.optimizer,
+            recipe.iterations,
+            {f"{objective.trained}.{name}" for name in pretrained},
+            self._share_of_minutes,
         )
         # the module whose forward pass shares gradients between processes, and casts; `objective` stays the bare one
         self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
@@ -114,14 +118,21 @@ class Training:
             while True:
                 if self._in_any_process(bool(signals.received)):
                     self._stop(signals.received)
-                due = self.step % self.recipe.validate_every == 0 or self.step == self.recipe.iterations
+                ended = self.step == self.recipe.iterations or self._in_any_process(self._share_of_minutes() >= 1)
+                due = self.step % self.recipe.validate_every == 0 or ended
                 if due and self.step > self.validated:
                     self._validate()
-                if self.step == self.recipe.iterations:
+                if ended:
                     break
                 self._iterate(next(batches))
         if self.fabric.is_global_zero:  # again: a run that was killed behind its last state has nothing to validate
             self._write_progress()
+
+    def _share_of_minutes(self) -> float:
+        """How much of the time that the recipe allows is spent; 0 where it sets no limit."""
+        if self.recipe.minutes is None:
+            return 0.0
+        return min(1.0, (self.seconds + time.monotonic() - self._since) / (60 * self.recipe.minutes))
 
     def _iterate(self, batch: dict[str, Batch]) -> None:
         torch.manual_seed(zlib.crc32(f"{self.recipe.seed}/{self.step}/{self.fabric.global_rank}".encode()))

@@ -48,12 +48,17 @@ class ModelRecipe:
 class OptimizerRecipe:
     """The optimiser and its schedule, polynomial decay per iteration: lr * (1 - iteration / iterations)^power.
 
+    With a limit of minutes, the share of them that is spent counts where it is more than that of the iterations.
+
     Attributes:
         name: `sgd` (the paper's) or `adamw`.
         lr: learning rate at the start.
         lr_pretrained_factor: the learning rate of layers that were filled from `pretrained` is `lr` times this.
         momentum: momentum of SGD.
-        weight_decay: weight decay, on every parameter.
+        weight_decay: weight decay.
+        decay_all: decay every parameter, as the paper does; false spares biases, norms, and A and D of the scan.
+        ema: keep a running average of the weights, which forgets `1 - ema` of itself at each iteration, and validate
+            and save it instead of the weights; 0 for none.
         power: power of the polynomial decay.
         warmup: iterations over which the learning rate first rises linearly.
         clip_norm: largest gradient norm, or null for no clipping.
@@ -64,6 +69,8 @@ class OptimizerRecipe:
     lr_pretrained_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_all: bool = True
+    ema: float = 0.0
     power: float = 0.9
     warmup: int = 0
     clip_norm: float | None = None
@@ -103,9 +110,12 @@ class Recipe:
         pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
             for random weights.
         view: what the network sees of a case; `image_size` is another name of `view.size`.
-        augment: the paper's rotations and flips.
+        augment: `paper`: its rotations and flips; `nnunet`: nnU-Net's rotation, zoom, mirrors, noise, blur, brightness,
+            contrast, coarser resolution and gamma; `none`. True and false are `paper` and `none`.
         batch_size: slices per iteration, over all devices together.
         iterations: optimiser steps.
+        minutes: stop after so many minutes of training and validation if that comes before `iterations`, and validate;
+            null for no limit. How far a machine comes then depends on its speed, so the run cannot be repeated exactly.
         validate_every: iterations between validations on whole volumes, after each of which the run can be resumed; the
             last iteration is validated always.
         optimizer: the optimiser.
@@ -122,9 +132,10 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pretrained: str | None = None
     view: Slices = field(default_factory=Slices)
-    augment: bool = True
+    augment: Literal["none", "paper", "nnunet"] | bool = "paper"
     batch_size: int = 24
     iterations: int = 10_000
+    minutes: float | None = None
     validate_every: int = 200
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
@@ -137,6 +148,12 @@ class Recipe:
         for name in ("batch_size", "iterations", "validate_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if isinstance(self.augment, bool):
+            self.augment = "paper" if self.augment else "none"
+        if self.minutes is not None and self.minutes <= 0:
+            raise RecipeError(f"minutes must be more than 0, or null for no limit, got {self.minutes}")
+        if not 0 <= self.optimizer.ema < 1:
+            raise RecipeError(f"optimizer.ema must be from 0 to less than 1, got {self.optimizer.ema}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
         if self.optimizer.lr_pretrained_factor < 0:

@@ -26,6 +26,8 @@ from mamba_unet.models.registry import build_model, resolve_config
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.loop import Training
+from mamba_unet.training.objectives.averaged import Averaged
+from mamba_unet.training.objectives.base import Objective
 from mamba_unet.training.objectives.supervised import Supervised
 from mamba_unet.training.progress import Progress, default_progress
 from mamba_unet.training.recipe import Recipe, RecipeError, experiment, load_recipe, save_recipe
@@ -99,7 +101,9 @@ def train(
         _warn_of_other_preprocessing(loaded, recipe, prepared)
     fabric = _fabric(recipe, run)
     shown = progress or (default_progress() if leader else Progress())
-    objective = Supervised(network, recipe.batch_size)
+    objective: Objective = Supervised(network, recipe.batch_size)
+    if recipe.optimizer.ema:
+        objective = Averaged(objective, recipe.optimizer.ema)
     training = Training(fabric, objective, source, recipe, run, metadata, shown, names, state)
     with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
         training.run()

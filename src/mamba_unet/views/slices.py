@@ -13,6 +13,7 @@ import numpy as np
 
 from mamba_unet.views.augment import IDENTITY, sample_augmentation
 from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.nnunet_augment import change_intensities, sample_nnunet, warp
 from mamba_unet.views.resample import resample, resize_smoothly
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Slices:
         return shape[-3]
 
     def draw(
-        self, image: np.ndarray, label: np.ndarray, index: int, rng: np.random.Generator, augment: bool = False
+        self, image: np.ndarray, label: np.ndarray, index: int, rng: np.random.Generator, augment: str = "none"
     ) -> tuple[np.ndarray, np.ndarray]:
         """One training sample.
 
@@ -87,12 +88,14 @@ class Slices:
             label: (S, R, C) class indices.
             index: which sample of the case, below `count`.
             rng: decides the augmentation and the window.
-            augment: turn it as the paper does.
+            augment: `paper`: turn it as the paper does; `nnunet`: as nnU-Net does; `none`.
 
         Returns:
             image (C, h, w) and label (h, w), contiguous, in their own types.
         """
-        augmentation = sample_augmentation(rng) if augment else IDENTITY
+        if augment == "nnunet":
+            return self._draw_as_nnunet(image[:, index], label[index], rng)
+        augmentation = sample_augmentation(rng) if augment == "paper" else IDENTITY
         outside = IGNORE if self.outside == "ignore" else 0
         image, label = image[:, index], label[index]
         if self.fit == "crop":
@@ -105,6 +108,21 @@ class Slices:
         size = image.shape[-2:] if augmentation.quarter_turns % 2 == 0 else image.shape[:-3:-1]
         turned = resample(image, size, augmentation)
         return resize_smoothly(turned, self.size), resample(label, self.size, augmentation, outside)
+
+    def _draw_as_nnunet(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One training sample of a slice (C, R, C) and its label (R, C), read once where pixels keep their size."""
+        how = sample_nnunet(rng, len(image), self.size)
+        outside = IGNORE if self.outside == "ignore" else 0
+        corner = (0, 0)
+        if self.fit == "crop":
+            corner = self._window(label, rng)
+        else:
+            image = resample(image, self.size) if self.image == "nearest" else resize_smoothly(image, self.size)
+            label = resample(label, self.size)
+        image, label = warp(image, label, corner, self.size, how, outside)
+        return change_intensities(image, how), label
 
     def _window(self, label: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
         """The corner of a window: anywhere it fits (centred where the slice is smaller), or around the foreground."""

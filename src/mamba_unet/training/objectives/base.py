@@ -25,10 +25,12 @@ class Objective(nn.Module):
 
     Attributes:
         network: is validated, and saved as the best.
+        trained: name of the submodule that is trained from the recipe's checkpoint, if any.
         streams: name -> samples of it in a batch, over all devices together: `{"labelled": 12, "unlabelled": 12}`.
     """
 
     network: nn.Module
+    trained: str = "network"
     streams: Mapping[str, int]
 
     def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:

@@ -1,0 +1,51 @@
+"""Any objective, of whose network a running average of the weights is validated and saved."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from mamba_unet.training.objectives.base import Batch, Objective
+
+
+class Averaged(Objective):
+    """Trains as another objective does; its `network` is the exponential moving average of that one's.
+
+    After step t the average moves by 1 - d towards the weights, d = min(decay, (1 + t) / (10 + t)), so that it does not
+    remember the random start for long. Running statistics of batch norms are averaged too; counters are copied.
+
+    Args:
+        objective: what is minimised.
+        decay: what the average keeps of itself at each step, 0.999 for example.
+    """
+
+    def __init__(self, objective: Objective, decay: float) -> None:
+        super().__init__()
+        self.objective, self.decay = objective, decay
+        self.network = deepcopy(objective.network).requires_grad_(False)
+        self.trained = f"objective.{objective.trained}"
+        self.streams = objective.streams
+        self._pairs: tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
+
+    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        return self.objective(batch, step)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        self.objective.after_step(step)
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        if self._pairs is None:
+            self._pairs = self._pair()
+        averages, values, counters = self._pairs
+        torch._foreach_lerp_(averages, values, weight)
+        for average, value in counters:
+            average.copy_(value)
+
+    def _pair(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The averages, what they follow, and (copy, counter); gathered once, which takes as long as averaging."""
+        current = self.objective.network.state_dict()
+        pairs = [(average, current[name]) for name, average in self.network.state_dict().items()]
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        averages, values = map(list, zip(*floating, strict=True))
+        return averages, values, [pair for pair in pairs if not pair[0].is_floating_point()]
