@@ -6,7 +6,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [header, align, *rows])
 
 
-def result_path(what: str) -> Path:
-    """results/<what>_<hardware>_<date>.md"""
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware_name().lower()).strip("-")
+def result_path(what: str, hardware: str | None = None) -> Path:
+    """results/<what>_<hardware>_<date>.md, this machine's unless another is named."""
+    slug = re.sub(r"[^a-z0-9]+", "-", (hardware or hardware_name()).lower()).strip("-")
     return RESULTS / f"{what}_{slug}_{datetime.date.today().isoformat()}.md"
 
 
-def write_result(what: str, title: str, lines: Sequence[str], values: dict[str, Any]) -> Path:
+def write_result(
+    what: str,
+    title: str,
+    lines: Sequence[str],
+    values: dict[str, Any],
+    elsewhere: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a result for people (.md) and for programs (.json), with the machine, the versions and the date in it.
 
     Args:
@@ -72,14 +78,14 @@ def write_result(what: str, title: str, lines: Sequence[str], values: dict[str, 
         title: heading of the page.
         lines: Markdown below the heading and the line on the machine.
         values: everything measured, ready for JSON.
+        elsewhere: `describe_environment` of another machine that did the work; None for this one.
     """
-    path, environment = result_path(what), describe_environment()
-    date = datetime.date.today().isoformat()
-    machine = f"{hardware_name()}; torch {environment['torch']}, Python {environment['python']}; {date}"
-    machine += "" if LOAD_AT_START is None else f"; load average at the start {LOAD_AT_START:.1f}"
-    write_json(
-        path.with_suffix(".json"), {"date": date, "environment": environment, "load_at_start": LOAD_AT_START, **values}
-    )
+    environment, load = elsewhere or describe_environment(), None if elsewhere else LOAD_AT_START
+    hardware = hardware_name() if elsewhere is None else (elsewhere["gpus"] or [elsewhere["cpu"]])[0]
+    path, date = result_path(what, hardware), datetime.date.today().isoformat()
+    machine = f"{hardware}; torch {environment['torch']}, Python {environment['python']}; {date}"
+    machine += "" if load is None else f"; load average at the start {load:.1f}"
+    write_json(path.with_suffix(".json"), {"date": date, "environment": environment, "load_at_start": load, **values})
     write_text(path, "\n".join([f"# {title}", "", f"Machine: {machine}", "", *lines]) + "\n")
     print(f"written to {path}")
     return path

@@ -77,9 +77,11 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the training reached its last iteration."""
+        """Whether the training reached its last iteration, or the end of its time."""
         progress = self.read_progress()
-        return bool(progress) and progress["iteration"] == progress["iterations"]
+        return bool(progress) and (
+            progress["iteration"] == progress["iterations"] or progress.get("out_of_time", False)
+        )
 
     @property
     def metrics(self) -> list[Path]:

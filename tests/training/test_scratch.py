@@ -82,7 +82,7 @@ def test_a_limit_of_minutes_ends_a_run_by_its_clock_with_a_validation_and_a_rate
     state = load_state(RunFolder(folder))
     assert state["step"] == state["validated"] and 5 < state["step"] < 60
     assert state["optimizer"]["param_groups"][0]["lr"] < 0.1 * scratch.optimizer.lr
-    assert (folder / "best.safetensors").is_file()
+    assert (folder / "best.safetensors").is_file() and RunFolder(folder).is_complete
     assert train(scratch, resume=True) == folder and load_state(RunFolder(folder))["step"] == state["step"]
     with pytest.raises(RecipeError, match="minutes"):
         train(load_recipe(scratch, {"minutes": 90}), resume=True)

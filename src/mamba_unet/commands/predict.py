@@ -16,7 +16,8 @@ def add(commands: Commands) -> None:
         run,
         usage="%(prog)s CHECKPOINT INPUT... --out DIR [options]",
     )
-    parser.add_argument("checkpoint", help="run folder, checkpoint, or a hub id (hf:owner/name)")
+    networks = "run folder, checkpoint, hub id (hf:owner/name), or acdc: the network in the repository's checkpoints/"
+    parser.add_argument("checkpoint", help=networks)
     inputs = "NIfTI, MHA, NRRD, DICOM (folder or zip), PNG, JPEG, TIFF, HDF5; folders and patterns of these"
     parser.add_argument("inputs", nargs="*", metavar="input", help=inputs)
     parser.add_argument(

@@ -111,7 +111,7 @@ class Comparison:
                     "random weights" if start is None else Path(start).name,
                     *("-" if recipe.get(key) is None else str(recipe[key]) for key in differing),
                     str(len(entry.runs)),
-                    f"{entry.recipe.iterations:,}",
+                    f"{entry.recipe.iterations:,}" if entry.recipe.minutes is None else _mean_iterations(entry),
                     f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else "< 1 min",
                     "-" if None in memory else f"{max(memory) / 1024:.1f} GiB",
                 ]
@@ -261,3 +261,8 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def _mean_iterations(entry: Entry) -> str:
+    """Of trainings that end by the clock."""
+    return f"{fmean(run['iteration'] for run in entry.runs):,.0f}"

@@ -183,7 +183,8 @@ def _plan(
 
 
 def _is_complete(run: Recipe) -> bool:
-    return RunFolder(run.out).read_progress().get("iteration") == run.iterations
+    progress = RunFolder(run.out).read_progress()
+    return progress.get("iteration") == run.iterations or progress.get("out_of_time", False)
 
 
 def _read_evaluation(run: str, prepared: PreparedDataset, split: str, conventions: Conventions) -> Evaluation | None:

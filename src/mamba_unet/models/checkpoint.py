@@ -1,5 +1,6 @@
 """Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
 
+import hashlib
 import json
 import logging
 import re
@@ -22,6 +23,17 @@ HEADER_KEY = "mamba_unet"
 FILE_NAMES = ("best.safetensors", "model.safetensors")  # as `train` and as `save_pretrained` write them
 HUB = "hf:"  # what a hub id begins with: a path that is missing must not be asked of strangers
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
+
+
+# The trained networks in the repository's folder checkpoints/: name -> file and sha256. They are no part of the
+# package, whose licence is another than theirs.
+SHIPPED_FOLDER = Path(__file__).parents[3] / "checkpoints"
+SHIPPED = {
+    "acdc": (
+        "acdc_mamba_unet_fine.safetensors",
+        "d22aa3fb8a55cba6c1dac5d64c6b8e19124dceeb57e762bcd1df06721e2eb6b8",
+    )
+}
 
 
 class CheckpointError(ValueError):
@@ -123,13 +135,15 @@ def slices_preprocessing(
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, or by a hub id.
+    """The safetensors file meant by a file or folder that `train` or `save_pretrained` wrote, by a hub id, or by the
+    name of a network of the repository (`SHIPPED`).
 
     `hf:owner/name` is fetched from the Hugging Face Hub into its cache; only `model.safetensors`, which cannot hold
     code. Nothing else is ever asked of it.
 
     Raises:
         FileNotFoundError: there is none.
+        CheckpointError: the repository's file is not the one that was measured.
     """
     if str(path).startswith(HUB):
         return _fetch(str(path).removeprefix(HUB))
@@ -138,6 +152,9 @@ def find_checkpoint(path: str | Path) -> Path:
         for name in FILE_NAMES:
             if (path / name).is_file():
                 return path / name
+    if str(path) in SHIPPED and not path.is_file():
+        return _shipped(str(path))
+    if path.is_dir():
         raise FileNotFoundError(f"no checkpoint in {path}: expected {' or '.join(FILE_NAMES)} there")
     if not path.is_file():
         meant = re.fullmatch(HUB_ID, path.as_posix()) and path.suffix != ".safetensors"
@@ -145,6 +162,19 @@ def find_checkpoint(path: str | Path) -> Path:
         raise FileNotFoundError(
             f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one{hub}"
         )
+    return path
+
+
+def _shipped(name: str) -> Path:
+    file, digest = SHIPPED[name]
+    path = SHIPPED_FOLDER / file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name!r} is no path here, and the network of that name is not in this installation: it lies in the "
+            f"repository as checkpoints/{file}; give the path of that file"
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise CheckpointError(f"{path} is not the file that was measured (its sha256 differs); fetch it again")
     return path
 
 

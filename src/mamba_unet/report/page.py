@@ -73,7 +73,8 @@ def _header(run: Run) -> str:
     if run.progress:
         done, planned, hours = (run.progress[key] for key in ("iteration", "iterations", "hours"))
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-        facts.append(f"{done:,} of {planned:,} iterations in {duration}")
+        of = "" if run.progress.get("out_of_time") else f" of {planned:,}"
+        facts.append(f"{done:,}{of} iterations in {duration}")
     start = run.recipe.get("pretrained")
     facts.append(f"started from {Path(start).name}" if start else "started from random weights")
     if "train" in run.split:

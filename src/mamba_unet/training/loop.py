@@ -267,6 +267,7 @@ class Training:
             {
                 "iteration": self.step,
                 "iterations": self.recipe.iterations,
+                "out_of_time": self._share_of_minutes() >= 1,
                 "hours": self.seconds / 3600,
                 "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20
                 if device.type == "cuda"
