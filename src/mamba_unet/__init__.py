@@ -22,6 +22,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet
 }
 _SUBMODULES = {
     "metrics": "mamba_unet.evaluation.metrics",
+    "data": "mamba_unet.data",
     "models": "mamba_unet.models",
     "ops": "mamba_unet.ops",  # `mamba_unet.ops.use_backend(...)` without an import of its own
 }

@@ -207,6 +207,21 @@ def test_runs_on_another_split_or_other_data_are_refused(out, recipes, phantom, 
         compare(named, tmp_path / "data", out)
 
 
+def test_a_start_from_a_network_that_has_seen_the_test_cases_is_refused_before_anything_is_trained(
+    out, recipes, phantom, trained, tmp_path
+):
+    shutil.copytree(phantom.folder, tmp_path / "data")
+    splits = json.loads((tmp_path / "data" / "splits.json").read_text())
+    cases = splits["cases"]
+    leaked = cases["train"][0]
+    cases["train"], cases["test"] = [*cases["train"][1:], *cases["test"]], [leaked]
+    (tmp_path / "data" / "splits.json").write_text(json.dumps(splits))
+    fine_tuned = load_recipe(recipes[0], {"pretrained": str(out / "runs" / "mamba" / "seed0")})
+    with pytest.raises(ValueError, match=f"chosen on 1 of the test cases .{leaked}"):
+        compare({"mamba": fine_tuned}, tmp_path / "data", tmp_path / "comparison")
+    assert trained == []
+
+
 def test_real_hearts_go_from_their_folder_to_every_table_and_figure(recipes, acdc_dir, tmp_path):
     wanted = [patient for name, count in (("train", 3), ("val", 1), ("test", 3)) for patient in shipped(name)[:count]]
     volumes = tmp_path / "acdc" / "ACDC_training_volumes"

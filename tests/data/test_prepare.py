@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,16 @@ def test_a_folder_with_other_files_is_not_written_to(nnunet, tmp_path):
         prepare(source, tmp_path / "out", progress=False)
     with pytest.raises(ValueError, match="holds other files"):
         prepare(source, source, progress=False)
+
+
+def test_another_prepared_data_set_is_not_written_over(nnunet, tmp_path):
+    source = nnunet()
+    prepare(source, tmp_path / "data", progress=False)
+    shutil.copytree(source, tmp_path / "another")
+    with pytest.raises(ValueError, match=f"was prepared from {source}"):
+        prepare(tmp_path / "another", tmp_path / "data", progress=False)
+    with pytest.raises(ValueError, match="inside a prepared data set"):
+        prepare(tmp_path / "another", tmp_path / "data" / "cases" / "more", progress=False)
 
 
 def test_another_programs_dataset_json_is_not_taken_for_ours(nnunet, tmp_path):

@@ -45,6 +45,13 @@ def test_a_picture_or_a_flat_array_is_one_slice(case, tmp_path):
         assert np.array_equal(read_prediction(path, flat), flat.label)
 
 
+def test_a_picture_may_hold_the_values_of_the_masks(case, tmp_path):
+    flat = type(case)("x", "x", case.image[:, :1], case.label[:1], None, None, None, case.sources)
+    values = [0, 80, 160, 255]
+    Image.fromarray(np.array(values, np.uint8)[flat.label[0]]).save(tmp_path / "x.png")
+    assert np.array_equal(read_prediction(tmp_path / "x.png", flat, values), flat.label)
+
+
 def test_predictions_that_do_not_fit_are_refused_with_what_to_do(case, tmp_path):
     label = np.array(case.label)
     np.save(tmp_path / "cut.npy", label[1:])

@@ -130,8 +130,9 @@ def test_resuming_on_data_that_was_prepared_anew_is_refused_before_anything_is_w
     with pytest.raises(RecipeError, match="another split"):
         train(again, resume=True)
 
-    write_phantom(tmp_path / "other", cases=8, seed=1)
-    prepare(tmp_path / "other", tmp_path / "data", splits=phantom.folder / "splits.json", progress=False)
+    shutil.rmtree(tmp_path / "raw")
+    write_phantom(tmp_path / "raw", cases=8, seed=1)
+    prepare(tmp_path / "raw", tmp_path / "data", splits=phantom.folder / "splits.json", progress=False)
     with pytest.raises(RecipeError, match="other data"):
         train(again, resume=True)
     assert (folder / "split.json").read_bytes() == before

@@ -23,7 +23,7 @@ from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint, evaluation_folder, made_by
-from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.models.checkpoint import CheckpointError, find_checkpoint, read_metadata
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.progress import Progress
@@ -93,7 +93,7 @@ def compare(
         raise ValueError(f"{', '.join(sorted(clash))} is the name of a recipe and of external predictions; rename one")
     if reference is not None and reference not in names:
         raise ValueError(f"the reference {reference!r} is not among {', '.join(names)}")
-    if not seeds or len(set(seeds)) < len(seeds):
+    if isinstance(seeds, str) or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be given and differ, got {', '.join(map(str, seeds)) or 'none'}")
     splits = _test_splits(prepared, folds)
     tested = [identifier for split in splits for identifier in prepared.split(split)]
@@ -102,6 +102,8 @@ def compare(
     plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
     for run in (run for runs in plan.values() for run in runs):
         check_resumable(RunFolder(run.out), run, prepared)
+    for name, recipe in recipes.items():
+        _refuse_pretrained_leak(name, recipe, prepared, tested)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
     if waiting:
@@ -138,10 +140,26 @@ def compare(
             evaluation.write(out / "external" / name / str(number))
             evaluations.append(evaluation)
         files = find_predictions(folders[0], tested)
-        entries[name] = Entry(name, evaluations, _labels_from(files))
+        entries[name] = Entry(name, evaluations, _labels_from(files, prepared.label_values))
     comparison = Comparison(prepared, entries, reference or names[0], seeds, folds)
     write_comparison(comparison, out)
     return comparison
+
+
+def _refuse_pretrained_leak(name: str, recipe: Recipe, prepared: PreparedDataset, tested: Sequence[str]) -> None:
+    """Before anything is trained: a network may not start from one that has seen the test cases."""
+    if recipe.pretrained is None:
+        return
+    try:
+        metadata = read_metadata(find_checkpoint(recipe.pretrained))
+    except (FileNotFoundError, CheckpointError):  # a public checkpoint, or none: training says so
+        return
+    seen = set(metadata.lineage) if metadata else set()
+    if leaked := [case for case in tested if prepared.image_hash(case) in seen]:
+        raise ValueError(
+            f"{name} starts from {recipe.pretrained}, which was trained or chosen on {len(leaked)} of the test cases "
+            f"({', '.join(leaked[:5])}{', ...' if len(leaked) > 5 else ''}); start from one that has not seen them"
+        )
 
 
 def _test_splits(prepared: PreparedDataset, folds: int | None) -> list[str]:
@@ -221,8 +239,8 @@ def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callabl
         split = split_name("test", run.fold)
         folder = evaluation_folder(run.out, split, prepared) / "predictions"
         files |= {identifier: folder / f"{identifier}.npz" for identifier in prepared.split(split)}
-    return _labels_from(files)
+    return _labels_from(files, prepared.label_values)
 
 
-def _labels_from(files: Mapping[str, Path]) -> Callable[[Case], np.ndarray]:
-    return lambda case: read_prediction(files[case.identifier], case)
+def _labels_from(files: Mapping[str, Path], label_values: Sequence[int]) -> Callable[[Case], np.ndarray]:
+    return lambda case: read_prediction(files[case.identifier], case, label_values)

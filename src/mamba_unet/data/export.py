@@ -17,6 +17,7 @@ from mamba_unet.data.readers.synapse import TRANSUNET
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
 from mamba_unet.views.intensity import COLOUR, normalise_intensity
+from mamba_unet.views.labels import IGNORE
 
 SPLITS = ("train", "val", "test")
 
@@ -114,14 +115,17 @@ def _write_transunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]]
 
 
 def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], folder: Path, bar: tqdm) -> list[str]:
-    unplaced = []
+    unplaced, labels = [], {name if index else "background": index for index, name in enumerate(prepared.class_names)}
+    if prepared.has_ignored:  # nnU-Net wants the value of its ignore label to be the highest
+        labels["ignore"] = prepared.num_classes
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
         for case in map(prepared.case, identifiers):
             for number, (channel, rule) in enumerate(zip(case.image, prepared.intensity, strict=True)):
                 path = folder / f"images{part}" / f"{case.identifier}_{number:04d}"
                 _save_nifti(_in_units(channel, rule), case, path)
-            _save_nifti(case.label, case, folder / f"labels{part}" / case.identifier)
+            label = np.where(case.label == IGNORE, np.uint8(prepared.num_classes), case.label)
+            _save_nifti(label, case, folder / f"labels{part}" / case.identifier)
             if case.affine is None:
                 unplaced.append(case.identifier)
             bar.update()
@@ -132,7 +136,7 @@ def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], f
             "name": prepared.name,
             "description": prepared.description,
             "channel_names": {str(number): name for number, name in enumerate(_nnunet_channels(prepared))},
-            "labels": {"background": 0, **{name: k for k, name in enumerate(prepared.class_names) if k}},
+            "labels": labels,
             "numTraining": len(splits["train"]) + len(splits["val"]),
             "file_ending": ".nii.gz",
         },

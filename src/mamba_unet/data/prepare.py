@@ -102,6 +102,9 @@ def prepare(
     ours = (out / "cases").is_dir()  # not dataset.json, which nnU-Net's folders have too
     if out.resolve() == source.resolve() or (out.is_dir() and any(out.iterdir()) and not ours):
         raise ValueError(f"{out} holds other files; give a new or empty folder for the prepared data set")
+    if any((parent / "cases").is_dir() and (parent / "dataset.json").is_file() for parent in out.resolve().parents):
+        raise ValueError(f"{out} lies inside a prepared data set; give a folder of its own")
+    _refuse_other_source(source, out)
     plan = survey(
         source,
         dataset,
@@ -156,6 +159,16 @@ def prepare(
         },
     )
     return PreparedDataset(out)
+
+
+def _refuse_other_source(source: Path, out: Path) -> None:
+    """A folder that holds another data set is not written over."""
+    described = out / "dataset.json"
+    if not described.is_file():
+        return
+    before = json.loads(described.read_text(encoding="utf-8")).get("source")
+    if before is not None and Path(before) != source.resolve() and Path(before).exists():
+        raise ValueError(f"{out} holds the data set that was prepared from {before}; give another folder, or remove it")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mamba_unet.data.case import Case
 from mamba_unet.views.intensity import intensity_rules
+from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.slices import Slices
 
@@ -97,6 +98,11 @@ class PreparedDataset:
     def shape(self, identifier: str) -> tuple[int, int, int]:
         """(D, H, W), without touching the arrays."""
         return tuple(self._record(identifier)["shape"])
+
+    @property
+    def has_ignored(self) -> bool:
+        """Whether some label has pixels without ground truth."""
+        return any(str(IGNORE) in record["label_voxels"] for record in self._cases.values())
 
     def image_hash(self, identifier: str) -> str:
         """sha256 of the image as stored: the same under another name and with intensities scaled in another way."""

@@ -1,5 +1,6 @@
 """Predictions that another program made: found, read and measured like ours. Arrays are (D, H, W)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.volumes.formats import FILES, UnreadableError, ending
+from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
 from mamba_unet.volumes.geometry import misplacement
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
@@ -42,7 +43,7 @@ def evaluate_predictions(
     files = find_predictions(folder, identifiers)
 
     def predict(case: Case) -> np.ndarray:
-        return read_prediction(files[case.identifier], case)
+        return read_prediction(files[case.identifier], case, prepared.label_values)
 
     cases = (prepared.case(identifier) for identifier in identifiers)
     evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
@@ -74,8 +75,13 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     return {identifier: path for identifier, (path,) in found.items()}
 
 
-def read_prediction(file: Path, case: Case) -> np.ndarray:
+def read_prediction(file: Path, case: Case, label_values: Sequence[int] = ()) -> np.ndarray:
     """The class indices of a prediction file, (D, H, W) as the case's image.
+
+    Args:
+        file: with class indices, or a picture with the values of the data's masks, as `predict` writes pictures.
+        case: whose prediction it is.
+        label_values: the stored value of each class in the data's masks.
 
     Raises:
         UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
@@ -95,4 +101,8 @@ def read_prediction(file: Path, case: Case) -> np.ndarray:
     whole = np.rint(array)
     if not np.array_equal(whole, array) or whole.min() < 0 or whole.max() > 255:
         raise UnreadableError(file, "expected class indices, whole numbers from 0; take the argmax of probabilities")
+    found = set(np.unique(whole).astype(int).tolist())
+    stored = {value: index for index, value in enumerate(label_values)}
+    if ending(file, PICTURES) and found <= stored.keys() and max(found) >= len(label_values):
+        whole = np.vectorize(stored.__getitem__, otypes=[np.uint8])(whole.astype(int))
     return whole.astype(np.uint8)

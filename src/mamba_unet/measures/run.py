@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
 from mamba_unet.volumes.find import VolumeFile, find_volumes
-from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
+from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending, stem
 from mamba_unet.volumes.geometry import Turn, misplacement, slice_axis
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
@@ -72,7 +72,9 @@ def _label_files(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
     files = [path for path in sorted(given.iterdir()) if ending(path, FILES) and not path.name.startswith(".")]
-    return [path for path in files if not ending(path, BESIDE_LABELS)] or [given]
+    files = [path for path in files if not ending(path, BESIDE_LABELS)]
+    twice = {stem(path) for path in files if not ending(path, PICTURES)}  # a picture beside holds the same
+    return [path for path in files if not (ending(path, PICTURES) and stem(path) in twice)] or [given]
 
 
 def _measure_file(

@@ -1,7 +1,6 @@
 """Checkpoints into networks: our own as they are, and public ones by which of their names are whose of ours."""
 
 import math
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -205,10 +204,12 @@ def read_weights(path: str | Path) -> Weights:
             # VMamba and Swin save their configuration beside the weights; read as an ordered dict it runs nothing
             with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        except Exception as error:  # torch's unpickler raises whatever its bytes lead to
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise PretrainedError(
-                f"{path} cannot be read as a PyTorch checkpoint of plain tensors: {error}. Is the download complete? "
-                "If it holds other objects and you trust it, save its tensors alone: "
+                f"{path} cannot be read as a PyTorch checkpoint of plain tensors ({type(error).__name__}). "
+                "Is it one, and complete? If it holds other objects and you trust it, save its tensors alone: "
                 "torch.save(torch.load(path, weights_only=False)['model'], 'tensors.pth')"
             ) from error
         for key in ("model", "state_dict", "model_state_dict"):

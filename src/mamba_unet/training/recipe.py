@@ -350,7 +350,9 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe)
     try:
-        config = parser.parse_args(words, namespace=parser.parse_object(given))
+        keys = parser.parse_object(given)
+        source = "command line" if words else source
+        config = parser.parse_args(words, namespace=keys)
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError, ValueError) as error:
         raise RecipeError(f"{source}: {error}") from error

@@ -81,6 +81,8 @@ def train(
     if leader:
         check_resumable(run, recipe, prepared)
     state = load_state(run) if resume else None
+    if leader and resume and state is None:
+        log.info("%s holds no state to resume from; the training starts at the beginning", run)
     network, config = _build(recipe, prepared.channels, prepared.num_classes)
     loaded = None if state or recipe.pretrained is None else load_pretrained(network, recipe.pretrained)
     # a run that goes on needs its pretrained checkpoint no more
@@ -187,10 +189,14 @@ def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: P
     """Other intensities or another orientation than the pretrained network knew may be meant; nobody should be left
     to find out by a poor result."""
     before, now = Preprocessing.from_json(loaded.preprocessing), prepared.preprocessing(recipe.view)
-    try:
-        before.require_same(now, str(recipe.pretrained), str(prepared.folder), ("intensity", "orientation"))
-    except ValueError as error:
-        log.warning("fine-tuning goes on, but: %s", error)
+    rules = [{str(dict(rule)) for rule in one.intensity} for one in (before, now)]
+    if rules[0] != rules[1]:
+        log.warning(
+            "%s was trained on images of another intensity rule than %s has; the network learns the new one, but its "
+            "start may help less",
+            recipe.pretrained,
+            prepared.folder,
+        )
 
 
 def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -189,7 +189,13 @@ def _expand(given: str | Path) -> list[VolumeFile]:
     else:
         raise ValueError(f"{path}: no such file or folder")
     if not volumes:
-        raise ValueError(f"{path}: no image there; expected {TAKEN}")
+        below = next((file for file in path.rglob("*") if ending(file, FILES)), None) if path.is_dir() else None
+        hint = (
+            f"; images lie in folders below, give those or a pattern such as '{path}/**/*{''.join(below.suffixes)}'"
+            if below
+            else ""
+        )
+        raise ValueError(f"{path}: no image there; expected {TAKEN}{hint}")
     return volumes
 
 
@@ -206,7 +212,7 @@ def _unread(path: Path) -> VolumeFile:
 def _in_folder(folder: Path) -> list[VolumeFile]:
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     entries = [path for path in visible if path.is_file()]
-    files = [path for path in visible if ending(path, FILES) and (path.is_file() or _dangles(path))]
+    files = [path for path in visible if ending(path, (*FILES, *ZIP)) and (path.is_file() or _dangles(path))]
     if others := [path.name for path in entries if ending(path, OTHERS) and not ending(path, DATA)]:
         log.warning("%s: passed over %s: not kinds of files that are taken", folder, printable(_some(others)))
     names = {case_name(path) for path in files}
