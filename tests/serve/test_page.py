@@ -16,7 +16,6 @@ import uvicorn
 from PIL import Image
 
 from mamba_unet.serve import create_app, viewer
-from mamba_unet.serve.job import Job
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -351,7 +350,8 @@ def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
     page.wait_for_selector("body.done")
 
 
-def test_a_volume_that_the_graphics_cannot_hold_has_its_numbers_and_files(page, volume_file):
+def test_a_volume_that_the_graphics_cannot_hold_has_its_numbers_and_files(phone, volume_file):
+    page = phone  # a tab of its own, for what is done to it here stays
     page.add_init_script("""
         const real = WebGL2RenderingContext.prototype.getParameter;
         WebGL2RenderingContext.prototype.getParameter =
@@ -515,15 +515,12 @@ def test_while_something_is_dragged_over_the_page_one_line_is_to_be_read(page, v
 
 
 def test_a_colour_picture_is_shown_in_colour_with_its_segmentation(page, tmp_path, monkeypatch):
-    colors = np.zeros((1, 3, 1, 60, 90), np.uint8)  # T C D H W
-    colors[0, :, 0] = np.array([200, 40, 60])[:, None, None]
-    colors[0, :, 0, 5:20, 10:30] = np.array([20, 220, 30])[:, None, None]
-    read = Job.read
-    monkeypatch.setattr(Job, "read", lambda job: replace(read(job), array=colors))
+    colors = np.full((60, 90, 3), (200, 40, 60), np.uint8)
+    colors[5:20, 10:30] = 20, 220, 30
     segment = Gate.__call__
-    grey = lambda gate, volume, **options: segment(gate, replace(volume, array=volume.array[:, 1]), **options)  # noqa: E731
+    grey = lambda gate, volume, **options: segment(gate, replace(volume, array=volume.array[:, 1:2]), **options)  # noqa: E731
     monkeypatch.setattr(Gate, "__call__", grey)
-    Image.new("L", (90, 60)).save(tmp_path / "photo.png")
+    Image.fromarray(colors).save(tmp_path / "photo.png")
     segmented(page, tmp_path / "photo.png")
     page.get_by_role("button", name="Outline", exact=True).click()
     shown = picture(page)

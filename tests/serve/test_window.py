@@ -14,7 +14,7 @@ def named(values, intensity=MINMAX, **header):
     if header:
         dicom = [Dataset()]
         dicom[0].update(header)
-    volume = Volume("a", np.asarray(values, np.float32).reshape(1, 1, 1, -1), dicom=dicom)
+    volume = Volume("a", np.asarray(values, np.float32).reshape(1, 1, 1, 1, -1), dicom=dicom)
     return {it["name"]: (it["low"], it["high"]) for it in windows(volume, volume.array, intensity)}
 
 
