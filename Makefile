@@ -41,7 +41,7 @@ endif
 	$(BIN)/mamba-unet evaluate $(OUT)/run --data $(OUT)/prepared
 	$(BIN)/mamba-unet predict $(OUT)/run --data $(OUT)/prepared --out $(OUT)/predictions --overwrite --preview --statistics
 	$(BIN)/mamba-unet report $(OUT)/run
-	@echo "pictures: $(OUT)/predictions/*_preview.png; to look through scans: $(BIN)/mamba-unet serve --checkpoint $(OUT)/run"
+	@echo "pictures: $(OUT)/predictions/*_preview.png; to look at them: $(BIN)/mamba-unet serve --checkpoint $(OUT)/run"
 
 test: install-test
 	$(BIN)/python -m ruff check .
