@@ -154,8 +154,7 @@ def _refuse_pretrained_leak(name: str, recipe: Recipe, prepared: PreparedDataset
         metadata = read_metadata(find_checkpoint(recipe.pretrained))
     except (FileNotFoundError, CheckpointError):  # a public checkpoint, or none: training says so
         return
-    seen = set(metadata.lineage) if metadata else set()
-    if leaked := [case for case in tested if prepared.image_hash(case) in seen]:
+    if leaked := prepared.seen_by(metadata.lineage if metadata else (), tested):
         raise ValueError(
             f"{name} starts from {recipe.pretrained}, which was trained or chosen on {len(leaked)} of the test cases "
             f"({', '.join(leaked[:5])}{', ...' if len(leaked) > 5 else ''}); start from one that has not seen them"

@@ -9,6 +9,7 @@ cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,11 @@ class PreparedDataset:
     def image_hash(self, identifier: str) -> str:
         """sha256 of the image as stored: the same under another name and with intensities scaled in another way."""
         return self._record(identifier)["stored_sha256"]
+
+    def seen_by(self, lineage: Iterable[str], identifiers: Iterable[str]) -> list[str]:
+        """Those cases whose images are in the lineage of a network, whatever they were called there."""
+        known = set(lineage)
+        return [identifier for identifier in identifiers if self.image_hash(identifier) in known]
 
     def case(self, identifier: str) -> Case:
         """One case; image and label are memory-mapped, read-only, and the image is in 0..1."""

@@ -109,8 +109,7 @@ def _refuse_leak_of_lineage(
     """Nor one that a network it started from was trained or chosen on, whatever the case was called there."""
     if not split.endswith("test"):
         return
-    known, identifiers = set(lineage), prepared.split(split)
-    if leaked := [identifier for identifier in identifiers if prepared.image_hash(identifier) in known]:
+    if leaked := prepared.seen_by(lineage, prepared.split(split)):
         raise ValueError(
             f"{checkpoint}: {len(leaked)} cases of the split {split!r} were among those that this network, or one that "
             f"it was fine-tuned from, was trained or chosen on ({', '.join(leaked[:5])}"

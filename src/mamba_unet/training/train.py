@@ -154,9 +154,8 @@ def split_of(recipe: Recipe, prepared: PreparedDataset) -> dict[str, list[str]]:
 
 
 def _warn_of_leak(prepared: PreparedDataset, recipe: Recipe, loaded: LoadReport) -> None:
-    known = set(loaded.lineage)
     tested = split_of(recipe, prepared).get("test", [])
-    if leaked := [case for case in tested if prepared.image_hash(case) in known]:
+    if leaked := prepared.seen_by(loaded.lineage, tested):
         log.warning(
             "%d of %d test cases (%s%s) were among those that %s was trained or chosen on: `evaluate` will refuse to "
             "measure this network on them",
