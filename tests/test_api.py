@@ -12,6 +12,7 @@ import pytest
 import mamba_unet as mu
 from mamba_unet.data import PreparedDataset, write_phantom
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.training.recipe import RecipeError, load_recipe
 from mamba_unet.views.slices import Slices
 
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
@@ -140,3 +141,8 @@ def test_the_documentation_names_every_function():
     text = DOCS.read_text(encoding="utf-8")
     for name in ("check", "prepare", "train", "load", "evaluate", "predict", "measure", "compare"):
         assert f"`mu.{name}(" in text and name in mu.__all__
+
+
+def test_keys_of_compare_hold_for_recipes_that_are_objects_too(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'iterations'"):
+        mu.compare({"one": load_recipe("acdc_cpu")}, tmp_path, tmp_path / "out", itterations=3)

@@ -4,7 +4,6 @@ Each does what the command of its name does, with the same defaults and the same
 prints. `prepare`, `check`, `train` and `load` stand in the modules that do the work; docs/python.md shows all of them.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,13 +233,9 @@ def compare(
     from mamba_unet.comparison.run import compare as compare_networks
     from mamba_unet.training.recipe import load_recipe
 
-    words = [word for key, value in keys.items() for word in (f"--{key}", json.dumps(value))]
     named = recipes if isinstance(recipes, Mapping) else _named_by_file(recipes)
-    loaded = {
-        name: load_recipe(recipe, words) if isinstance(recipe, str | Path) else recipe for name, recipe in named.items()
-    }
     return compare_networks(
-        loaded,
+        {name: load_recipe(recipe, keys) for name, recipe in named.items()},
         data,
         out,
         seeds=seeds,
