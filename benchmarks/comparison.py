@@ -3,16 +3,22 @@
     python benchmarks/comparison.py acdc_cpu acdc_cpu_unet --source path/to/ACDC --out comparison --iterations 400 ...
 
 prepares the data in OUT/data, runs `mamba-unet compare` in OUT/comparison with the words given (what is trained already
-is not trained again), and writes benchmarks/results/comparison_<data>_<hardware>_<date>.md and .json.
+is not trained again), and writes benchmarks/results/comparison_<data>_<hardware>_<date>.md and .json. Recipes that
+benchmarks/rates.py wrote give all networks the same time; the result names the file they come from. With
+--only-finished nothing is trained, and what is complete is compared.
 """
 
 import argparse
 import json
+import re
 import shlex
 from pathlib import Path
 
 from mamba_unet.data import PreparedDataset
+from mamba_unet.training.recipe import find_recipe
 from measuring import run, write_result
+
+RATES = re.compile(r"benchmarks/results/rates_\S+\.md")
 
 
 def main() -> None:
@@ -27,13 +33,19 @@ def main() -> None:
     run("compare", *args.recipes, "--data", data, "--out", folder, *words)
 
     prepared = PreparedDataset(data)
-    given = [*args.recipes, "--source", args.source.name, "--out", args.out.name, *words]
+    files = [find_recipe(recipe.rpartition("=")[2]) for recipe in args.recipes]
+    rates = sorted({name for path in files for name in RATES.findall(path.read_text(encoding="utf-8"))})
+    given = ["/".join(Path(recipe).parts[-3:]) for recipe in args.recipes]  # without the folders of this machine
+    given += ["--source", args.source.name, "--out", args.out.name, *words]
     command = "python benchmarks/comparison.py " + shlex.join(given)
     lines = [f"Command: `{command}`"]
+    lines += ["", f"Equal time for each training: as many iterations as fit by {' and '.join(rates)}."] if rates else []
     lines += ["", (folder / "table.md").read_text(encoding="utf-8")]
-    lines += ["", (folder / "significance.md").read_text(encoding="utf-8")]
-    values = {"command": command, "fingerprint": prepared.fingerprint}
-    values |= {"comparison": json.loads((folder / "comparison.json").read_text(encoding="utf-8"))}
+    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    if comparison["tests"]:
+        lines += ["", (folder / "significance.md").read_text(encoding="utf-8")]
+    values = {"command": command, "fingerprint": prepared.fingerprint, "rates": rates}
+    values |= {"comparison": comparison}
     write_result(f"comparison_{prepared.name}", f"Networks on {prepared.name} under one budget", lines, values)
 
 

@@ -210,6 +210,7 @@ def compare(
     conventions: Conventions = DEFAULT_CONVENTIONS,
     device: str = "auto",
     progress: bool = False,
+    only_finished: bool = False,
     **keys: Any,
 ) -> "Comparison":
     """Train several networks alike, measure and test them; what is complete in `out` is not done again.
@@ -225,6 +226,7 @@ def compare(
         conventions: which HD95 and ASD.
         device: to predict on; recipes say where to train.
         progress: show bars.
+        only_finished: train nothing, and leave out trainings that are not complete.
         keys: keys of the recipes to override in all of them: `iterations=200`, or `**{"optimizer.lr": 0.01}`.
 
     Raises:
@@ -245,6 +247,7 @@ def compare(
         conventions=conventions,
         device=device,
         progress=progress,
+        only_finished=only_finished,
     )
 
 

@@ -109,13 +109,33 @@ def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(
     capsys.readouterr()
     assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 0
     shown = capsys.readouterr().err
-    assert "training 3 of 3: control, seed 1" in shown and "12/12" in shown, "one bar over what was left to train"
+    assert "training 2 of 2: control, seed 1" in shown and "8/8" in shown, "one bar over what was left to train"
     again = [path.removeprefix(str(tmp_path / "runs")) for path in trained]
-    assert again == ["/mamba/seed0", "/mamba/seed1", "/mamba/seed1", "/control/seed0", "/control/seed1"]
+    assert again == ["/mamba/seed0", "/control/seed0", "/mamba/seed1", "/mamba/seed1", "/control/seed1"]
     for name in ("mamba", "control"):
         whole, resumed = (load_file(f / "runs" / name / "seed1" / "best.safetensors") for f in (out, tmp_path))
         assert all((whole[key] == resumed[key]).all() for key in whole)
     assert (out / "table.csv").read_text() == (tmp_path / "table.csv").read_text()
+
+
+def test_what_is_finished_is_compared_and_what_is_not_is_said(out, recipes, phantom, trained, tmp_path, capsys):
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    shutil.rmtree(folder / "runs" / "mamba" / "seed1")
+    more = ("--seeds", "0,1,2", "--only-finished")
+    assert main(words(recipes, phantom.folder, folder, *more)) == 0
+    table = (folder / "table.md").read_text()
+    assert "3 trainings are not finished and left out (mamba seed 1, mamba seed 2, control seed 2)" in table
+    assert "Trainings in each row: mamba 1; control 2." in table
+    assert re.search(r"\| +[012] of 2 \|", (folder / "significance.md").read_text()), "one training against two"
+
+    shutil.rmtree(folder / "runs" / "mamba")
+    assert main(words(recipes, phantom.folder, folder, *more)) == 0
+    assert (folder / "table.md").read_text().startswith("# 1 networks on phantom")
+    shutil.rmtree(folder / "runs" / "control")
+    capsys.readouterr()
+    assert main(words(recipes, phantom.folder, folder, *more)) == 2
+    assert "none of the 6 trainings" in capsys.readouterr().err and trained == []
 
 
 def test_the_numbers_are_those_of_evaluate(out, phantom, tmp_path):

@@ -42,6 +42,11 @@ def add(commands: Commands) -> None:
         metavar="NAME=DIR",
         help="a row of another program's predictions, with files named by case; may be given several times",
     )
+    parser.add_argument(
+        "--only-finished",
+        action="store_true",
+        help="train nothing: compare the trainings that are complete, and say which are left out",
+    )
     options.conventions(parser)
     options.device(parser)
 
@@ -70,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         conventions=options.chosen_conventions(args),
         device=args.device,
         progress=sys.stderr.isatty(),
+        only_finished=args.only_finished,
     )
     print((args.out / "table.md").read_text(encoding="utf-8"))
     if comparison.tests:

@@ -38,6 +38,7 @@ class Comparison:
         reference: the name that the others are tested against.
         seeds: of the trainings.
         folds: number of folds whose test cases are pooled; None for the split `test`.
+        unfinished: trainings that are left out because they are not complete, "unet seed 2".
     """
 
     prepared: PreparedDataset
@@ -45,6 +46,7 @@ class Comparison:
     reference: str
     seeds: Sequence[int]
     folds: int | None = None
+    unfinished: Sequence[str] = ()
 
     @property
     def evaluation(self) -> Evaluation:
@@ -158,6 +160,13 @@ class Comparison:
             "Best in bold, second underlined, as rounded here; ↑ higher is better, ↓ lower. A mean distance that "
             "leaves infinite ones out is not marked.",
         ]
+        if self.unfinished:
+            there = "; ".join(f"{name} {len(entry.evaluations)}" for name, entry in self.entries.items())
+            lines.insert(
+                0,
+                f"Not complete: {len(self.unfinished)} trainings are not finished and left out "
+                f"({', '.join(self.unfinished)}). Trainings in each row: {there}.",
+            )
         if self.synthetic:
             lines.insert(0, SYNTHETIC)
         if evaluation.distance_unit == "mixed":
@@ -235,6 +244,7 @@ class Comparison:
                 "data": {"name": self.prepared.name, "fingerprint": self.prepared.fingerprint},
                 "seeds": list(self.seeds),
                 "folds": self.folds,
+                "unfinished": list(self.unfinished),
                 "cases": self.evaluation.cases,
                 "distance_unit": self.evaluation.distance_unit,
                 "conventions": self.evaluation.conventions and asdict(self.evaluation.conventions),

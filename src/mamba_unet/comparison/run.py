@@ -62,10 +62,12 @@ def compare(
     conventions: Conventions = DEFAULT_CONVENTIONS,
     device: str = "auto",
     progress: bool = False,
+    only_finished: bool = False,
 ) -> Comparison:
     """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
 
-    A complete run is left as it is, an incomplete one is continued. Runs may also have been trained by
+    A complete run is left as it is, an incomplete one is continued. Every network is trained by the first seed, then
+    every one by the second. Runs may also have been trained by
     `mamba-unet train` into the same folders, on several machines for example.
 
     Args:
@@ -80,10 +82,12 @@ def compare(
         conventions: which HD95 and ASD, see docs/metrics.md.
         device: to predict on; recipes say where to train.
         progress: show bars.
+        only_finished: train nothing, and leave out what is not complete; the tables say what that is.
 
     Raises:
         ValueError: before anything is trained: names that clash or are unknown, no such folds, predictions that are
-            missing, a folder that holds a run of another recipe, other data or another split.
+            missing, a folder that holds a run of another recipe, other data or another split; with `only_finished`,
+            nothing is complete.
     """
     prepared, out = PreparedDataset(data), Path(out)
     names = [*recipes, *dict.fromkeys(name for name, _ in external)]
@@ -106,7 +110,8 @@ def compare(
         _refuse_pretrained_leak(name, recipe, prepared, tested)
 
     waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
-    if waiting:
+    waiting.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
+    if waiting and not only_finished:
         whole = WholeProgress([run for _, run in waiting])
         with whole.bar, logging_redirect_tqdm([logging.getLogger("mamba_unet")]):
             for number, (name, run) in enumerate(waiting, start=1):
@@ -120,13 +125,19 @@ def compare(
         how = {"conventions": conventions, "device": device, "progress": progress}
         return done or evaluate_checkpoint(run.out, prepared, split, **how)
 
-    entries = {}
+    entries, unfinished = {}, []
     for name, runs in plan.items():
         by_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
+        missing = [seed for seed, theirs in by_seed.items() if not all(map(_is_complete, theirs))]
+        by_seed = {seed: theirs for seed, theirs in by_seed.items() if seed not in missing}
+        unfinished += [f"{name} seed {seed}" for seed in missing]
+        if not by_seed:
+            continue
+        runs = [run for theirs in by_seed.values() for run in theirs]
         entries[name] = Entry(
             name=name,
             evaluations=[Evaluation.merge([measure(run) for run in theirs]) for theirs in by_seed.values()],
-            labels=_stored_labels(by_seed[seeds[0]], prepared),
+            labels=_stored_labels(next(iter(by_seed.values())), prepared),
             recipe=recipes[name],
             runs=[_describe(run, out) for run in runs],
             parameters=sum(p.numel() for p in load_checkpoint(runs[0].out)[0].parameters()),
@@ -141,7 +152,13 @@ def compare(
             evaluations.append(evaluation)
         files = find_predictions(folders[0], tested)
         entries[name] = Entry(name, evaluations, _labels_from(files, prepared.label_values))
-    comparison = Comparison(prepared, entries, reference or names[0], seeds, folds)
+    if not entries:
+        raise ValueError(f"none of the {len(unfinished)} trainings in {out} is finished yet")
+    reference = reference or names[0]
+    if reference not in entries:
+        log.warning("no training of %s is finished; the others are tested against %s", reference, next(iter(entries)))
+        reference = next(iter(entries))
+    comparison = Comparison(prepared, entries, reference, seeds, folds, unfinished)
     write_comparison(comparison, out)
     return comparison
 

@@ -1,0 +1,154 @@
+"""How many iterations of each recipe fit in equal time, and recipes that train just so many.
+
+    python benchmarks/rates.py acdc_scratch acdc_scratch_unet --source path/to/ACDC --out OUT --minutes 20
+    python benchmarks/comparison.py OUT/recipes/*.yaml --source path/to/ACDC --out OUT --seeds 0,1,2
+
+A limit of time (`minutes` in a recipe) gives less to a training that has to share its machine, and cannot be repeated.
+So the time is measured first and turned into a number of iterations. The recipes take turns, so that whatever else
+slows the machine down slows all of them. In a turn the real training runs: loading, augmentation, step, one validation
+with what it saves. Medians count, without the first quarter of each turn. Every network gets the same number of
+validations, whose time is part of the budget, and its warm-up is at most a tenth of its iterations. Further words
+override all recipes; those that change the time belong here, for the comparison takes the recipes as they are.
+
+Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>_<hardware>_<date>.md and .json.
+"""
+
+import argparse
+import dataclasses
+import math
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mamba_unet.data import PreparedDataset
+from mamba_unet.files import write_text
+from mamba_unet.training.progress import Progress
+from mamba_unet.training.recipe import SHIPPED, Recipe, find_recipe, load_recipe
+from mamba_unet.training.train import train
+from measuring import result_path, run, table, write_result
+
+
+@dataclass
+class Rate(Progress):
+    """A stopwatch of trainings: seconds of each iteration, what comes before it included, and of each validation."""
+
+    iterations: list[float] = field(default_factory=list)
+    validations: list[float] = field(default_factory=list)
+
+    def start(self, step: int, iterations: int) -> None:
+        self.warmup, self.since = iterations // 4, time.perf_counter()
+
+    def step(self, step: int, loss: float) -> None:
+        seconds = self._lap()
+        if step > self.warmup:
+            self.iterations.append(seconds)
+
+    def validated(self, step: int, dice: float, best: float) -> None:
+        self.validations.append(self._lap())
+
+    def _lap(self) -> float:
+        before, self.since = self.since, time.perf_counter()
+        return self.since - before
+
+
+def budget(rate: Rate, recipe: Recipe, minutes: float, validations: int) -> dict[str, Any]:
+    """The keys of a recipe that uses the minutes up.
+
+    Raises:
+        ValueError: fewer iterations than validations fit.
+    """
+    iteration, validation = statistics.median(rate.iterations), statistics.median(rate.validations)
+    fits = math.floor((60 * minutes - validations * validation) / iteration)
+    if fits < validations:
+        raise ValueError(
+            f"{recipe.model.name}: in {minutes:g} minutes {max(0, fits)} iterations of {iteration:.2f} s fit beside "
+            f"{validations} validations of {validation:.1f} s; give more --minutes or fewer --validations"
+        )
+    return {
+        "iterations": fits,
+        "validate_every": math.ceil(fits / validations),
+        "minutes": None,
+        "optimizer.warmup": min(recipe.optimizer.warmup, fits // 10),
+    }
+
+
+def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `other` whose value is not that of `base`, in their groups."""
+    changed = {}
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            if below := difference(base[key], value):
+                changed[key] = below
+        elif value != base.get(key):
+            changed[key] = list(value) if isinstance(value, tuple) else value
+    return changed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", help="names of recipes, or files")
+    parser.add_argument("--source", type=Path, required=True, help="the data set as downloaded")
+    parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--minutes", type=float, required=True, help="for each training, validations included")
+    parser.add_argument("--validations", type=int, default=5, help="of each training (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="of each recipe (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=12, help="iterations in a turn (default: %(default)s)")
+    args, words = parser.parse_known_args()
+
+    data, folder = args.out / "data", args.out / "recipes"
+    if folder.exists():
+        sys.exit(f"{folder} is there already, and trainings by it may be; give another --out, or remove both")
+    bases = {Path(recipe).stem: find_recipe(recipe) for recipe in args.recipes}
+    recipes = {name: load_recipe(path, words) for name, path in bases.items()}
+    run("prepare", args.source, data)
+
+    rates = {name: Rate() for name in recipes}
+    for turn in range(args.turns):
+        for name, recipe in recipes.items():
+            print(f"turn {turn + 1} of {args.turns}: {name}", flush=True)
+            scratch = args.out / "measured"
+            shutil.rmtree(scratch, ignore_errors=True)
+            short = {"iterations": args.steps, "validate_every": args.steps, "minutes": None}
+            train(recipe, data, scratch, progress=rates[name], **short)
+            shutil.rmtree(scratch)
+
+    what = f"rates_{PreparedDataset(data).name}"
+    rows, values = [], {}
+    for name, recipe in recipes.items():
+        keys = budget(rates[name], recipe, args.minutes, args.validations)
+        before, after = load_recipe(bases[name]), load_recipe(recipe, keys)
+        changed = difference(dataclasses.asdict(before), dataclasses.asdict(after))
+        base = name if bases[name].parent == SHIPPED else str(bases[name].resolve())
+        source = f"benchmarks/results/{result_path(what).name}"
+        text = f"# As many iterations of {name} as fit in {args.minutes:g} minutes, by {source}\n"
+        write_text(folder / f"{name}.yaml", text + yaml.safe_dump({"base": base, **changed}, sort_keys=False))
+        medians = [statistics.median(seconds) for seconds in (rates[name].iterations, rates[name].validations)]
+        counts = [keys[key] for key in ("iterations", "validate_every", "optimizer.warmup")]
+        rows.append([name, *(f"{median:.3g}" for median in medians), *counts])
+        values[name] = {"seconds": dataclasses.asdict(rates[name]), "recipe": changed}
+
+    given = [*(Path(recipe).stem for recipe in args.recipes), "--source", args.source.name, "--out", args.out.name]
+    command = "python benchmarks/rates.py " + shlex.join([*given, "--minutes", f"{args.minutes:g}", *words])
+    lines = [
+        f"Command: `{command}`",
+        "",
+        f"{args.turns} turns of {args.steps} iterations and one validation of each recipe, by turns; medians "
+        f"without the first quarter of each turn. Iterations: what fits in {args.minutes:g} minutes with "
+        f"{args.validations} validations.",
+        "",
+        table(["recipe", "s / iteration", "s / validation", "iterations", "validated every", "warm-up"], rows),
+    ]
+    values = {"command": command, "minutes": args.minutes, "validations": args.validations, "networks": values}
+    write_result(what, f"What fits in {args.minutes:g} minutes", lines, values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Recipes of equal time, and the comparison that trains them."""
+
+import json
+
+import pytest
+import yaml
+
+from mamba_unet.training.recipe import load_recipe
+
+SHORT = ("--turns", 1, "--steps", 4)
+
+
+def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, source, recipes, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    words = [*recipes, "--source", source, "--out", out, "--minutes", 60, *SHORT, "--batch_size", 4]
+    page = run_benchmark("rates", *words)
+    assert "| mamba |" in page and "| control |" in page and str(tmp_path) not in page
+    written = [out / "recipes" / path.name for path in recipes]
+    for path in written:
+        recipe = load_recipe(path)
+        assert recipe.batch_size == 4 and recipe.minutes is None, "overrides are part of it"
+        assert recipe.view.size == (32, 32) and recipe.iterations > 1000
+        assert recipe.validate_every == -(-recipe.iterations // 5)
+    assert load_recipe(written[1]).model.name == "mamba_unet_no_scan"
+    with pytest.raises(SystemExit, match="is there already"):
+        run_benchmark("rates", *words)
+
+    for path in written:  # so many iterations would take an hour
+        text = path.read_text()
+        keys = yaml.safe_load(text) | {"iterations": 2, "validate_every": 2}
+        path.write_text(text.splitlines()[0] + "\n" + yaml.safe_dump(keys))
+    compared = ["comparison", *written, "--source", source, "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr("mamba_unet.comparison.run.train", lambda *_, **__: pytest.fail("trained"))
+        with pytest.raises(SystemExit):
+            run_benchmark(*compared, "--only-finished")
+    page = run_benchmark(*compared, "--seeds", "0,1")
+    assert "as many iterations as fit by benchmarks/results/rates_phantom_" in page
+    assert "out/recipes/mamba.yaml" in page and str(tmp_path) not in page
+    progress = json.loads((out / "comparison" / "runs" / "control" / "seed1" / "progress.json").read_text())
+    assert progress["iteration"] == 2
+
+
+def test_the_budget_holds_iterations_and_validations(benchmark, recipes):
+    rates, recipe = benchmark("rates"), load_recipe(recipes[0])
+    rate = rates.Rate([0.5, 0.2, 0.4], [10.0, 12.0])
+    # 5 validations of 11 s leave 545 of 600 s: 1362 iterations of 0.4 s
+    keys = rates.budget(rate, recipe, minutes=10, validations=5)
+    assert keys == {"iterations": 1362, "validate_every": 273, "minutes": None, "optimizer.warmup": 136}
+    assert rates.budget(rate, recipe, minutes=60, validations=5)["optimizer.warmup"] == 200, "the recipe's own"
+    with pytest.raises(ValueError, match=r"0 iterations of 0\.40 s fit beside 5 validations of 11\.0 s"):
+        rates.budget(rate, recipe, minutes=0.5, validations=5)
