@@ -133,19 +133,15 @@ class StagedUNet(nn.Module):
             x = layer(x)
         return self.norm(x), skips
 
-    def decode(self, x: Tensor, skips: list[Tensor]) -> list[Tensor]:
-        """Deepest map and skips -> what each decoder stage gives, from coarse to fine, (B, H/4, W/4, dims[0]) last."""
-        maps = [self.layers_up[0](x)]
+    def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """Deepest map and skips -> (B, H/4, W/4, dims[0])."""
+        x = self.layers_up[0](x)
         for j in range(1, len(self.layers_up)):
-            x = self.concat_back_dim[j](torch.cat([maps[-1], skips[-1 - j]], dim=-1))
-            maps.append(self.layers_up[j](x))
-        return [*maps[:-1], self.norm_up(maps[-1])]
+            x = self.concat_back_dim[j](torch.cat([x, skips[-1 - j]], dim=-1))
+            x = self.layers_up[j](x)
+        return self.norm_up(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits_and_maps(x)[0]
-
-    def logits_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and the maps of `decode`, which are of the padded image; for losses at several resolutions."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
                 f"expected images (B, {self.in_channels}, H, W) with H and W at least 1, got {tuple(x.shape)}"
@@ -153,13 +149,12 @@ class StagedUNet(nn.Module):
         H, W = x.shape[-2:]
         x = pad_to_multiple(x, self.stride)
         if self.stem is None:
-            maps = self.decode(*self.encode(self.patch_embed(x)))
-            logits = self.output(self.up(maps[-1]).permute(0, 3, 1, 2))
+            x = self.decode(*self.encode(self.patch_embed(x)))
+            logits = self.output(self.up(x).permute(0, 3, 1, 2))
         else:
             x, fine = self.stem(x)
-            maps = self.decode(*self.encode(x))
-            logits = self.head(maps[-1], fine)
-        return logits[..., :H, :W], maps
+            logits = self.head(self.decode(*self.encode(x)), fine)
+        return logits[..., :H, :W]
 
 
 def _init_linear(module: nn.Module) -> None:
