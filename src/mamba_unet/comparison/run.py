@@ -109,7 +109,7 @@ def compare(
     for name, recipe in recipes.items():
         _refuse_pretrained_leak(name, recipe, prepared, tested)
 
-    waiting = [(name, run) for name, runs in plan.items() for run in runs if not _is_complete(run)]
+    waiting = [(name, run) for name, runs in plan.items() for run in runs if not RunFolder(run.out).is_complete]
     waiting.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
     if waiting and not only_finished:
         whole = WholeProgress([run for _, run in waiting])
@@ -128,7 +128,9 @@ def compare(
     entries, unfinished = {}, []
     for name, runs in plan.items():
         by_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
-        missing = [seed for seed, theirs in by_seed.items() if not all(map(_is_complete, theirs))]
+        missing = [
+            seed for seed, theirs in by_seed.items() if not all(RunFolder(run.out).is_complete for run in theirs)
+        ]
         by_seed = {seed: theirs for seed, theirs in by_seed.items() if seed not in missing}
         unfinished += [f"{name} seed {seed}" for seed in missing]
         if not by_seed:
@@ -214,11 +216,6 @@ def _plan(
         for seed in seeds
         for fold in ([None] if folds is None else range(folds))
     ]
-
-
-def _is_complete(run: Recipe) -> bool:
-    progress = RunFolder(run.out).read_progress()
-    return progress.get("iteration") == run.iterations or progress.get("out_of_time", False)
 
 
 def _read_evaluation(run: str, prepared: PreparedDataset, split: str, conventions: Conventions) -> Evaluation | None:
