@@ -106,8 +106,8 @@ def main() -> None:
         f"Command: `{command}`",
         "",
         f"{recipe.iterations:,} iterations of {recipe.batch_size} slices each, {recipe.model.name} "
-        f"({recipe.model.size or 'default size'}). Best mean foreground Dice on the {len(patients)} validation patients, "
-        "mean ± standard deviation over trainings; test patients were not looked at. The difference is the mean over "
+        f"({recipe.model.size or 'default size'}). Best mean foreground Dice on the {len(patients)} validation "
+        "patients, mean ± standard deviation over trainings; test patients were not looked at. The difference is the mean over "
         "pairs of trainings of one seed: negative where the part helps.",
         "",
         *([f"{missing} trainings are not complete and left out.", ""] if missing else []),
