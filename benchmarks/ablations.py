@@ -33,6 +33,7 @@ PARTS = {  # name of a run -> what is left out, and the keys that do so
     "foreground": ("windows around the foreground", {"view.foreground": 0.0}),
     "crop": ("windows at native resolution: slices resized instead", {"view.fit": "resize"}),
     "clip": ("the limit of the gradient's norm", {"optimizer.clip_norm": None}),
+    "deep": ("the losses of coarser decoder stages", {"deep_supervision": False}),
     "warmup": ("the warm-up of the learning rate", {"optimizer.warmup": 0}),
 }
 
@@ -107,8 +108,8 @@ def main() -> None:
         "",
         f"{recipe.iterations:,} iterations of {recipe.batch_size} slices each, {recipe.model.name} "
         f"({recipe.model.size or 'default size'}). Best mean foreground Dice on the {len(patients)} validation "
-        "patients, mean ± standard deviation over trainings; test patients were not looked at. The difference is the mean over "
-        "pairs of trainings of one seed: negative where the part helps.",
+        "patients, mean ± standard deviation over trainings; test patients were not looked at. The difference is the "
+        "mean over pairs of trainings of one seed: negative where the part helps.",
         "",
         *([f"{missing} trainings are not complete and left out.", ""] if missing else []),
         table(

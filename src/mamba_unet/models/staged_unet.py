@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mamba_unet.models.conv_stem import ConvHead, ConvStem
+from mamba_unet.models.conv_stem import FINE, ConvHead, ConvStem
+from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.layers import PatchEmbed, PatchExpand, PatchMerging
 from mamba_unet.models.resolution import pad_to_multiple
 
@@ -93,7 +94,7 @@ class StagedUNet(nn.Module):
             raise ValueError(f"each of dims must be twice the one before, got {tuple(dims)}")
         last = len(dims) - 1
         self.stride = PATCH_SIZE * 2**last
-        self.in_channels = in_channels
+        self.in_channels, self.dims = in_channels, tuple(dims)
 
         deepest = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * i / deepest for i in range(sum(depths))])
@@ -140,6 +141,15 @@ class StagedUNet(nn.Module):
             x = self.concat_back_dim[j](torch.cat([x, skips[-1 - j]], dim=-1))
             x = self.layers_up[j](x)
         return self.norm_up(x)
+
+    def decoder_stages(self) -> list[DecoderStage]:
+        """What the blocks of each stage make, before it is enlarged; above them the head's map at half resolution."""
+        last = len(self.dims) - 1
+        fine = [] if self.stem is None else [DecoderStage(self.head.level1, FINE[1], (2, 2))]
+        return fine + [
+            DecoderStage(self.layers_up[last - i].downsample, self.dims[i], (PATCH_SIZE * 2**i,) * 2, True)
+            for i in range(last)
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:

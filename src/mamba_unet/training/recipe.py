@@ -112,6 +112,8 @@ class Recipe:
         view: what the network sees of a case; `image_size` is another name of `view.size`.
         augment: `paper`: its rotations and flips; `nnunet`: nnU-Net's rotation, zoom, mirrors, noise, blur, brightness,
             contrast, coarser resolution and gamma; `none`. True and false are `paper` and `none`.
+        deep_supervision: also a loss at each coarser resolution of the network's decoder, with half the weight of the
+            one above, as in nnU-Net.
         batch_size: slices per iteration, over all devices together.
         iterations: optimiser steps.
         minutes: stop after so many minutes of training and validation if that comes before `iterations`, and validate;
@@ -133,6 +135,7 @@ class Recipe:
     pretrained: str | None = None
     view: Slices = field(default_factory=Slices)
     augment: Literal["none", "paper", "nnunet"] | bool = "paper"
+    deep_supervision: bool = False
     batch_size: int = 24
     iterations: int = 10_000
     minutes: float | None = None

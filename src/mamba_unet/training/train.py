@@ -28,6 +28,7 @@ from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.loop import Training
 from mamba_unet.training.objectives.averaged import Averaged
 from mamba_unet.training.objectives.base import Objective
+from mamba_unet.training.objectives.deep import DeeplySupervised
 from mamba_unet.training.objectives.supervised import Supervised
 from mamba_unet.training.progress import Progress, default_progress
 from mamba_unet.training.recipe import Recipe, RecipeError, experiment, load_recipe, save_recipe
@@ -103,9 +104,7 @@ def train(
         _warn_of_other_preprocessing(loaded, recipe, prepared)
     fabric = _fabric(recipe, run)
     shown = progress or (default_progress() if leader else Progress())
-    objective: Objective = Supervised(network, recipe.batch_size)
-    if recipe.optimizer.ema:
-        objective = Averaged(objective, recipe.optimizer.ema)
+    objective = _objective(recipe, network, prepared.num_classes)
     training = Training(fabric, objective, source, recipe, run, metadata, shown, names, state)
     with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
         training.run()
@@ -211,6 +210,18 @@ def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, 
         raise RecipeError(
             f"model.arguments {recipe.model.arguments} do not fit {recipe.model.name}: {error}"
         ) from error
+
+
+def _objective(recipe: Recipe, network: nn.Module, num_classes: int) -> Objective:
+    objective: Objective
+    if recipe.deep_supervision:
+        try:
+            objective = DeeplySupervised(network, recipe.batch_size, num_classes)
+        except ValueError as error:
+            raise RecipeError(f"deep_supervision: {error}; leave the key out") from error
+    else:
+        objective = Supervised(network, recipe.batch_size)
+    return Averaged(objective, recipe.optimizer.ema) if recipe.optimizer.ema else objective
 
 
 def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.hub import HubModel
 from mamba_unet.models.resolution import pad_to_multiple
 
@@ -36,7 +37,13 @@ class AttentionUNet(nn.Module, HubModel):
         super().__init__()
         levels_below = len(channels) - 1
         self.stride = 2**levels_below
+        self.channels = tuple(channels)
         self.network = AttentionUnet(2, in_channels, num_classes, channels, [2] * levels_below, dropout=dropout)
+
+    def decoder_stages(self) -> list[DecoderStage]:
+        """The maps behind the attention gates, below the first level."""
+        gated = [module.merge for module in self.network.modules() if hasattr(module, "merge")]  # from fine to coarse
+        return [DecoderStage(gated[i], self.channels[i], (2**i, 2**i)) for i in range(1, len(gated))]
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mamba_unet.models.baselines.mlp import MLP
+from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.hub import HubModel
 from mamba_unet.models.resolution import pad_to_multiple, resize_grid
 
@@ -270,8 +271,14 @@ class TransUNet(nn.Module, HubModel):
             Embeddings(16 * resnet_width, hidden_size, resnet, tokens, dropout), Encoder(blocks, hidden_size)
         )
         skip_channels = (8 * resnet_width, 4 * resnet_width, resnet_width, 0)
+        self.decoder_channels = tuple(decoder_channels)
         self.decoder = Decoder(hidden_size, decoder_channels, skip_channels)
         self.segmentation_head = nn.Sequential(nn.Conv2d(decoder_channels[-1], num_classes, 3, padding=1))
+
+    def decoder_stages(self) -> list[DecoderStage]:
+        """The maps of the blocks below the last."""
+        blocks, channels = self.decoder.blocks, self.decoder_channels
+        return [DecoderStage(blocks[3 - i], channels[4 - i], (2**i, 2**i)) for i in range(1, 4)]
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.hub import HubModel
 from mamba_unet.models.resolution import pad_to_multiple
 
@@ -120,8 +121,14 @@ class UNet(nn.Module, HubModel):
         super().__init__()
         if len(channels) != 5 or len(dropout) != 5:
             raise ValueError(f"expected five channels and five dropout rates, got {channels} and {dropout}")
+        self.channels = tuple(channels)
         self.encoder = Encoder(in_channels, channels, dropout)
         self.decoder = Decoder(channels, num_classes)
+
+    def decoder_stages(self) -> list[DecoderStage]:
+        """The maps of the blocks below the last."""
+        ups = (self.decoder.up3, self.decoder.up2, self.decoder.up1)
+        return [DecoderStage(up, self.channels[i], (2**i, 2**i)) for i, up in enumerate(ups, start=1)]
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
