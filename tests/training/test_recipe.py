@@ -14,6 +14,7 @@ from mamba_unet.training.recipe import (
     recipe_text,
     save_recipe,
 )
+from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
 
 PUBLISHED = list(list_recipes())
@@ -200,3 +201,25 @@ def test_where_a_run_is_computed_is_no_part_of_the_experiment():
 def test_augmentation_has_names_and_its_old_two_values(tmp_path, given, meant):
     assert load_recipe(write(tmp_path / "r.yaml", f"augment: {given}")).augment == meant
     assert load_recipe("demo", ["--augment", given]).augment == meant
+
+
+def test_a_view_is_of_one_kind_which_decides_its_keys(tmp_path):
+    path = write(tmp_path / "r.yaml", "view: {kind: patches, size: [4, 8, 8]}\naugment: nnunet\nbatch_size: plan\n")
+    recipe = load_recipe(path, ["--view.foreground", "0.5", "--view.spacing_mm=[8,1.5,1.5]"])
+    assert recipe.view == Patches((4, 8, 8), (8, 1.5, 1.5), foreground=0.5) and recipe.batch_size == "plan"
+    save_recipe(tmp_path / "saved.yaml", recipe)
+    assert load_recipe(tmp_path / "saved.yaml") == recipe and experiment(recipe)["view.kind"] == "patches"
+    assert load_recipe(path).view == Patches((4, 8, 8)) and load_recipe(path, {"view.size": "plan"}).view == Patches()
+    flat = write(tmp_path / "flat.yaml", "view: {fit: crop}\naugment: nnunet")
+    solid = write(tmp_path / "solid.yaml", "base: flat.yaml\nview: {kind: patches}")
+    assert load_recipe(solid).view == Patches() and load_recipe(flat).view == Slices(fit="crop")
+    for recipe in (load_recipe(flat, ["--view.kind", "patches"]), load_recipe(flat, {"view.kind": "patches"})):
+        assert recipe.view == Patches()
+    for text, message in (
+        ("view: {kind: patches, fit: crop}\naugment: nnunet", "view.fit is no key of patches, which has size"),
+        ("view: {kind: cubes}", "view.kind 'cubes'; expected one of slices, patches"),
+        ("view: {kind: patches}", "augment is 'paper', and for patches there are none, nnunet"),
+        ("batch_size: plan", "'plan', which is for patches"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(write(tmp_path / "wrong.yaml", text))

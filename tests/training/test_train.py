@@ -147,7 +147,7 @@ def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recip
         return real(self, batch, step)
 
     monkeypatch.setattr(Supervised, "forward", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"iteration 5; slices in the batch: phantom\S+/\d+"):
+    with pytest.raises(NonFiniteLossError, match=r"iteration 5; samples in the batch: phantom\S+/\d+"):
         train(recipe)
     model, metadata = load_checkpoint(recipe.out)
     assert metadata.validation["iteration"] == 4
@@ -160,7 +160,7 @@ def test_weights_that_became_infinite_do_not_become_the_state_to_resume_from(rec
             next(self.network.parameters()).data[0] = float("inf")
 
     monkeypatch.setattr(Supervised, "after_step", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"weights .* at iteration 7; slices in the batch: phantom\S+/\d+"):
+    with pytest.raises(NonFiniteLossError, match=r"weights .* at iteration 7; samples in the batch: phantom\S+/\d+"):
         train(recipe)
     assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == 4
 
@@ -365,7 +365,7 @@ def test_devices_that_are_not_here_are_one_sentence_and_leave_no_folder(recipe, 
 def test_a_training_that_fails_before_its_first_iteration_is_done_leaves_no_folder(recipe):
     recipe.model.name, recipe.model.arguments = "unet", {}
     recipe.batch_size, recipe.view = 1, Slices((16, 16))
-    with pytest.raises(RecipeError, match="batch_size is 1 and slices of 16 x 16 shrink to one pixel"):
+    with pytest.raises(RecipeError, match="batch_size is 1 and samples of 16 x 16 shrink to one pixel"):
         train(recipe)
     assert not Path(recipe.out).exists()
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from mamba_unet.views.labels import IGNORE
-from mamba_unet.views.nnunet_augment import NnunetAugmentation, change_intensities, sample_nnunet, warp
+from mamba_unet.views.nnunet_augment import (
+    NnunetAugmentation,
+    change_intensities,
+    sample_nnunet,
+    warp,
+    warp_patch,
+)
+from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
 
 NOTHING = NnunetAugmentation(0.0, 1.0, (False, False), (0,), 0, (0,), (1,), (1,), (1,), (1,), (1,))
@@ -115,5 +122,80 @@ def test_a_sample_of_several_channels_is_decided_by_its_generator_alone(fit):
         assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
         assert one[0].shape == (2, 24, 24) and one[0].dtype == np.float32 and np.isfinite(one[0]).all()
         assert one[1].shape == (24, 24) and set(np.unique(one[1])) <= {0, 1, 2, IGNORE}
+        seen.append(one[0].sum())
+    assert len(set(seen)) > 10
+
+
+PATCH = (7, 9, 9)
+
+
+def turned(**values):
+    return changed(**{"flips": (False, False, False), **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"flips": (True, False, True)}, lambda x: x[..., ::-1, :, ::-1]),
+        ({"angle_degrees": 90.0}, lambda x: np.rot90(x, 1, (-2, -1))),
+        ({"angle_degrees": 90.0, "flips": (True, True, False)}, lambda x: np.rot90(x, 1, (-2, -1))[..., ::-1, ::-1, :]),
+        ({"tilts_degrees": (90.0, 0.0)}, lambda x: np.rot90(x, 1, (-3, -1))),
+        ({"tilts_degrees": (0.0, -90.0)}, lambda x: np.rot90(x, -1, (-3, -2))),
+    ],
+)
+def test_a_patch_is_turned_about_three_axes_exactly_and_its_label_with_it(values, expected):
+    rng = np.random.default_rng(0)
+    image, label = rng.random((2, 9, 9, 9), dtype=np.float32), rng.integers(0, 4, (9, 9, 9)).astype(np.uint8)
+    warped, truth = warp_patch(image, label, (0, 0, 0), (9, 9, 9), turned(**values), 0)
+    np.testing.assert_allclose(warped, expected(image), atol=1e-4)
+    assert np.array_equal(truth, expected(label)) and truth.flags.c_contiguous
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (5, 11, -3), (-2, 20, 8)])
+def test_only_the_box_around_a_patch_is_read_and_it_is_enough(corner):
+    """The patch of a volume is the patch of the same volume with much more around it, moved."""
+    rng = np.random.default_rng(0)
+    image, label = rng.random((1, 12, 25, 16), dtype=np.float32), rng.integers(1, 4, (12, 25, 16)).astype(np.uint8)
+    around = [(0, 0), (9, 5), (4, 8), (7, 6)]
+    padded, marked = np.pad(image, around), np.pad(label, around[1:], constant_values=IGNORE)
+    how = turned(angle_degrees=20.0, tilts_degrees=(-10.0, 25.0), zoom=0.8, flips=(False, True, False))
+    patch, truth = warp_patch(image, label, corner, PATCH, how, IGNORE)
+    moved = tuple(start + before for start, (before, _) in zip(corner, around[1:], strict=True))
+    again, known = warp_patch(padded, marked, moved, PATCH, how, IGNORE)
+    np.testing.assert_allclose(patch, again, atol=1e-4)
+    assert np.mean(truth != known) < 0.01  # a rim may round to either side
+    assert (truth != IGNORE).any()
+
+
+def test_a_flat_patch_is_changed_within_its_slices_as_nnunets_dummy_2d():
+    drawn = [sample_nnunet(np.random.default_rng(seed), 1, (16, 256, 224)) for seed in range(400)]
+    assert all(one.within_slices and one.tilts_degrees == (0, 0) and len(one.flips) == 3 for one in drawn)
+    assert max(abs(one.angle_degrees) for one in drawn) > 150
+    solid = [sample_nnunet(np.random.default_rng(seed), 1, (64, 96, 96)) for seed in range(400)]
+    assert not any(one.within_slices for one in solid)
+    assert 20 < max(abs(one.angle_degrees) for one in solid) <= 30 and any(one.tilts_degrees[1] for one in solid)
+
+    stack = np.random.default_rng(0).random((1, 4, 24, 24), dtype=np.float32)
+    how = turned(angle_degrees=33.0, zoom=1.3, blur=(0.8,), resolution=(0.6,), within_slices=True)
+    label = (stack[0] > 0.5).astype(np.uint8)
+    patch, truth = warp_patch(stack, label, (0, 0, 0), stack.shape[1:], how, 0)
+    patch = change_intensities(patch, how)
+    for number in range(4):  # a slice knows nothing of the others
+        alone = stack[:, number : number + 1], label[number : number + 1]
+        one, mark = warp_patch(*alone, (0, 0, 0), (1, 24, 24), how, 0)
+        np.testing.assert_allclose(change_intensities(one, how)[:, 0], patch[:, number], atol=1e-5)
+        assert np.array_equal(mark[0], truth[number])
+
+
+@pytest.mark.parametrize("size", [(4, 24, 24), (16, 20, 24)])
+def test_a_patch_is_decided_by_its_generator_alone(size):
+    rng = np.random.default_rng(0)
+    image, label = rng.random((2, 9, 30, 20), dtype=np.float32), rng.integers(0, 3, (9, 30, 20)).astype(np.uint8)
+    view, seen = Patches(size, None), []
+    for seed in range(25):
+        one, two = (view.draw(image, label, 0, np.random.default_rng(seed), "nnunet") for _ in range(2))
+        assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
+        assert one[0].shape == (2, *size) and one[0].dtype == np.float32 and np.isfinite(one[0]).all()
+        assert one[1].shape == size and set(np.unique(one[1])) <= {0, 1, 2, IGNORE}
         seen.append(one[0].sum())
     assert len(set(seen)) > 10

@@ -15,6 +15,7 @@ from mamba_unet.data.checks import check_across, duplicate_patients
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
+from mamba_unet.data.resampled import remove_resampled
 from mamba_unet.data.splits import Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
 from mamba_unet.files import atomic_path, write_json, write_text
@@ -123,6 +124,7 @@ def prepare(
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
     (out / "dataset.json").unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
+    remove_resampled(out)
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
     cases = {
         name: [identifier for identifier, record in records.items() if record["patient"] in set(patients)]

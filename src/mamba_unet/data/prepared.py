@@ -3,16 +3,19 @@
 dataset.json         what it is, and every case's shape, spacing and origin; written last
 splits.json          the split in use, by patient and by case
 check.txt            the table of problems and notes of the pass that prepared it
+plan.json            voxel size, patch and batch for 3D networks, where they were planned; see `planning`
+resampled/           cases on the grid of a view, where one was trained with; see `resampled`
 images/<case>.npy    (C, D, H, W) float32 in 0..1
 labels/<case>.npy    (D, H, W) uint8 class indices, 255 where there is no ground truth
 cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +24,18 @@ from mamba_unet.views.intensity import intensity_rules
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.slices import Slices
+from mamba_unet.views.view import View
 
 FORMAT = 2
+
+
+class Cases(Protocol):
+    """Cases by name."""
+
+    def shape(self, identifier: str) -> tuple[int, int, int]:
+        """(D, H, W), without touching the arrays."""
+
+    def case(self, identifier: str) -> Case: ...
 
 
 class PreparedDataset:
@@ -80,7 +93,7 @@ class PreparedDataset:
     def channels(self) -> int:
         return len(self.intensity)
 
-    def preprocessing(self, view: Slices | None = None) -> Preprocessing:
+    def preprocessing(self, view: View | None = None) -> Preprocessing:
         """How these images are brought to a network that sees them by `view`."""
         return Preprocessing(self.intensity, self.orientation, view or Slices())
 
@@ -105,6 +118,16 @@ class PreparedDataset:
         """Whether some label has pixels without ground truth."""
         return any(str(IGNORE) in record["label_voxels"] for record in self._cases.values())
 
+    def spacing_mm(self, identifier: str) -> tuple[float, float, float] | None:
+        """Voxel size of D, H, W; None where the files do not tell."""
+        spacing_mm = self._record(identifier)["spacing_mm"]
+        return spacing_mm and tuple(spacing_mm)
+
+    def content_hash(self, identifier: str) -> str:
+        """Of the arrays as they are here, image and label."""
+        record = self._record(identifier)
+        return hashlib.sha256(f"{record['image_sha256']}{record['label_sha256']}".encode()).hexdigest()
+
     def image_hash(self, identifier: str) -> str:
         """sha256 of the image as stored: the same under another name and with intensities scaled in another way."""
         return self._record(identifier)["stored_sha256"]
@@ -122,7 +145,7 @@ class PreparedDataset:
             patient=record["patient"],
             image=np.load(self.folder / "images" / f"{identifier}.npy", mmap_mode="r"),
             label=np.load(self.folder / "labels" / f"{identifier}.npy", mmap_mode="r"),
-            spacing_mm=record["spacing_mm"] and tuple(record["spacing_mm"]),
+            spacing_mm=self.spacing_mm(identifier),
             orientation=record["orientation"],
             affine=None if record["affine"] is None else np.array(record["affine"]),
             sources=tuple(map(Path, record["sources"])),

@@ -1,12 +1,12 @@
 """Training samples: what a view draws from the cases of a prepared data set."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.views.slices import Slices
+from mamba_unet.data.prepared import Cases
+from mamba_unet.views.view import View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,16 +19,17 @@ class Samples:
     draws the seeds can stop and go on anywhere in the same stream.
 
     Args:
-        prepared: the data set.
+        cases: of the data set, on the view's grid.
         identifiers: its cases, in order; the samples of each follow one another.
         view: cuts a case into samples.
         augment: how they are augmented: `none`, `paper` or `nnunet`.
     """
 
-    def __init__(self, prepared: PreparedDataset, identifiers: Sequence[str], view: Slices, augment: str):
-        self.prepared, self.identifiers = prepared, list(identifiers)
+    def __init__(self, cases: Cases, identifiers: Sequence[str], view: View, augment: str):
+        self.cases, self.identifiers = cases, list(identifiers)
         self.view, self.augment = view, augment
-        self._ends = np.cumsum([view.count(prepared.shape(one)) for one in self.identifiers], dtype=np.int64)
+        self._ends = np.cumsum([view.count(cases.shape(one)) for one in self.identifiers], dtype=np.int64)
+        self._marks: dict[str, Any] = {}  # what the view must know of a label; filled as cases are drawn from
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.identifiers else 0
@@ -42,8 +43,11 @@ class Samples:
             raise IndexError(f"sample {index} of {len(self)}")
         position = int(np.searchsorted(self._ends, index, side="right"))
         number = index - (int(self._ends[position - 1]) if position else 0)
-        case = self.prepared.case(self.identifiers[position])
-        image, label = self.view.draw(case.image, case.label, number, np.random.default_rng(seed), self.augment)
+        case = self.cases.case(self.identifiers[position])
+        if case.identifier not in self._marks:
+            self._marks[case.identifier] = self.view.marks(case.label)
+        rng, marks = np.random.default_rng(seed), self._marks[case.identifier]
+        image, label = self.view.draw(case.image, case.label, number, rng, self.augment, marks)
         return {
             "image": torch.from_numpy(image),
             "label": torch.from_numpy(label).long(),

@@ -184,12 +184,12 @@ class Pipeline:
     def run(self, progress: bool) -> None:
         """Work through all cases. An interruption lets the case being written be finished."""
         bar = tqdm(total=len(self.jobs), desc="predict", unit="case", disable=not progress)
-        slices = 0
+        tiles = 0
 
         def count(done: int) -> None:
-            nonlocal slices
-            slices += done
-            bar.set_postfix(slices=slices)
+            nonlocal tiles
+            tiles += done
+            bar.set_postfix(tiles=tiles)
 
         with bar, _thread() as reader, _thread() as writer:
             writing: deque[tuple[Job, Future[list[Path]]]] = deque()

@@ -1,7 +1,7 @@
 """From an image to its segmentation, in the image's own geometry.
 
 T frames (1 unless a cine), C channels, D H W array axes as stored; K classes. The networks see slices across one of D,
-H, W.
+H, W, or patches.
 """
 
 import logging
@@ -17,12 +17,12 @@ from torch import nn
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.inference.scores import default_batch_size, run_tiles
+from mamba_unet.inference.scores import run_tiles
 from mamba_unet.measures.statistics import StructureStatistics, structure_statistics
 from mamba_unet.models.checkpoint import find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
-from mamba_unet.views.slices import Slices, SliceTiles
+from mamba_unet.views.view import Tiles, View, on_grid
 from mamba_unet.volumes.geometry import LPS_TO_RAS, Turn
 from mamba_unet.volumes.read import as_volume
 from mamba_unet.volumes.volume import Volume
@@ -174,7 +174,7 @@ class PreparedVolume:
         volume: Volume,
         image: np.ndarray,
         turn: Turn,
-        tiles: Sequence[SliceTiles],
+        tiles: Sequence[Tiles],
         weights: Sequence[float] = (1,),
     ) -> None:
         self.volume, self.image, self.turn, self.tiles, self.weights = volume, image, turn, tiles, weights
@@ -215,8 +215,9 @@ class Predictor:
         checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, or a hub id (`hf:owner/name`);
             several make an ensemble, whose probabilities are averaged.
         device: `auto` (a GPU where there is one), or as torch names it.
-        batch_size: tiles at a time; None takes 16, on a CPU 4.
-        tta: average over the eight mirrors and quarter turns of every tile; takes eight times as long.
+        batch_size: tiles at a time; None takes 16 slices, on a CPU 4, or 2 patches, on a CPU 1.
+        tta: average over eight symmetries of every tile, of slices mirrors and quarter turns, of patches mirrors along
+            three axes; takes eight times as long.
 
     Attributes:
         metadata: the first checkpoint's, see `models.checkpoint.CheckpointMetadata`.
@@ -238,8 +239,7 @@ class Predictor:
     ) -> None:
         given = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
         self.device, self.tta = choose_device(device), tta
-        self.batch_size = default_batch_size(self.device) if batch_size is None else batch_size
-        if not given or self.batch_size < 1:
+        if not given or (batch_size is not None and batch_size < 1):
             raise ValueError(f"{len(given)} checkpoints, batch_size={batch_size}; expected at least one of each")
         self.checkpoints = [find_checkpoint(one) for one in given]
         loaded = [load_checkpoint(path) for path in self.checkpoints]
@@ -254,11 +254,13 @@ class Predictor:
             theirs = Preprocessing.from_json(other.preprocessing)
             self.preprocessing.require_same(theirs, str(self.checkpoints[0]), str(path), ("intensity", "orientation"))
         self.members = [model.to(self.device) for model, _ in loaded]
-        self._views: list[tuple[Slices, list[nn.Module]]] = []  # networks that see an image alike share its tiles
+        self._views: list[tuple[View, list[nn.Module]]] = []  # networks that see an image alike share its tiles
         for model, (_, metadata) in zip(self.members, loaded, strict=True):
             view = Preprocessing.from_json(metadata.preprocessing).view
             alike = next((members for other, members in self._views if other == view), None)
             alike.append(model) if alike is not None else self._views.append((view, [model]))
+        on_cpu = self.device.type == "cpu"
+        self.batch_size = batch_size or min(view.at_a_time(on_cpu) for view, _ in self._views)
 
     def __call__(
         self,
@@ -317,7 +319,15 @@ class Predictor:
         image = volume.array if scaled else self.preprocessing.scale(volume)
         turned, classes = turn.apply(image), len(self.metadata.class_names)
         keep = probabilities or len(self._views) > 1
-        tiles = [view.tiles(turned, classes, keep) for view, _ in self._views]
+        spacing_mm = volume.spacing_mm and tuple(volume.spacing_mm[axis] for axis in turn.axes)
+        if spacing_mm is None and any(view.spacing_mm for view, _ in self._views):
+            log.warning(
+                "%s: its voxel size is unknown; it is taken to be that of the network's training, %s mm",
+                volume.where, " x ".join(f"{mm:g}" for mm in self._views[0][0].spacing_mm or ()),
+            )  # fmt: skip
+        tiles = [
+            view.tiles(on_grid(turned, spacing_mm, view), classes, keep, turned.shape[-3:]) for view, _ in self._views
+        ]
         weights = [len(members) / len(self.members) for _, members in self._views]
         return PreparedVolume(volume, image, turn, tiles, weights)
 

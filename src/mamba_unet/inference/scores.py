@@ -1,27 +1,29 @@
 """Tiles of volumes through one or several networks: the one inference path.
 
-B tiles, C channels, h w a network's image size, K classes; V answers to a tile, of networks and of symmetries.
+B tiles, C channels, *size a tile's, (h, w) or (d, h, w), K classes; V answers to a tile, of networks and symmetries.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import combinations
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mamba_unet.views.slices import Slices, SliceTiles
+from mamba_unet.views.view import Tiles, View, on_grid
 
-# the symmetries of the square, (quarter turns, mirrored); the first is the identity
-SYMMETRIES = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
+# a tile turned, and its answer turned back; the first of each list leaves it alone
+Symmetry = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
 class HasTiles(Protocol):
     """A volume on its way through the networks: its tiles, of each view that they have, and the seconds it took."""
 
-    tiles: Sequence[SliceTiles]
+    tiles: Sequence[Tiles]
     network_seconds: float
 
 
@@ -30,19 +32,19 @@ T = TypeVar("T", bound=HasTiles)
 
 @torch.inference_mode()
 def score(members: Sequence[nn.Module], tiles: Tensor, tta: bool = False) -> Tensor:
-    """Every network's answer to every tile: (B, C, h, w) -> logits (V, B, K, h, w), float32.
+    """Every network's answer to every tile: (B, C, *size) -> logits (V, B, K, *size), float32.
 
     Args:
         members: the networks, in eval mode, on one device.
         tiles: as training saw them; moved to the networks' device and type.
-        tta: answer to the eight mirrors and quarter turns of each tile, turned back. On an image size that is not
-            square the quarter turns swap h and w.
+        tta: answer to the eight symmetries of each tile, turned back. Of slices these are mirrors and quarter turns,
+            which swap h and w where they differ; of patches the mirrors along three axes.
     """
     answers = []
     for model in members:
         images = tiles.to(next(model.parameters()))
-        for symmetry in SYMMETRIES if tta else SYMMETRIES[:1]:
-            answers.append(_back(model(_turn(images, *symmetry)), *symmetry).float())
+        for turn, back in symmetries(tiles.ndim - 2) if tta else symmetries(tiles.ndim - 2)[:1]:
+            answers.append(back(model(turn(images))).float())
     return torch.stack(answers)
 
 
@@ -119,36 +121,52 @@ def _run(
         progress(len(batch))
 
 
-def default_batch_size(device: torch.device) -> int:
-    """Tiles at a time: on a CPU 4, which is as exact as 16 and a fifth faster: more leave its caches."""
-    return 4 if device.type == "cpu" else 16
-
-
 class _Case:
-    def __init__(self, tiles: SliceTiles) -> None:
+    def __init__(self, tiles: Tiles) -> None:
         self.tiles, self.network_seconds = (tiles,), 0.0
 
 
 def predict_array(
-    model: nn.Module, image: np.ndarray, view: Slices, classes: int, batch_size: int | None = None
+    model: nn.Module,
+    image: np.ndarray,
+    view: View,
+    classes: int,
+    batch_size: int | None = None,
+    spacing_mm: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Segment a prepared image with one network, as validation does: (C, S, R, C) float32 -> (S, R, C) uint8.
+    """Segment a prepared image with one network, as validation does: (C, D, H, W) float32 -> uint8 (D, H, W).
 
     Args:
-        model: (B, C, h, w) -> logits (B, K, h, w); used in eval mode, on the device it is on.
+        model: (B, C, *size) -> logits (B, K, *size); used in eval mode, on the device it is on.
         image: intensities prepared, axes as in training.
         view: the network's.
         classes: K.
-        batch_size: tiles at a time; None fits the device.
+        batch_size: tiles at a time; None takes what the view says.
+        spacing_mm: voxel size of D, H, W; None where unknown.
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    case = _Case(view.tiles(image[None], classes))
-    for _ in run_tiles([model], [case], batch_size or default_batch_size(device)):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    case = _Case(view.tiles(on_grid(image[None], spacing_mm, view), classes, False, image.shape[-3:]))
+    for _ in run_tiles([model], [case], batch_size or view.at_a_time(on_cpu)):
         pass
     model.train(was_training)
     return case.tiles[0].labels[0]
+
+
+def symmetries(axes: int) -> list[Symmetry]:
+    """Eight ways to turn a tile (B, C, *size) of so many axes, and its answer back; the first leaves it alone."""
+    if axes == 3:
+        return [
+            (partial(torch.flip, dims=mirrored),) * 2
+            for count in range(4)
+            for mirrored in combinations((-3, -2, -1), count)
+        ]
+    return [
+        (partial(_turn, turns=turns, mirrored=mirrored), partial(_back, turns=turns, mirrored=mirrored))
+        for mirrored in (False, True)
+        for turns in range(4)
+    ]
 
 
 def _turn(images: Tensor, turns: int, mirrored: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""A prepared data set as training takes it: named streams of batches of slices, and the cases of validation."""
+"""A prepared data set as training takes it: named streams of batches of samples, and the cases of validation."""
 
 import os
 import re
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.prepared import Cases, PreparedDataset
+from mamba_unet.data.resampled import CasesOnGrid
 from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
 from mamba_unet.training.objectives.base import Batch
 from mamba_unet.views.labels import IGNORE
-from mamba_unet.views.slices import Slices
+from mamba_unet.views.view import View
 
-Draw = tuple[int, tuple[int, int]]  # (slice, what seeds its augmentation)
+Draw = tuple[int, tuple[int, int]]  # (sample, what seeds its augmentation)
 
 # how torch tells that workers cannot hand their batches over
 NO_SHARED_MEMORY = re.compile(r"Bus error|shared memory|/torch_\d", re.IGNORECASE)
@@ -26,12 +27,12 @@ NO_SHARED_MEMORY = re.compile(r"Bus error|shared memory|/torch_\d", re.IGNORECAS
 class StepSampler(Sampler[list[Draw]]):
     """Batches as a function of the iteration alone, so that a resumed run goes on with the very next one.
 
-    The slices come as one endless row of shuffled passes; iteration t takes its `batch_size` draws from place
+    The samples come as one endless row of shuffled passes; iteration t takes its `batch_size` draws from place
     t * batch_size on, and the place seeds the augmentation. With several processes each takes its share of the batch.
 
     Args:
-        size: number of slices.
-        batch_size: slices per iteration over all processes; a multiple of `world_size`.
+        size: number of samples.
+        batch_size: samples per iteration over all processes; a multiple of `world_size`.
         iterations: of the whole run; `len()` of this sampler.
         seed: of order and augmentation.
         rank, world_size: of this process.
@@ -68,7 +69,7 @@ class StepSampler(Sampler[list[Draw]]):
 
 
 class TrainingData:
-    """Streams of training slices and the validation cases of a `PreparedDataset`.
+    """Streams of training samples and the validation cases of a `PreparedDataset`.
 
     Args:
         prepared: the data, with splits `train` and `val`.
@@ -79,7 +80,7 @@ class TrainingData:
         fold: train and validate on this fold's splits; None on `train` and `val`.
 
     Attributes:
-        slices: stream -> the slices that its batches are drawn from.
+        samples: stream -> the samples that its batches are drawn from.
         validation_cases: identifiers.
 
     Raises:
@@ -89,7 +90,7 @@ class TrainingData:
     def __init__(
         self,
         prepared: PreparedDataset,
-        view: Slices,
+        view: View,
         augment: str = "paper",
         seed: int = 0,
         workers: int | None = None,
@@ -105,7 +106,11 @@ class TrainingData:
                 )
         self.prepared, self.seed = prepared, seed
         self.training_cases, self.validation_cases = prepared.splits[train], prepared.splits[val]
-        self.samples: dict[str, Samples] = {"labelled": Samples(prepared, self.training_cases, view, augment)}
+        cases: Cases = prepared
+        if view.spacing_mm is not None:
+            cases = CasesOnGrid(prepared, view)
+            cases.write(self.training_cases)
+        self.samples: dict[str, Samples] = {"labelled": Samples(cases, self.training_cases, view, augment)}
         self.workers = _default_workers() if workers is None else workers
 
     def absent_classes(self) -> list[str]:

@@ -36,7 +36,7 @@ class NonFiniteLossError(FloatingPointError):
 
     def __init__(self, what: str, iteration: int, names: Sequence[str]) -> None:
         super().__init__(
-            f"{what} at iteration {iteration}; slices in the batch: {', '.join(names)}. The run folder keeps its last "
+            f"{what} at iteration {iteration}; samples in the batch: {', '.join(names)}. The run folder keeps its last "
             "good checkpoints. What may help: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, "
             "trainer.precision=32-true; `mamba-unet check` finds broken images"
         )
@@ -166,7 +166,7 @@ class Training:
                 raise
             raise RecipeError(
                 "the network's batch normalisation has one value per channel and cannot train on it: batch_size is "
-                f"{self.recipe.batch_size} and slices of {self.recipe.view.size[0]} x {self.recipe.view.size[1]} "
+                f"{self.recipe.batch_size} and samples of {' x '.join(map(str, self.recipe.view.size))} "
                 "shrink to one pixel; take batch_size 2 for each device, or a larger view.size"
             ) from error
 
@@ -189,9 +189,10 @@ class Training:
 
     def _evaluate(self) -> Evaluation:
         network, prepared = self.objective.network, self.data.prepared
+        view, classes = self.recipe.view, len(self.metadata.class_names)
         with self.fabric.autocast():
             return evaluate_cases(
-                lambda case: predict_array(network, case.image, self.recipe.view, len(self.metadata.class_names)),
+                lambda case: predict_array(network, case.image, view, classes, spacing_mm=case.spacing_mm),
                 map(prepared.case, self.data.validation_cases),
                 prepared.class_names,
                 distances=False,

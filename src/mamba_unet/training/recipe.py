@@ -15,9 +15,11 @@ import yaml
 
 from mamba_unet.files import write_text
 from mamba_unet.views.slices import Slices
+from mamba_unet.views.view import KINDS, View
 
 RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earlier versions spell them
 SHIPPED = Path(__file__).parents[1] / "recipes"
+PLAN = "plan"  # the value of a key that is left to the data's plan, see data/planning.py
 DEVICES = re.compile(r"auto|-1|\d+(,\d+)*")
 
 
@@ -109,12 +111,14 @@ class Recipe:
         model: the network.
         pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
             for random weights.
-        view: what the network sees of a case; `image_size` is another name of `view.size`.
+        view: what the network sees of a case, of `view.kind` `slices` or `patches`; `image_size` is another name of
+            `view.size`.
         augment: `paper`: its rotations and flips; `nnunet`: nnU-Net's rotation, zoom, mirrors, noise, blur, brightness,
-            contrast, coarser resolution and gamma; `none`. True and false are `paper` and `none`.
+            contrast, coarser resolution and gamma; `none`. True and false are `paper` and `none`. Patches have no
+            `paper`.
         deep_supervision: also a loss at each coarser resolution of the network's decoder, with half the weight of the
             one above, as in nnU-Net.
-        batch_size: slices per iteration, over all devices together.
+        batch_size: samples per iteration, over all devices together; `plan`, for patches: what the data's plan says.
         iterations: optimiser steps.
         minutes: stop after so many minutes of training and validation if that comes before `iterations`, and validate;
             null for no limit. How far a machine comes then depends on its speed, so the run cannot be repeated exactly.
@@ -133,10 +137,10 @@ class Recipe:
     fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pretrained: str | None = None
-    view: Slices = field(default_factory=Slices)
+    view: View = field(default_factory=Slices)
     augment: Literal["none", "paper", "nnunet"] | bool = "paper"
     deep_supervision: bool = False
-    batch_size: int = 24
+    batch_size: int | Literal["plan"] = 24
     iterations: int = 10_000
     minutes: float | None = None
     validate_every: int = 200
@@ -149,10 +153,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "iterations", "validate_every"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != PLAN and getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
         if isinstance(self.augment, bool):
             self.augment = "paper" if self.augment else "none"
+        if self.augment not in self.view.augmentations:
+            raise RecipeError(
+                f"augment is {self.augment!r}, and for {self.view.to_json()['kind']} there are "
+                f"{', '.join(self.view.augmentations)}"
+            )
+        if self.batch_size == PLAN and self.view.spatial_dims == 2:
+            raise RecipeError("batch_size is 'plan', which is for patches (view.kind); give a number for slices")
         if self.minutes is not None and self.minutes <= 0:
             raise RecipeError(f"minutes must be more than 0, or null for no limit, got {self.minutes}")
         if not 0 <= self.optimizer.ema < 1:
@@ -173,8 +184,11 @@ class Recipe:
 
 
 def recipe_fields(config: type = Recipe, prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """Every key of a recipe that takes a value, dotted, with its field."""
+    """Every key of a recipe that takes a value, dotted, with its field; those of the view, which depend on its kind,
+    are left out."""
     for f in fields(config):
+        if f.name == "view":
+            continue
         if is_dataclass(f.type):
             yield from recipe_fields(f.type, f"{prefix}{f.name}.")
         else:
@@ -193,7 +207,7 @@ def experiment(recipe: Recipe) -> dict[str, Any]:
             for name in key.split("."):
                 value = getattr(value, name)
             values[key] = value
-    return values
+    return values | {f"view.{key}": value for key, value in recipe.view.to_json().items()}
 
 
 def _keys() -> list[str]:
@@ -201,7 +215,8 @@ def _keys() -> list[str]:
     keys = []
     for key, f in recipe_fields():
         keys += [key, f"{key}.*"] if f.default_factory is dict else [key]
-    return keys
+    view = ["kind", *(f.name for kind in KINDS.values() for f in fields(kind))]
+    return [*keys, *dict.fromkeys(f"view.{name}" for name in view)]
 
 
 def check_keys(given: Mapping[str, Any], source: str, known: Sequence[str] = (), prefix: str = "") -> None:
@@ -311,12 +326,18 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, groups of keys merged key by key."""
+    """`above` over `below`, groups of keys merged key by key; a view of another kind replaces the one below."""
     merged = dict(below)
+    if _kind(below) != _kind(above) and "kind" in (above.get("view") or {}):
+        merged.pop("view", None)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
+
+
+def _kind(given: Mapping[str, Any]) -> str:
+    return (given.get("view") or {}).get("kind", "slices")
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
@@ -350,8 +371,15 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         words = [_renamed_word(word) for word in overrides]
         check_keys(dict.fromkeys(word[2:].split("=")[0] for word in words if word.startswith("--")), "command line")
 
+    words, kind = _view_kind(words)
+    given = given if kind is None else _overlay(given, {"view": {"kind": kind}})
+    given = {**given, "view": dict(given.get("view") or {})}
+    kind = given["view"].pop("kind", "slices")
+    said = [word[7:].split("=")[0] for word in words if word.startswith("--view.")]
+    _check_view(kind, [*given["view"], *said], source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
+    parser.add_class_arguments(Recipe, skip={"view"})
+    parser.add_class_arguments(KINDS[kind], "view")
     try:
         keys = parser.parse_object(given)
         source = "command line" if words else source
@@ -361,9 +389,30 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         raise RecipeError(f"{source}: {error}") from error
 
 
+def _view_kind(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """The words of a command line without `--view.kind`, and its value."""
+    rest, kind, words = [], None, iter(words)
+    for word in words:
+        if word.partition("=")[0] == "--view.kind":
+            kind = word.partition("=")[2] or next(words, "")
+        else:
+            rest.append(word)
+    return rest, kind
+
+
+def _check_view(kind: str, keys: Sequence[str], source: str) -> None:
+    """Refuse a kind of view that is not known, and keys of another kind."""
+    if kind not in KINDS:
+        raise RecipeError(f"{source}: view.kind {kind!r}; expected one of {', '.join(KINDS)}")
+    names = [f.name for f in fields(KINDS[kind])]
+    if wrong := [key for key in keys if key not in names]:
+        raise RecipeError(
+            f"{source}: view.{wrong[0]} is no key of {kind}, which has {', '.join(names)}; view.kind says which it is"
+        )
+
+
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    view = {key: value for key, value in recipe.view.to_json().items() if key != "kind"}
-    return asdict(recipe) | {"view": view}
+    return asdict(recipe) | {"view": recipe.view.to_json()}
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mamba_unet.training.recipe import PLACE_KEYS, Recipe, list_recipes
+from mamba_unet.views.view import KINDS
 
 HEAD = """\
 # Recipes
@@ -40,6 +41,9 @@ change then; all others must stay.
 """
 
 
+KIND = "What the network sees: slices, for 2D networks, or patches, for 3D ones; it decides the other keys."
+
+
 def recipe_reference() -> str:
     """Every key of a recipe with type, default and meaning, and the recipes that ship with the package, as Markdown."""
     lines = [HEAD, "## Keys", "", "| key | type | default | meaning |", "|---|---|---|---|"]
@@ -52,7 +56,12 @@ def recipe_reference() -> str:
 def _rows(config: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     meanings = _meanings(config)
     for f in fields(config):
-        if is_dataclass(f.type):
+        if f.name == "view":
+            yield "view.kind", " or ".join(f"`{kind}`" for kind in KINDS), '`"slices"`', KIND
+            for kind, view in KINDS.items():
+                for key, type_, default, text in _rows(view, "view."):
+                    yield key, type_, default, f"*{kind}:* {text}"
+        elif is_dataclass(f.type):
             yield from _rows(f.type, f"{prefix}{f.name}.")
         else:
             key = prefix + f.name

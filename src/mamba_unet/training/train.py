@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from mamba_unet import __version__
+from mamba_unet.data.planning import plan_volumes, read_plan
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
 from mamba_unet.environment import describe_environment
@@ -31,7 +33,7 @@ from mamba_unet.training.objectives.base import Objective
 from mamba_unet.training.objectives.deep import DeeplySupervised
 from mamba_unet.training.objectives.supervised import Supervised
 from mamba_unet.training.progress import Progress, default_progress
-from mamba_unet.training.recipe import Recipe, RecipeError, experiment, load_recipe, save_recipe
+from mamba_unet.training.recipe import PLAN, Recipe, RecipeError, experiment, load_recipe, save_recipe
 from mamba_unet.training.state import load_state
 from mamba_unet.views.preprocessing import Preprocessing
 
@@ -77,6 +79,7 @@ def train(
         raise RecipeError(f"{run} holds a run already; --resume continues it, or choose another --out")
 
     prepared = PreparedDataset(recipe.data)
+    recipe = with_plan(recipe, prepared)
     source = TrainingData(prepared, recipe.view, recipe.augment, recipe.seed, recipe.workers, recipe.fold)
     absent = source.absent_classes()
     if leader:
@@ -84,7 +87,7 @@ def train(
     state = load_state(run) if resume else None
     if leader and resume and state is None:
         log.info("%s holds no state to resume from; the training starts at the beginning", run)
-    network, config = _build(recipe, prepared.channels, prepared.num_classes)
+    network, config = _build(recipe, prepared)
     loaded = None if state or recipe.pretrained is None else load_pretrained(network, recipe.pretrained)
     # a run that goes on needs its pretrained checkpoint no more
     names = state["pretrained"] if state else loaded.loaded if loaded else ()
@@ -141,6 +144,15 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
         raise
 
 
+def with_plan(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
+    """The recipe with numbers where it leaves something to the data's plan: plan.json, or else the plan by default."""
+    if recipe.batch_size != PLAN and not getattr(recipe.view, "needs_plan", False):
+        return recipe
+    plan = read_plan(prepared) or plan_volumes(prepared)
+    view = recipe.view.planned(plan.size, plan.spacing_mm)
+    return replace(recipe, view=view, batch_size=plan.batch_size if recipe.batch_size == PLAN else recipe.batch_size)
+
+
 def split_of(recipe: Recipe, prepared: PreparedDataset) -> dict[str, list[str]]:
     """The splits a run has to do with, split -> identifiers: its fold's, or all there are.
 
@@ -164,10 +176,11 @@ def _warn_of_leak(prepared: PreparedDataset, recipe: Recipe, loaded: LoadReport)
 
 def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -> None:
     """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data."""
+    recipe = with_plan(recipe, prepared)
     if run.exists:
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
-        if changed := [key for key in now if now[key] != before[key]]:
-            lines = "; ".join(f"{key}: {before[key]} then, {now[key]} now" for key in changed)
+        if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:
+            lines = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed)
             raise RecipeError(f"{run} was started with another recipe ({lines}); give the same, or another --out")
     if before := run.read_split():
         now = split_of(recipe, prepared)
@@ -197,10 +210,10 @@ def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: P
         )
 
 
-def _build(recipe: Recipe, channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _build(recipe: Recipe, prepared: PreparedDataset) -> tuple[nn.Module, dict[str, Any]]:
     """The recipe's network, its weights drawn by the recipe's seed, and its constructor arguments."""
     config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name)
-    for key, found in (("in_channels", channels), ("num_classes", num_classes)):
+    for key, found in (("in_channels", prepared.channels), ("num_classes", prepared.num_classes)):
         if config.setdefault(key, found) != found:
             raise RecipeError(f"model.arguments.{key} is {config[key]}, but the data has {found}; leave the key out")
     torch.manual_seed(recipe.seed)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mamba_unet.views.intensity import intensity_rules, normalise_intensity
 from mamba_unet.views.slices import Slices
+from mamba_unet.views.view import View, view_from_json
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.geometry import PLANES, SLICE_AXES, Turn, turn_to_network
 from mamba_unet.volumes.volume import Volume
@@ -35,7 +36,7 @@ class Preprocessing:
 
     intensity: tuple[Mapping[str, Any], ...]
     orientation: str | None = None
-    view: Slices = field(default_factory=Slices)
+    view: View = field(default_factory=Slices)
 
     @property
     def channels(self) -> int:
@@ -56,7 +57,7 @@ class Preprocessing:
             raise ValueError(
                 f"preprocessing of format {said.get('format')!r}, this version reads {FORMAT}; install a later one"
             )
-        return cls(intensity_rules(said["intensity"]), said["orientation"], Slices.from_json(said["view"]))
+        return cls(intensity_rules(said["intensity"]), said["orientation"], view_from_json(said["view"]))
 
     def require_same(self, other: "Preprocessing", ours: str, theirs: str, parts: Sequence[str]) -> None:
         """Refuse to bring two things together whose images are prepared in different ways.
@@ -144,6 +145,8 @@ class Preprocessing:
             if slice_axis not in SLICE_AXES:
                 raise ValueError(f"slice_axis={slice_axis!r}; expected one of {', '.join(sorted(SLICE_AXES))}")
             volume = replace(volume, slices_along=SLICE_AXES.index(slice_axis))
+        elif self.view.spatial_dims == 3 and volume.orientation is not None and self.orientation is not None:
+            return Turn.between(volume.orientation, self.orientation)  # patches know no slices
         return turn_to_network(volume, self.orientation)
 
     def as_trained(self, volume: Volume) -> Volume:

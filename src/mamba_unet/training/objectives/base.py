@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Batch(TypedDict):
     """Samples of one stream.
 
-    image (B, C, H, W) float32; label (B, H, W) int64 class indices or `IGNORE`; name "case/slice" of each.
+    image (B, C, *size) float32; label (B, *size) int64 class indices or `IGNORE`; name "case/sample" of each.
     """
 
     image: Tensor

@@ -37,8 +37,8 @@ def cross_entropy_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels that have a label.
 
     Args:
-        logits: (B, K, H, W).
-        label: (B, H, W), int64 class indices or `IGNORE`.
+        logits: (B, K, *size).
+        label: (B, *size), int64 class indices or `IGNORE`.
     """
     count = (label != IGNORE).sum()
     mean = F.cross_entropy(logits.float(), label, ignore_index=IGNORE)
@@ -56,8 +56,8 @@ def soft_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     Per class 2 sum(p y) / (sum(p^2) + sum(y^2)), the sums running over every labelled pixel of the batch.
 
     Args:
-        logits: (B, K, H, W).
-        label: (B, H, W), int64 class indices or `IGNORE`.
+        logits: (B, K, *size).
+        label: (B, *size), int64 class indices or `IGNORE`.
 
     Source: the squared-denominator Dice of V-Net (arXiv 1606.04797), as the reference's training code uses it.
     """
@@ -65,7 +65,7 @@ def soft_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     probability = logits.float().softmax(dim=1) * known.unsqueeze(1)
     target = F.one_hot(label * known, logits.shape[1]).movedim(-1, 1) * known.unsqueeze(1)
     target = target.to(probability.dtype)
-    over_pixels = (0, 2, 3)
+    over_pixels = (0, *range(2, logits.ndim))
     intersection = (probability * target).sum(over_pixels)
     total = probability.square().sum(over_pixels) + target.sum(over_pixels)
     if _distributed():

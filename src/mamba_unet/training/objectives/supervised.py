@@ -9,11 +9,11 @@ from mamba_unet.training.objectives.losses import segmentation_loss
 
 
 class Supervised(Objective):
-    """Cross-entropy and Dice of one network on labelled slices.
+    """Cross-entropy and Dice of one network on labelled samples.
 
     Args:
-        network: (B, C, H, W) -> logits (B, K, H, W).
-        batch_size: slices in a batch.
+        network: (B, C, *size) -> logits (B, K, *size).
+        batch_size: samples in a batch.
     """
 
     def __init__(self, network: nn.Module, batch_size: int) -> None:
