@@ -57,10 +57,10 @@ def main() -> None:
     lines = [
         f"- command: `{command}`",
         f"- network: {metadata.model} {json.dumps(metadata.config)}, {parameters:,} parameters, "
-        f"from {recipe.pretrained or 'random weights'}, slices of {recipe.view.size[0]} x {recipe.view.size[1]}",
+        f"from {recipe.pretrained or 'random weights'}, {recipe.view.to_json()['kind']} of "
+        f"{' x '.join(map(str, recipe.view.size))}",
         f"- training: {recipe.trainer.precision}, seed {recipe.seed}, {progress['iteration']} iterations of "
-        f"{recipe.batch_size} slices in "
-        f"{60 * progress['hours']:.1f} minutes, validation included"
+        f"{recipe.batch_size} in {60 * progress['hours']:.1f} minutes, validation included"
         + ("" if recipe.minutes is None else f"; ended by `minutes: {recipe.minutes}`"),
         f"- checkpoint: iteration {metadata.validation['iteration']}, chosen on the validation patients",
         f"- mean foreground Dice on the test patients: {dice}",

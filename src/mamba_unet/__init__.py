@@ -17,6 +17,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet
     "load": "mamba_unet.models.loading",
     "measure": "mamba_unet.api",
     "predict": "mamba_unet.api",
+    "plan": "mamba_unet.data",
     "prepare": "mamba_unet.data",
     "train": "mamba_unet.training.train",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "metrics",
     "models",
     "ops",
+    "plan",
     "predict",
     "prepare",
     "train",
@@ -48,7 +50,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mamba_unet.api import compare, evaluate, measure, predict
-    from mamba_unet.data import check, prepare
+    from mamba_unet.data import check, plan, prepare
     from mamba_unet.evaluation.metrics import Conventions
     from mamba_unet.inference import Predictor
     from mamba_unet.models import MambaUNet, build_model, list_models

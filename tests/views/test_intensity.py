@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mamba_unet.views.intensity import MINMAX, intensity_rule, normalise_intensity, window
+from mamba_unet.views.intensity import MINMAX, ZSCORE, intensity_rule, normalise_intensity, window
 
 
 def test_minmax_takes_the_volume_as_a_whole():
@@ -21,8 +21,15 @@ def test_scaling_twice_changes_nothing():
     assert np.array_equal(normalise_intensity(image, MINMAX), image)
 
 
-def test_constant_image_becomes_zero():
+def test_constant_image_becomes_one_value():
     assert not normalise_intensity(np.full((1, 2, 2), 7), MINMAX).any()
+    assert (normalise_intensity(np.full((1, 2, 2), 7), ZSCORE) == 0.5).all()
+
+
+def test_z_scores_are_brought_around_one_half():
+    image = np.random.default_rng(0).normal(-300, 40, (3, 20, 20))
+    expected = 0.5 + (image - image.mean()) / image.std() / 6
+    assert np.allclose(normalise_intensity(image, ZSCORE), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -34,7 +41,7 @@ def test_non_finite_values_are_refused(bad):
 @pytest.mark.parametrize(
     "rule",
     [
-        {"method": "zscore"},
+        {"method": "zscore", "low": 3},
         {"method": "window", "low": 3, "high": 3},
         {"method": "window", "low": 3},
         {"method": "minmax", "low": 3},

@@ -11,6 +11,8 @@ def add(commands: Commands) -> None:
     source(parser)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the cases with errors, and name them")
+    intensity = "as nnU-Net: CT between percentiles of its foreground, else z-scores (default: the data set's own rule)"
+    parser.add_argument("--intensity", choices=("nnunet",), help=intensity)
     layout_and_split(parser)
     memory(parser)
 
@@ -18,7 +20,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.data import prepare
 
-    prepared = prepare(args.source, args.out, skip_bad=args.skip_bad, **source_options(args))
+    how = {"skip_bad": args.skip_bad, "intensity": args.intensity}
+    prepared = prepare(args.source, args.out, **how, **source_options(args))
     print((args.out / "check.txt").read_text(encoding="utf-8"))
     print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))

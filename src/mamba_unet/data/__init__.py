@@ -3,6 +3,7 @@
 from mamba_unet.data.case import Case
 from mamba_unet.data.export import export
 from mamba_unet.data.phantom import write_phantom
+from mamba_unet.data.planning import plan
 from mamba_unet.data.prepare import check, prepare
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem
@@ -21,6 +22,7 @@ __all__ = [
     "detect_layout",
     "export",
     "normalise_intensity",
+    "plan",
     "prepare",
     "write_phantom",
 ]

@@ -135,6 +135,19 @@ def plan_volumes(
     )
 
 
+def plan(data: str | Path, memory_gib: float = MEMORY_GIB, spacing_mm: Sequence[float] | None = None) -> VolumePlan:
+    """Plan a prepared data set for 3D networks, and write plan.json into its folder.
+
+    Args:
+        data: folder that `prepare` wrote.
+        memory_gib, spacing_mm: as for `plan_volumes`.
+    """
+    prepared = PreparedDataset(data)
+    made = plan_volumes(prepared, memory_gib, spacing_mm)
+    write_plan(prepared, made)
+    return made
+
+
 def write_plan(prepared: PreparedDataset, plan: VolumePlan) -> Path:
     """Write the plan beside the data; recipes that leave something to the plan find it there."""
     path = prepared.folder / FILE

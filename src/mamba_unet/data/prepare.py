@@ -3,15 +3,16 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import check_across, duplicate_patients
+from mamba_unet.data.nnunet_intensity import nnunet_intensity
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
@@ -61,7 +62,7 @@ def prepare(
     *,
     dataset: str | None = None,
     layout: str | None = None,
-    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | Literal["nnunet"] | None = None,
     splits: str | Path | None = None,
     folds: int | None = None,
     seed: int = 0,
@@ -82,7 +83,8 @@ def prepare(
         out: the folder to write; new, empty, or of an earlier run.
         dataset: its name in `registry.DATASETS`, for files whose layout does not tell ("acdc" in nnU-Net's layout).
         layout: a name in `readers.LAYOUTS`, where several fit.
-        intensity: see `normalise_intensity`; None: the data set's own rule, min-max for one that is not known.
+        intensity: see `normalise_intensity`; None: the data set's own rule, min-max for one that is not known;
+            "nnunet": as nnU-Net chooses it, see `nnunet_intensity`.
         splits: a split file; None: the folder's own lists, else the data set's published split, else a drawn one.
         folds: also split into so many folds, "fold0/train", "fold0/val", "fold0/test", ...
         seed: for what is drawn.
@@ -110,12 +112,15 @@ def prepare(
         source,
         dataset,
         layout,
-        intensity,
+        None if intensity == "nnunet" else intensity,
         patient_regex=patient_regex,
         class_names=class_names,
         binary_masks=binary_masks,
         ignore_label=ignore_label,
     )
+    if intensity == "nnunet":
+        training = _training_patients(plan, splits, seed)
+        plan = replace(plan, intensity=nnunet_intensity(plan, training, progress))
     done = _run(plan, out, splits, folds, seed, progress)
     bad = {problem.case for problem in done.report.errors}
     if done.split is None or (bad and not skip_bad) or None in bad or not done.records.keys() - bad:
@@ -161,6 +166,16 @@ def prepare(
         },
     )
     return PreparedDataset(out)
+
+
+def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[str]:
+    """Those of the split before duplicates are known; where it is refused, which is told later, all."""
+    patients = {entry.identifier: entry.patient for entry in plan.listing.entries}
+    try:
+        split = choose_split(patients, plan.info, own=plan.listing.splits, file=splits, seed=seed)
+    except SplitError:
+        return set(patients.values())
+    return set(split.patients["train"])
 
 
 def _refuse_other_source(source: Path, out: Path) -> None:

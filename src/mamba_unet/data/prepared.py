@@ -5,7 +5,7 @@ splits.json          the split in use, by patient and by case
 check.txt            the table of problems and notes of the pass that prepared it
 plan.json            voxel size, patch and batch for 3D networks, where they were planned; see `planning`
 resampled/           cases on the grid of a view, where one was trained with; see `resampled`
-images/<case>.npy    (C, D, H, W) float32 in 0..1
+images/<case>.npy    (C, D, H, W) float32, about 0..1
 labels/<case>.npy    (D, H, W) uint8 class indices, 255 where there is no ground truth
 cases/<case>.json    what `prepare` needs to know which cases are done
 """

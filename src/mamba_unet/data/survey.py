@@ -204,6 +204,11 @@ def read_image(entry: Entry, listing: Listing) -> Volume:
     return image.frames_as_channels() if listing.frames_are_channels and image.channels == 1 else image
 
 
+def read_label(entry: Entry) -> Volume:
+    """The label of a case as stored. Raises UnreadableError that names the file."""
+    return _read(entry.label, "label")
+
+
 def _read(files: Sequence[Path], kind: Kind, frames: bool = False) -> Volume:
     """One channel, or a label; what is no array of numbers, or too large for the memory, is an `UnreadableError` too.
 
@@ -237,7 +242,7 @@ def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
     volumes, problems = {}, []
     for kind, read in (
         ("image", lambda: read_image(entry, plan.listing)),
-        ("label", lambda: _read(entry.label, "label")),
+        ("label", lambda: read_label(entry)),
     ):
         try:
             volumes[kind] = read()

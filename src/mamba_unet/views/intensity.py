@@ -19,6 +19,7 @@ def percentiles(low: float = 0.5, high: float = 99.5) -> dict[str, Any]:
     return {"method": "percentiles", "low": float(low), "high": float(high)}
 
 
+ZSCORE: dict[str, Any] = {"method": "zscore"}
 COLOUR = window(0, 255)  # of pictures of 8 bits: the same for all, so that colours stay what they are
 
 
@@ -27,6 +28,8 @@ def intensity_rule(intensity: Mapping[str, Any]) -> dict[str, Any]:
     match dict(intensity):
         case {"method": "minmax", **rest} if not rest:
             return dict(MINMAX)
+        case {"method": "zscore", **rest} if not rest:
+            return dict(ZSCORE)
         case {"method": "window", "low": float() | int() as low, "high": float() | int() as high, **rest}:
             if low < high and not rest:
                 return window(low, high)
@@ -34,7 +37,7 @@ def intensity_rule(intensity: Mapping[str, Any]) -> dict[str, Any]:
             if 0 <= low < high <= 100 and not rest:
                 return percentiles(low, high)
     raise ValueError(
-        f"unknown intensity rule {dict(intensity)}; expected {MINMAX}, "
+        f"unknown intensity rule {dict(intensity)}; expected {MINMAX}, {ZSCORE}, "
         "{'method': 'window', 'low': a, 'high': b} with a < b, or the same with 'percentiles' (0 to 100)"
     )
 
@@ -65,7 +68,9 @@ def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.n
         image: any shape, finite numbers.
         intensity: `{"method": "minmax"}`: the image's own minimum and maximum become 0 and 1 (a constant image becomes
             0); `{"method": "window", "low": a, "high": b}`: a and b become 0 and 1, the rest is clipped;
-            `{"method": "percentiles", "low": p, "high": q}`: the same with the image's own percentiles.
+            `{"method": "percentiles", "low": p, "high": q}`: the same with the image's own percentiles;
+            `{"method": "zscore"}`: the image's own mean becomes 0.5 and its standard deviation 1/6, and nothing is
+            clipped: z-scores as other programs have them, brought to where all rules bring most values.
 
     Returns:
         float32, same shape.
@@ -79,6 +84,9 @@ def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.n
     low, high = np.float32(image.min()), np.float32(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("the image holds NaN or infinite values; replace them before scaling it")
+    if intensity["method"] == "zscore":
+        deviation = image.std(dtype=np.float64)
+        return (image - np.float32(image.mean(dtype=np.float64))) / np.float32(6 * deviation or 1) + np.float32(0.5)
     if intensity["method"] != "minmax":
         ends = (intensity["low"], intensity["high"])
         if intensity["method"] == "percentiles":
