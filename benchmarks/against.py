@@ -90,7 +90,7 @@ def first_stage_scan():
 
     import torch
 
-    from mamba_unet.ops import ss2d_scan
+    from mamba_unet import ops
 
     channels, states, rank = 192, 16, 6
     u, projected = torch.randn(1, 56, 56, channels), torch.randn(1, 56, 56, 4, rank + 2 * states)
@@ -98,15 +98,16 @@ def first_stage_scan():
     A = -torch.arange(1.0, states + 1).repeat(4, channels, 1)
     bias = torch.log(torch.expm1(torch.exp(torch.rand(4, channels) * 4.6 - 6.9)))  # delta from 0.001 to 0.1
     leaves = [x.requires_grad_() for x in (u, projected, weight, A, torch.full((channels,), 4.0), bias)]
-    inside = "dt_weight" in inspect.signature(ss2d_scan).parameters  # whether the scan multiplies
+    cross_scan = getattr(ops, "cross_scan", None) or ops.ss2d_scan  # its name before there were volumes
+    inside = "dt_weight" in inspect.signature(cross_scan).parameters  # whether the scan multiplies
 
     def scan() -> torch.Tensor:
         u, projected, weight, A, D, bias = leaves
         dt, B, C = projected.split((rank, states, states), dim=-1)
         if inside:
-            return ss2d_scan(u, dt, B, C, A, D, bias, weight)
+            return cross_scan(u, dt, B, C, A, D, bias, weight)
         dt = torch.matmul(dt.movedim(3, 0).flatten(1, 3), weight.transpose(1, 2))
-        return ss2d_scan(u, dt.view(4, *u.shape).movedim(0, 3), B, C, A, D, bias)
+        return cross_scan(u, dt.view(4, *u.shape).movedim(0, 3), B, C, A, D, bias)
 
     return scan, leaves
 

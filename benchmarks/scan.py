@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mamba_unet.files import atomic_path
-from mamba_unet.ops import backend_status, ss2d_scan
+from mamba_unet.ops import backend_status, cross_scan
 from measuring import median_ms, result_path, table, write_result
 
 CHANNELS, STATES, PATCH = 192, 16, 4
@@ -52,7 +52,7 @@ def make_inputs(batch: int, side: int, channels: int, dtype: torch.dtype, device
 def scan(name: str, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
     """The four-direction scan by one of our backends, or as it is done with mamba-ssm: on four copies of the map."""
     if name != "mamba-ssm":
-        return ss2d_scan(u, dt, B, C, A, D, dt_bias, backend=name)
+        return cross_scan(u, dt, B, C, A, D, dt_bias, backend=name)
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     batch, height, width, channels = u.shape

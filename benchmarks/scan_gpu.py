@@ -118,17 +118,17 @@ def runs(backend: str, x: list) -> tuple[Callable, Callable]:
     """The forward pass, and the forward and backward pass."""
     import torch
 
-    from mamba_unet.ops import ss2d_scan
+    from mamba_unet.ops import cross_scan
 
     leaves = [tensor.detach().requires_grad_() for tensor in x]
     weights = torch.randn(x[0].shape, device=x[0].device, generator=torch.Generator(x[0].device).manual_seed(1))
 
     def forward():
         with torch.no_grad():
-            return ss2d_scan(*x, backend=backend)
+            return cross_scan(*x, backend=backend)
 
     def both():
-        y = ss2d_scan(*leaves, backend=backend)
+        y = cross_scan(*leaves, backend=backend)
         return y, *torch.autograd.grad(y, leaves, weights.to(y.dtype))
 
     return forward, both

@@ -174,8 +174,9 @@ def test_every_network_starts_from_its_own_run_with_other_classes_and_channels(t
     head = {target for target, theirs, ours in report.mismatched}
     assert {theirs[0] for _, theirs, _ in report.mismatched} == {3}, "the class head alone keeps its own values"
     assert set(report.missing) == head
-    first = next(module for module in new.modules() if isinstance(module, torch.nn.Conv2d)).weight
-    theirs = next(module for module in old.modules() if isinstance(module, torch.nn.Conv2d)).weight
+    convolution = (torch.nn.Conv2d, torch.nn.Conv3d)
+    first = next(module for module in new.modules() if isinstance(module, convolution)).weight
+    theirs = next(module for module in old.modules() if isinstance(module, convolution)).weight
     if theirs.shape != first.shape:  # TransUNet shows one channel three times
         assert f"made for {before} channels" in report.adapted and "made for" in str(report)
         expected = (theirs.sum(1, keepdim=True) / after).expand_as(first)

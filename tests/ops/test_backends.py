@@ -111,8 +111,8 @@ def test_works_where_triton_cannot_be_imported():
 import sys
 sys.modules["triton"] = None  # importing it raises ImportError
 import torch
-from mamba_unet.ops import backend_status, ss2d_scan
-y = ss2d_scan(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4, 4), torch.ones(1, 2, 3, 4, 5), torch.ones(1, 2, 3, 4, 5),
+from mamba_unet.ops import backend_status, cross_scan
+y = cross_scan(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4, 4), torch.ones(1, 2, 3, 4, 5), torch.ones(1, 2, 3, 4, 5),
               -torch.ones(4, 4, 5), torch.ones(4), torch.ones(4, 4), backend="torch")
 print(y.shape, backend_status("cuda")[-1])
 """

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from mamba_unet.ops import native, ss2d_scan
+from mamba_unet.ops import cross_scan, native
 
 if native.absence():
     pytest.skip(native.absence(), allow_module_level=True)
@@ -34,7 +34,7 @@ def image(batch=2, height=9, width=7, channels=40, states=16) -> list[torch.Tens
 
 def outputs_and_gradients(inputs: list[torch.Tensor], backend: str = "cpu") -> list[torch.Tensor]:
     inputs = [x.clone().requires_grad_() for x in inputs]
-    y = ss2d_scan(*inputs, backend=backend)
+    y = cross_scan(*inputs, backend=backend)
     return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
 
 
@@ -119,14 +119,14 @@ def test_the_library_follows_torchs_reading_of_the_processor(capability):
         pytest.skip(f"this processor has no {capability}")
     code = """
 import torch
-from mamba_unet.ops import native, ss2d_scan
+from mamba_unet.ops import native, cross_scan
 torch.manual_seed(0)
 inputs = [torch.randn(1, 5, 9, 24), torch.randn(1, 5, 9, 4, 3), torch.randn(1, 5, 9, 4, 17),
           torch.randn(1, 5, 9, 4, 17), -torch.rand(4, 24, 17), torch.randn(24), torch.randn(4, 24),
           torch.randn(4, 24, 3)]
 def scan(backend, dtype):
     leaves = [x.to(dtype).requires_grad_() for x in inputs]
-    y = ss2d_scan(*leaves, backend=backend)
+    y = cross_scan(*leaves, backend=backend)
     return [y, *torch.autograd.grad(y.sum(), leaves)]
 pairs = zip(scan("cpu", torch.float32), scan("reference", torch.float64))
 error = max((result - truth).abs().max() / truth.abs().max() for result, truth in pairs)

@@ -25,7 +25,7 @@ def run(*command: str, **environment: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the tests run in this very process")
-@pytest.mark.parametrize("operation", ["ss2d_scan", "selective_scan"])
+@pytest.mark.parametrize("operation", ["cross_scan", "selective_scan"])
 def test_kernels_pass_their_tests_under_the_interpreter(operation):
     """In a process of its own: Triton decides when it is imported, and much imports it, whether it interprets."""
     run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / operation / "test_triton.py"), TRITON_INTERPRET="1")

@@ -11,6 +11,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models"
     )
+    parser.add_argument("--depth", type=int, default=16, help="slices of a volume, for the 3D networks of --models")
     parser.add_argument("--batch", type=int, default=1, help="images at a time, for --models")
     device(parser)
 
@@ -28,19 +29,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {status.name:<11}{status.reason if status.available else 'not here: ' + status.reason}")
     if args.models:
         height, width = args.size
-        print(f"\nforward pass of {args.batch} x 1 x {height} x {width} on {chosen}:")
-        print(_costs((height, width), args.batch, str(chosen)), end="")
+        what = f"{args.batch} x 1 x {height} x {width}, in 3D {args.batch} x 1 x {args.depth} x {height} x {width},"
+        print(f"\nforward pass of {what} on {chosen}:")
+        print(_costs((args.depth, height, width), args.batch, str(chosen)), end="")
     return 0
 
 
-def _costs(size: tuple[int, int], batch: int, device: str) -> str:
-    from mamba_unet.models import list_models
+def _costs(size: tuple[int, int, int], batch: int, device: str) -> str:
+    from mamba_unet.models import list_models, model_spec
     from mamba_unet.models.cost import measure_cost_apart
     from mamba_unet.tables import Table
 
     rows = []
     for name in list_models():
-        cost = measure_cost_apart(name, size, batch, device)
+        cost = measure_cost_apart(name, size[-model_spec(name).spatial_dims :], batch, device)
         memory = "unknown" if cost.peak_mib is None else f"{cost.peak_mib:.0f}"
         rows.append([name, f"{cost.parameters:,}", f"{cost.gflops:.1f}", f"{cost.latency_ms:.0f}", memory])
     return Table(["network", "parameters", "GFLOP", "ms", "memory, MiB"], rows).text()

@@ -1,6 +1,7 @@
 """Convolutions at full and half resolution, before the first stage of a staged U-Net and behind its last.
 
-B batch, H W image size, F0 F1 = FINE; maps here are channels-first, those of the stages channels-last.
+B batch, S image size (H, W or D, H, W), F0 F1 = FINE; maps here are channels-first, those of the stages channels-last.
+The stem has three levels, see `Level`: the image's, the one between and the first stage's.
 """
 
 from collections.abc import Sequence
@@ -8,60 +9,71 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mamba_unet.models.layers import CONV, CONV_TRANSPOSE
+from mamba_unet.models.levels import Level
+
 FINE = (16, 32)  # channels of level 0, full resolution, and level 1, half of it
 GROUP = 4  # channels that are normalised together
 
 
+def _conv(in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int], bias: bool) -> nn.Module:
+    padding = tuple(size // 2 for size in kernel)
+    return CONV[len(kernel)](in_channels, out_channels, tuple(kernel), tuple(stride), padding, bias=bias)
+
+
 class ConvUnit(nn.Sequential):
-    """3 x 3 convolution, normalisation within each image, leaky ReLU: (B, C, H, W) -> (B, out, H/stride, W/stride).
+    """Convolution, normalisation within each image, leaky ReLU: (B, C, *S) -> (B, out, *S/stride).
 
     The normalisation knows nothing of the batch, so that small batches train as large ones do.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, level: Level, into: bool = False) -> None:
+        """`into` the level: from the one above, by its stride."""
+        stride = level.stride if into else [1] * len(level.stride)
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            _conv(in_channels, out_channels, level.kernel, stride, bias=False),
             nn.GroupNorm(out_channels // GROUP, out_channels),
             nn.LeakyReLU(0.01),
         )
 
 
 class ConvStem(nn.Module):
-    """Image to the first stage in two steps: (B, in_channels, H, W) -> (B, H/4, W/4, dim), and the maps on the way.
+    """Image to the first stage in two steps: (B, in_channels, *S) -> (B, *S', dim), and the maps on the way.
 
-    In place of one embedding of 4 x 4 patches. Xiao et al. 2021 (arXiv 2106.14881) find that such a stem helps
-    transformers to train; the maps serve `ConvHead` as skips.
+    In place of one embedding of patches. Xiao et al. 2021 (arXiv 2106.14881) find that such a stem helps transformers
+    to train; the maps serve `ConvHead` as skips.
     """
 
-    def __init__(self, in_channels: int, dim: int) -> None:
+    def __init__(self, in_channels: int, dim: int, levels: Sequence[Level]) -> None:
         super().__init__()
         full, half = FINE
-        self.level0 = nn.Sequential(ConvUnit(in_channels, full), ConvUnit(full, full))
-        self.level1 = nn.Sequential(ConvUnit(full, half, stride=2), ConvUnit(half, half))
-        self.embed = nn.Conv2d(half, dim, 3, stride=2, padding=1)
+        self.level0 = nn.Sequential(ConvUnit(in_channels, full, levels[0]), ConvUnit(full, full, levels[0]))
+        self.level1 = nn.Sequential(ConvUnit(full, half, levels[1], into=True), ConvUnit(half, half, levels[1]))
+        self.embed = _conv(half, dim, levels[2].kernel, levels[2].stride, bias=True)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        full = self.level0(x)  # (B, F0, H, W)
-        half = self.level1(full)  # (B, F1, H/2, W/2)
-        return self.norm(self.embed(half).permute(0, 2, 3, 1)), [full, half]
+        full = self.level0(x)  # (B, F0, *S)
+        half = self.level1(full)  # (B, F1, *S/2), in a volume not along every axis
+        return self.norm(self.embed(half).movedim(1, -1)), [full, half]
 
 
 class ConvHead(nn.Module):
-    """The last stage's map to logits in two steps: (B, H/4, W/4, dim) -> (B, num_classes, H, W)."""
+    """The last stage's map to logits in two steps: (B, *S', dim) -> (B, num_classes, *S)."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, num_classes: int, levels: Sequence[Level]) -> None:
         super().__init__()
         full, half = FINE
-        self.up1 = nn.ConvTranspose2d(dim, half, 2, stride=2)
-        self.level1 = nn.Sequential(ConvUnit(2 * half, half), ConvUnit(half, half))
-        self.up0 = nn.ConvTranspose2d(half, full, 2, stride=2)
-        self.level0 = nn.Sequential(ConvUnit(2 * full, full), ConvUnit(full, full))
-        self.output = nn.Conv2d(full, num_classes, 1)
+        axes = len(levels[0].stride)
+        self.up1 = CONV_TRANSPOSE[axes](dim, half, levels[2].stride, stride=levels[2].stride)
+        self.level1 = nn.Sequential(ConvUnit(2 * half, half, levels[1]), ConvUnit(half, half, levels[1]))
+        self.up0 = CONV_TRANSPOSE[axes](half, full, levels[1].stride, stride=levels[1].stride)
+        self.level0 = nn.Sequential(ConvUnit(2 * full, full, levels[0]), ConvUnit(full, full, levels[0]))
+        self.output = CONV[axes](full, num_classes, 1)
 
     def forward(self, x: Tensor, fine: Sequence[Tensor]) -> Tensor:
         """`fine`: the stem's maps at full and at half resolution."""
         full, half = fine
-        x = self.level1(torch.cat([self.up1(x.permute(0, 3, 1, 2)), half], dim=1))
+        x = self.level1(torch.cat([self.up1(x.movedim(-1, 1)), half], dim=1))
         x = self.level0(torch.cat([self.up0(x), full], dim=1))
         return self.output(x)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -42,14 +43,17 @@ class Cost:
 
 
 def measure_cost(
-    name: str, size: tuple[int, int] = (224, 224), batch: int = 1, device: str = "cpu", num_classes: int = 4
+    name: str, size: Sequence[int] = (224, 224), batch: int = 1, device: str = "cpu", num_classes: int = 4
 ) -> Cost:
-    """Measure a network of the registry at its default size, on random images (batch, 1, *size), in this process."""
+    """Measure a network of the registry at its default size, on random images (batch, 1, *size), in this process.
+
+    `size` is (H, W), or (D, H, W) for a network that takes volumes.
+    """
     _count_scans()
     model = build_model(name, num_classes=num_classes).eval().to(device)
     x = torch.randn(batch, 1, *size, device=device)
     with torch.inference_mode():
-        model(x[:, :, :32, :32])  # what the first pass loads does not count
+        model(x[..., :32, :32])  # what the first pass loads does not count
         peak = _peak_mib(model, x)
         times = [_timed(model, x) for _ in range(4)][1:]
     # without the fused attention, which on a CPU the counter does not know: its two products count as they are
@@ -59,7 +63,7 @@ def measure_cost(
     return Cost(parameters, counter.get_total_flops() / 1e9, 1000 * statistics.median(times), peak)
 
 
-def measure_cost_apart(name: str, size: tuple[int, int], batch: int, device: str) -> Cost:
+def measure_cost_apart(name: str, size: Sequence[int], batch: int, device: str) -> Cost:
     """`measure_cost` in a fresh process with as many threads, so that one network's memory is not another's."""
     with ProcessPoolExecutor(
         1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
@@ -106,7 +110,7 @@ def _count_scans() -> None:
 
     def cpu_scan(u, dt, B, C, A, D, bias, weight=None, *rest, **kwargs) -> int:
         """A dt of low rank is multiplied by its weight on the way."""
-        return prod(u[:3]) * (FLOPS_PER_UPDATE * prod(A) + (0 if weight is None else 2 * prod(weight)))
+        return prod(u[:-1]) * (FLOPS_PER_UPDATE * prod(A) + (0 if weight is None else 2 * prod(weight)))
 
     formulas = {
         "cpu_scan": cpu_scan,
@@ -118,5 +122,5 @@ def _count_scans() -> None:
     if torch.cuda.is_available():
         importlib.import_module("mamba_unet.ops.triton_scan")
         register_flop_formula(torch.ops.mamba_unet.triton_scan)(
-            lambda u, dt, B, C, A, *rest, **kwargs: FLOPS_PER_UPDATE * prod(u[:3]) * prod(A)
+            lambda u, dt, B, C, A, *rest, **kwargs: FLOPS_PER_UPDATE * prod(u[:-1]) * prod(A)
         )

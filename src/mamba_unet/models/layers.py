@@ -1,58 +1,68 @@
 """Layers between the VSS blocks: patch embedding, merging and expanding, all channels-last.
 
-B batch, H W map, C channels.
+B batch, S the map's axes (H, W or D, H, W), C channels; a scale, stride or kernel has a number for each axis.
 """
 
-import torch
+from collections.abc import Sequence
+from math import prod
+
 from torch import Tensor, nn
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into `patch_size` x `patch_size` patches and embed each: (B, C, H, W) -> (B, H/p, W/p, dim)."""
+    """Cut an image into patches and embed each: (B, C, *S) -> (B, *S/p, dim)."""
 
-    def __init__(self, in_channels: int, dim: int, patch_size: int = 4) -> None:
+    def __init__(self, in_channels: int, dim: int, patch_size: Sequence[int]) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = CONV[len(patch_size)](in_channels, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.norm(self.proj(x).movedim(1, -1))
 
 
 class PatchMerging(nn.Module):
-    """Halve the map and double the channels: (B, H, W, C) -> (B, H/2, W/2, 2C). H and W are even.
+    """Shrink the map by `scale` and double the channels: (B, *S, C) -> (B, *S/scale, 2C). S are multiples of scale.
 
+    The positions that become one are joined with the first axis fastest, as the public checkpoints have them.
     Source: Swin Transformer, section 3.1.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scale: Sequence[int]) -> None:
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(4 * dim)
+        self.scale = tuple(scale)
+        self.reduction = nn.Linear(prod(scale) * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(prod(scale) * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        top, bottom = x[:, 0::2], x[:, 1::2]
-        x = torch.cat([top[:, :, 0::2], bottom[:, :, 0::2], top[:, :, 1::2], bottom[:, :, 1::2]], dim=-1)
-        return self.reduction(self.norm(x))
+        axes = len(self.scale)
+        for axis in range(axes, 0, -1):
+            x = x.unflatten(axis, (-1, self.scale[axis - 1]))  # at the end (B, S0, s0, S1, s1, ..., C)
+        x = x.permute(0, *range(1, 2 * axes, 2), *range(2 * axes, 0, -2), 2 * axes + 1)  # (B, *S, ..., s1, s0, C)
+        return self.reduction(self.norm(x.flatten(axes + 1)))
 
 
 class PatchExpand(nn.Module):
-    """Enlarge the map `scale` times by a linear layer: (B, H, W, C) -> (B, scale*H, scale*W, out_dim).
+    """Enlarge the map by `scale` through a linear layer: (B, *S, C) -> (B, *S * scale, out_dim).
 
-    Source: Swin-Unet, section 3.4; `scale=2, out_dim=C/2` between stages and `scale=4, out_dim=C` at the end.
+    Source: Swin-Unet, section 3.4; `out_dim=C/2` between stages and `out_dim=C` at the end.
     """
 
-    def __init__(self, dim: int, out_dim: int, scale: int = 2) -> None:
+    def __init__(self, dim: int, out_dim: int, scale: Sequence[int]) -> None:
         super().__init__()
-        self.scale = scale
-        self.expand = nn.Linear(dim, scale * scale * out_dim, bias=False)
+        self.scale = tuple(scale)
+        self.expand = nn.Linear(dim, prod(scale) * out_dim, bias=False)
         self.norm = nn.LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, H, W, _ = x.shape
-        s = self.scale
-        x = self.expand(x).unflatten(-1, (s, s, self.norm.normalized_shape[0]))  # (B, H, W, s, s, out_dim)
-        x = x.transpose(2, 3).reshape(B, H * s, W * s, x.shape[-1])
+        axes = len(self.scale)
+        x = self.expand(x).unflatten(-1, (*self.scale, self.norm.normalized_shape[0]))  # (B, *S, s0, s1, ..., out_dim)
+        x = x.permute(0, *(i for axis in range(1, axes + 1) for i in (axis, axes + axis)), 2 * axes + 1)
+        for axis in range(1, axes + 1):
+            x = x.flatten(axis, axis + 1)
         return self.norm(x)
 
 

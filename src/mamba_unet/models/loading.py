@@ -264,17 +264,17 @@ def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _for_channels(filters: Tensor, channels: int) -> Tensor:
-    """Filters (out, m, h, w) of a first convolution for another number of input channels.
+    """Filters (out, m, *kernel) of a first convolution for another number of input channels.
 
     Every channel gets the sum over the m channels, divided by their new number: an image whose channels are all alike
     is answered as before. For one channel that is the sum.
     """
-    return (filters.sum(dim=1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+    return (filters.sum(dim=1, keepdim=True) / channels).repeat(1, channels, *[1] * (filters.ndim - 2))
 
 
 def _first_convolution(model: nn.Module) -> str | None:
     """The name of the filters that see the image."""
-    names = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    names = (name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
     return next((f"{name}.weight" for name in names), None)
 
 
@@ -340,7 +340,7 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
         for target in targets:
             parameter = parameters[target]
             fitted = _resized(target, kind.layout(value, parameter), parameter)
-            if target == first and fitted.ndim == 4 and fitted.shape[1] != parameter.shape[1]:
+            if target == first and fitted.ndim == parameter.ndim and fitted.shape[1] != parameter.shape[1]:
                 before, channels = fitted.shape[1], parameter.shape[1]
                 fitted = _for_channels(fitted, channels)
                 adapted = (

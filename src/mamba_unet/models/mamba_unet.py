@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from mamba_unet.models.hub import HubModel
-from mamba_unet.models.staged_unet import StagedUNet
+from mamba_unet.models.levels import volume_levels
+from mamba_unet.models.staged_unet import StagedUNet, number_of_levels
 from mamba_unet.models.vss import VSSBlock
 
 
 class MambaUNet(StagedUNet, HubModel):
-    """(B, in_channels, H, W) -> logits (B, num_classes, H, W), for any H and W.
+    """(B, in_channels, H, W) -> logits (B, num_classes, H, W); with three axes (B, in_channels, D, H, W) likewise.
 
-    An image whose sides are not multiples of `stride` (32 for four stages) is padded at its right and bottom by
-    repeating the last column and row, and the logits are cropped back; no other size is changed.
+    The image may have any size. One whose sides are not multiples of `stride` (32 for four stages; in a volume as its
+    spacing has it) is padded at the end of each axis by repeating its last row, column or slice, and the logits are
+    cropped back; no other size is changed.
 
     Args:
         in_channels: image channels; 1 for MRI and CT.
@@ -23,9 +25,14 @@ class MambaUNet(StagedUNet, HubModel):
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
         scan: "selective" is Mamba-UNet; "identity" and "dwconv" are its controls, see `VSSBlock`.
         stem: "patch" is Mamba-UNet; "conv" adds convolutions at full and half resolution, see `ConvStem`.
+        spatial_dims: 2 for images, 3 for volumes.
+        spacing: of the volumes it will see, of D, H, W, in any unit: from it follows which axes a stage shrinks, see
+            `volume_levels`. None is taken as slices four times as thick as pixels are wide.
+        patch_size: of D, H, W, in voxels, of the patches it will be trained on: short axes are shrunk less. None sets
+            no limit. Volumes of any other size are taken all the same.
 
     Raises:
-        ValueError: depths and dims do not fit together, or an unknown scan or stem.
+        ValueError: depths and dims do not fit together, an unknown scan or stem, or a spacing or patch size for images.
 
     State-dict names are those of the checkpoints released for Mamba-UNet, without their `mamba_unet.` prefix.
     Source: Mamba-UNet (arXiv 2402.05079), Figure 2; 19,121,664 parameters at the default sizes, 3 channels, 4 classes.
@@ -42,8 +49,17 @@ class MambaUNet(StagedUNet, HubModel):
         use_checkpoint: bool = False,
         scan: str = "selective",
         stem: str = "patch",
+        spatial_dims: int = 2,
+        spacing: Sequence[float] | None = None,
+        patch_size: Sequence[int] | None = None,
     ) -> None:
-        def block(stage: int, position: int, rate: float) -> VSSBlock:
-            return VSSBlock(dims[stage], d_state, rate, scan)
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        if spatial_dims == 2 and (spacing is not None or patch_size is not None):
+            raise ValueError("spacing and patch_size shape a network for volumes; with spatial_dims 2 leave them out")
+        levels = None if spatial_dims == 2 else volume_levels(number_of_levels(dims), spacing, patch_size)
 
-        super().__init__(in_channels, num_classes, depths, dims, drop_path_rate, block, use_checkpoint, stem)
+        def block(stage: int, position: int, rate: float) -> VSSBlock:
+            return VSSBlock(dims[stage], d_state, rate, scan, spatial_dims)
+
+        super().__init__(in_channels, num_classes, depths, dims, drop_path_rate, block, use_checkpoint, stem, levels)

@@ -1,29 +1,54 @@
 """Networks and their sizes by name: the one place that holds them."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from mamba_unet.models.baselines.attention_unet import AttentionUNet
+from mamba_unet.models.baselines.dyn_unet import DynUNet
 from mamba_unet.models.baselines.swin_unet import SwinUNet
 from mamba_unet.models.baselines.transunet import TransUNet
 from mamba_unet.models.baselines.unet import UNet
 from mamba_unet.models.mamba_unet import MambaUNet
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {
-    "mamba_unet": MambaUNet,
-    "mamba_unet_no_scan": partial(MambaUNet, scan="identity"),  # the controls
-    "mamba_unet_dwconv": partial(MambaUNet, scan="dwconv"),
-    "mamba_unet_fine": partial(MambaUNet, stem="conv"),  # sees fine detail; and its controls
-    "mamba_unet_fine_no_scan": partial(MambaUNet, scan="identity", stem="conv"),
-    "mamba_unet_fine_dwconv": partial(MambaUNet, scan="dwconv", stem="conv"),
-    "unet": UNet,
-    "attention_unet": AttentionUNet,
-    "swin_unet": SwinUNet,
-    "transunet": TransUNet,
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a name of the registry stands for.
+
+    Attributes:
+        network: its class.
+        arguments: constructor arguments that make it this network, such as the kind of its scan.
+        spatial_dims: 2 for images (B, C, H, W); 3 for volumes (B, C, D, H, W), and then the constructor takes `spacing`
+            and `patch_size` of D, H, W as well.
+    """
+
+    network: type[nn.Module]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    spatial_dims: int = 2
+
+
+FINE, VOLUME = {"stem": "conv"}, {"stem": "conv", "spatial_dims": 3}
+NO_SCAN, DWCONV = {"scan": "identity"}, {"scan": "dwconv"}  # the controls
+
+MODELS: Mapping[str, ModelSpec] = {
+    "mamba_unet": ModelSpec(MambaUNet),
+    "mamba_unet_no_scan": ModelSpec(MambaUNet, NO_SCAN),
+    "mamba_unet_dwconv": ModelSpec(MambaUNet, DWCONV),
+    "mamba_unet_fine": ModelSpec(MambaUNet, FINE),  # sees fine detail
+    "mamba_unet_fine_no_scan": ModelSpec(MambaUNet, FINE | NO_SCAN),
+    "mamba_unet_fine_dwconv": ModelSpec(MambaUNet, FINE | DWCONV),
+    "mamba_unet_3d": ModelSpec(MambaUNet, VOLUME, spatial_dims=3),
+    "mamba_unet_3d_no_scan": ModelSpec(MambaUNet, VOLUME | NO_SCAN, spatial_dims=3),
+    "mamba_unet_3d_dwconv": ModelSpec(MambaUNet, VOLUME | DWCONV, spatial_dims=3),
+    "unet": ModelSpec(UNet),
+    "attention_unet": ModelSpec(AttentionUNet),
+    "swin_unet": ModelSpec(SwinUNet),
+    "transunet": ModelSpec(TransUNet),
+    "unet_3d": ModelSpec(DynUNet, spatial_dims=3),
 }
 
 # of Mamba-UNet and its controls
@@ -52,6 +77,7 @@ BASELINE_SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "decoder_channels": (32, 32, 16, 16, 8),
         }
     },
+    "unet_3d": {"nano": {"channels": (8, 16, 32)}},
 }
 
 
@@ -60,9 +86,15 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
+def model_spec(name: str) -> ModelSpec:
+    """What a name stands for; a ValueError names the nearest known one."""
+    return _lookup(MODELS, name, "model")
+
+
 def name_of(network: nn.Module) -> str:
-    """The name of a network's class. A control has its base's, and tells by its arguments what it is."""
-    return next(name for name, made in MODELS.items() if made is type(network))
+    """The first name of a network's class and number of axes. A control has its base's, and its arguments tell."""
+    axes = getattr(network, "spatial_dims", 2)
+    return next(name for name, spec in MODELS.items() if (spec.network, spec.spatial_dims) == (type(network), axes))
 
 
 def _lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
@@ -76,20 +108,21 @@ def _lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
 def build_model(
     name: str = "mamba_unet", in_channels: int = 1, num_classes: int = 4, *, size: str | None = None, **sizes: Any
 ) -> nn.Module:
-    """A network by name: (B, in_channels, H, W) -> logits (B, num_classes, H, W).
+    """A network by name: (B, in_channels, *S) -> logits (B, num_classes, *S), S being H, W or, in 3D, D, H, W.
 
     Args:
         name: one of `list_models()`.
         in_channels: image channels.
         num_classes: classes including background.
         size: a name of `SIZES`, or of `BASELINE_SIZES[name]`; None is the network's own default.
-        sizes: constructor arguments, which win over `size`.
+        sizes: constructor arguments, which win over `size`; in 3D also `spacing` and `patch_size`.
 
     Raises:
         ValueError: unknown name or size, with the nearest known one.
     """
-    network = _lookup(MODELS, name, "model")
-    return network(in_channels=in_channels, num_classes=num_classes, **resolve_config(size, sizes, name))
+    spec = model_spec(name)
+    arguments = {**spec.arguments, **resolve_config(size, sizes, name)}
+    return spec.network(in_channels=in_channels, num_classes=num_classes, **arguments)
 
 
 def resolve_config(size: str | None, arguments: Mapping[str, Any], name: str = "mamba_unet") -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """Fit images and learned grids to another resolution."""
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the last column and row of (B, C, H, W) until H and W are multiples of `multiple`."""
-    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
+    """Repeat the last of each axis S of (B, C, *S) until S are multiples of `multiple`, one number or one per axis."""
+    axes = x.ndim - 2
+    multiples = (multiple,) * axes if isinstance(multiple, int) else multiple
+    missing = [-size % m for size, m in zip(x.shape[2:], multiples, strict=True)]
+    return F.pad(x, [n for extra in reversed(missing) for n in (0, extra)], mode="replicate")
 
 
 def resize_grid(grid: Tensor, height: int, width: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The U-shape that Mamba-UNet and Swin-Unet share: stages of blocks that keep a map's size, merging and expanding.
 
-B batch, H W image size, C = dims[0]; a map of stage i is channels-last, (B, H/(4*2^i), W/(4*2^i), dims[i]).
+B batch, S image size (H, W or D, H, W), S_i the size of stage i, C channels; maps of the stages are channels-last,
+(B, *S_i, dims[i]). In an image S_i is a quarter of S at stage 0, and half the one before at each further stage.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,17 +13,18 @@ from torch.utils.checkpoint import checkpoint
 
 from mamba_unet.models.conv_stem import FINE, ConvHead, ConvStem
 from mamba_unet.models.decoder_stages import DecoderStage
-from mamba_unet.models.layers import PatchEmbed, PatchExpand, PatchMerging
+from mamba_unet.models.layers import CONV, PatchEmbed, PatchExpand, PatchMerging
+from mamba_unet.models.levels import Level, image_levels, scales
 from mamba_unet.models.resolution import pad_to_multiple
 
-PATCH_SIZE = 4
+STEM_LEVELS = 2  # the image's own level and the next one, before that of the first stage
 
 
 class Stage(nn.Module):
-    """Blocks on one map, then a change of resolution: (B, H, W, C) -> (B, H', W', C').
+    """Blocks on one map, then a change of resolution: (B, *S, C) -> (B, *S', C').
 
     Args:
-        blocks: each (B, H, W, C) -> the same.
+        blocks: each (B, *S, C) -> the same.
         downsample: PatchMerging after an encoder stage, if any.
         upsample: PatchExpand after a decoder stage, if any.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations.
@@ -52,10 +54,10 @@ class Stage(nn.Module):
 
 
 class StagedUNet(nn.Module):
-    """(B, in_channels, H, W) -> logits (B, num_classes, H, W), for any H and W.
+    """(B, in_channels, *S) -> logits (B, num_classes, *S), for any S.
 
-    An image whose sides are not multiples of `stride` (32 for four stages) is padded at its right and bottom by
-    repeating the last column and row, and the logits are cropped back; no other size is changed.
+    An image whose sides are not multiples of `stride` (32 for four stages) is padded at the end of each axis by
+    repeating the last row, column or slice, and the logits are cropped back; no other size is changed.
 
     Args:
         in_channels: image channels.
@@ -67,6 +69,8 @@ class StagedUNet(nn.Module):
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
         stem: "patch" embeds patches of 4 x 4 and enlarges the last map at once, as the papers do; "conv" comes to the
             first stage and back by convolutions at full and half resolution, with skips between them.
+        levels: `number_of_levels(dims)` resolutions from the image's own to the deepest stage's; by default those of
+            an image of two axes, each halved at every level.
 
     Raises:
         ValueError: depths and dims do not fit together, an unknown stem, or an image is of another shape.
@@ -84,6 +88,7 @@ class StagedUNet(nn.Module):
         block: Callable[[int, int, float], nn.Module],
         use_checkpoint: bool = False,
         stem: str = "patch",
+        levels: Sequence[Level] | None = None,
     ) -> None:
         super().__init__()
         if stem not in ("patch", "conv"):
@@ -93,8 +98,12 @@ class StagedUNet(nn.Module):
         if any(wide != 2 * narrow for narrow, wide in pairwise(dims)):
             raise ValueError(f"each of dims must be twice the one before, got {tuple(dims)}")
         last = len(dims) - 1
-        self.stride = PATCH_SIZE * 2**last
-        self.in_channels, self.dims = in_channels, tuple(dims)
+        levels = image_levels(number_of_levels(dims)) if levels is None else levels
+        self.scales = scales(levels)
+        self.stride = self.scales[-1]
+        self.in_channels, self.dims, self.spatial_dims = in_channels, tuple(dims), len(self.stride)
+        patch_size = self.scales[STEM_LEVELS]
+        merge = [level.stride for level in levels[STEM_LEVELS + 1 :]]  # behind stage i
 
         deepest = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * i / deepest for i in range(sum(depths))])
@@ -104,13 +113,14 @@ class StagedUNet(nn.Module):
             blocks = [block(i, j, rate) for j, rate in enumerate(stage_rates[i])]
             return Stage(blocks, use_checkpoint=use_checkpoint, **resample)
 
-        self.stem = ConvStem(in_channels, dims[0]) if stem == "conv" else None
+        self.stem = ConvStem(in_channels, dims[0], levels) if stem == "conv" else None
         if self.stem is None:
-            self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
-        self.layers = nn.ModuleList([stage(i, downsample=PatchMerging(dims[i])) for i in range(last)] + [stage(last)])
+            self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size)
+        merged = [stage(i, downsample=PatchMerging(dims[i], merge[i])) for i in range(last)]
+        self.layers = nn.ModuleList([*merged, stage(last)])
         self.norm = nn.LayerNorm(dims[-1])
 
-        expand = [PatchExpand(dims[i], dims[i - 1]) for i in range(last, 0, -1)]
+        expand = [PatchExpand(dims[i], dims[i - 1], merge[i - 1]) for i in range(last, 0, -1)]
         self.layers_up = nn.ModuleList(
             [expand[0]] + [stage(last - j, upsample=expand[j]) for j in range(1, last)] + [stage(0)]
         )
@@ -119,10 +129,10 @@ class StagedUNet(nn.Module):
         )
         self.norm_up = nn.LayerNorm(dims[0])
         if self.stem is None:
-            self.up = PatchExpand(dims[0], dims[0], scale=PATCH_SIZE)
-            self.output = nn.Conv2d(dims[0], num_classes, kernel_size=1, bias=False)
+            self.up = PatchExpand(dims[0], dims[0], patch_size)
+            self.output = CONV[self.spatial_dims](dims[0], num_classes, kernel_size=1, bias=False)
         else:
-            self.head = ConvHead(dims[0], num_classes)
+            self.head = ConvHead(dims[0], num_classes, levels)
 
         self.apply(_init_linear)
 
@@ -135,7 +145,7 @@ class StagedUNet(nn.Module):
         return self.norm(x), skips
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """Deepest map and skips -> (B, H/4, W/4, dims[0])."""
+        """Deepest map and skips -> (B, *S_0, dims[0])."""
         x = self.layers_up[0](x)
         for j in range(1, len(self.layers_up)):
             x = self.concat_back_dim[j](torch.cat([x, skips[-1 - j]], dim=-1))
@@ -145,26 +155,32 @@ class StagedUNet(nn.Module):
     def decoder_stages(self) -> list[DecoderStage]:
         """What the blocks of each stage make, before it is enlarged; above them the head's map at half resolution."""
         last = len(self.dims) - 1
-        fine = [] if self.stem is None else [DecoderStage(self.head.level1, FINE[1], (2, 2))]
+        fine = [] if self.stem is None else [DecoderStage(self.head.level1, FINE[1], self.scales[1])]
         return fine + [
-            DecoderStage(self.layers_up[last - i].downsample, self.dims[i], (PATCH_SIZE * 2**i,) * 2, True)
+            DecoderStage(self.layers_up[last - i].downsample, self.dims[i], self.scales[STEM_LEVELS + i], True)
             for i in range(last)
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+        if x.ndim != 2 + self.spatial_dims or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            what, sides = ("images", "H, W") if self.spatial_dims == 2 else ("volumes", "D, H, W")
             raise ValueError(
-                f"expected images (B, {self.in_channels}, H, W) with H and W at least 1, got {tuple(x.shape)}"
+                f"expected {what} (B, {self.in_channels}, {sides}) with {sides} at least 1, got {tuple(x.shape)}"
             )
-        H, W = x.shape[-2:]
+        size = x.shape[2:]
         x = pad_to_multiple(x, self.stride)
         if self.stem is None:
             x = self.decode(*self.encode(self.patch_embed(x)))
-            logits = self.output(self.up(x).permute(0, 3, 1, 2))
+            logits = self.output(self.up(x).movedim(-1, 1))
         else:
             x, fine = self.stem(x)
             logits = self.head(self.decode(*self.encode(x)), fine)
-        return logits[..., :H, :W]
+        return logits[(..., *map(slice, size))]
+
+
+def number_of_levels(dims: Sequence[int]) -> int:
+    """Resolutions of a network with one stage for each of dims."""
+    return STEM_LEVELS + len(dims)
 
 
 def _init_linear(module: nn.Module) -> None:

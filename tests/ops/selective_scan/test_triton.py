@@ -1,4 +1,4 @@
-"""The Triton selective scan against the reference, on a GPU or interpreted (see the tests of ss2d_scan)."""
+"""The Triton selective scan against the reference, on a GPU or interpreted (see the tests of cross_scan)."""
 
 import os
 

@@ -9,16 +9,16 @@ import os
 import pytest
 import torch
 
-from mamba_unet.ops.ss2d_scan.inputs import Inputs
-from mamba_unet.ops.ss2d_scan.reference import ss2d_scan as reference
-from mamba_unet.ops.ss2d_scan.torch import ss2d_scan as portable
+from mamba_unet.ops.cross_scan.inputs import Inputs
+from mamba_unet.ops.cross_scan.reference import cross_scan as reference
+from mamba_unet.ops.cross_scan.torch import cross_scan as portable
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no CUDA device; test_triton_scan.py runs these under Triton's interpreter", allow_module_level=True)
 triton_scan = pytest.importorskip("mamba_unet.ops.triton_scan", reason="triton is not installed")
 
-from mamba_unet.ops.ss2d_scan.triton import ss2d_scan  # noqa: E402 (after the skips)
+from mamba_unet.ops.cross_scan.triton import cross_scan  # noqa: E402 (after the skips)
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the deterministic mode of these tests demands it of CUDA
@@ -60,7 +60,7 @@ def scan_and_differentiate(scan, inputs) -> dict[str, torch.Tensor]:
     return {"y": y, **dict(zip(INPUTS, torch.autograd.grad(y, leaves, weights), strict=False))}
 
 
-def check(assert_agree, inputs, scan=ss2d_scan, truth=reference):
+def check(assert_agree, inputs, scan=cross_scan, truth=reference):
     truth = scan_and_differentiate(truth, [x.double() for x in inputs])
     result = scan_and_differentiate(scan, inputs)
     for name in truth:
@@ -90,7 +90,7 @@ def test_low_rank_dt(assert_agree):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_computes_in_float32_at_least(assert_agree, dtype):
     inputs = image(1, 1, 3, 3, 2, dtype)
-    assert ss2d_scan(Inputs(*inputs)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert cross_scan(Inputs(*inputs)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     check(assert_agree, inputs)
 
 
@@ -122,7 +122,7 @@ def test_infinities_come_out(name):
         x.abs_()  # no infinity meets its opposite
     inputs[4].neg_()
     inputs[INPUTS.index(name)].view(-1)[1] = float("-inf" if name == "A" else "inf")
-    truth, y = reference(Inputs(*inputs)), ss2d_scan(Inputs(*inputs))
+    truth, y = reference(Inputs(*inputs)), cross_scan(Inputs(*inputs))
     assert torch.equal(y.isinf(), truth.isinf())
     assert torch.equal(y.isnan(), truth.isnan())
 
@@ -130,7 +130,7 @@ def test_infinities_come_out(name):
 def test_nan_reaches_output_and_gradients():
     inputs = image(1, 2, 3, 3, 3)
     inputs[0][0, 1, 1, 1] = float("nan")
-    truth, result = scan_and_differentiate(reference, inputs), scan_and_differentiate(ss2d_scan, inputs)
+    truth, result = scan_and_differentiate(reference, inputs), scan_and_differentiate(cross_scan, inputs)
     for name in truth:
         assert torch.equal(result[name].isnan(), truth[name].isnan()), name
 
@@ -142,7 +142,7 @@ def test_small_steps_keep_their_digits(assert_agree):
     for x in inputs[5:]:
         x.zero_()  # D and dt_bias
     truth = reference(Inputs(*(x.double() for x in inputs)))
-    assert_agree(ss2d_scan(Inputs(*inputs)) / truth.abs().max(), truth / truth.abs().max(), "y")
+    assert_agree(cross_scan(Inputs(*inputs)) / truth.abs().max(), truth / truth.abs().max(), "y")
 
 
 def test_compiles_and_exports_as_one_operation():
@@ -150,9 +150,9 @@ def test_compiles_and_exports_as_one_operation():
 
     class Scan(torch.nn.Module):
         def forward(self, *tensors):
-            return ss2d_scan(Inputs(*tensors))
+            return cross_scan(Inputs(*tensors))
 
-    expected = ss2d_scan(Inputs(*inputs))
+    expected = cross_scan(Inputs(*inputs))
     compiled = torch.compile(Scan(), fullgraph=True, backend="aot_eager", dynamic=True)
     torch.testing.assert_close(compiled(*inputs), expected)
     leaves = [x.requires_grad_() for x in inputs]
@@ -165,7 +165,7 @@ def test_compiles_and_exports_as_one_operation():
         Scan(), inputs, dynamic_shapes=(({0: batch, 1: height, 2: width},) * 4 + (None,) * 3,)
     )
     assert len([node for node in program.graph.nodes if "mamba_unet" in str(node.target)]) == 1
-    torch.testing.assert_close(program.module()(*inputs), ss2d_scan(Inputs(*inputs)))
+    torch.testing.assert_close(program.module()(*inputs), cross_scan(Inputs(*inputs)))
 
 
 # --- on a GPU only ---
@@ -189,7 +189,7 @@ def test_agrees_with_the_portable_scan_on_a_gpu(assert_agree, dtype, batch, heig
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 def test_results_repeat_bit_for_bit():
     inputs = image(4, 56, 56, 192, 16, torch.bfloat16)
-    first, second = scan_and_differentiate(ss2d_scan, inputs), scan_and_differentiate(ss2d_scan, inputs)
+    first, second = scan_and_differentiate(cross_scan, inputs), scan_and_differentiate(cross_scan, inputs)
     for name in first:
         assert torch.equal(first[name], second[name]), name
 
@@ -201,5 +201,5 @@ def test_more_than_2_to_the_31_values():
     inputs[:4] = [x.expand(9, *x.shape[1:]) for x in inputs[:4]]
     inputs[1] = inputs[1].contiguous()
     assert inputs[1].numel() > 2**31
-    y = ss2d_scan(Inputs(*inputs))
+    y = cross_scan(Inputs(*inputs))
     assert torch.equal(y[-1], y[0])

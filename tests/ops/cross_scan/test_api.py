@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mamba_unet.ops import selective_scan, ss2d_scan
+from mamba_unet.ops import cross_scan, selective_scan
 
 INPUTS = ("u", "dt", "B", "C", "A", "D", "dt_bias")
 
@@ -41,7 +41,7 @@ def scan_and_differentiate(inputs: dict[str, torch.Tensor], backend: str) -> dic
     leaves = {name: x.detach().clone(memory_format=torch.preserve_format) for name, x in inputs.items()}
     for x in leaves.values():
         x.requires_grad_()
-    y = ss2d_scan(**leaves, backend=backend)
+    y = cross_scan(**leaves, backend=backend)
     loss = (y.double() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     return {"y": y, **dict(zip(leaves, gradients, strict=True))}
@@ -58,7 +58,7 @@ def test_a_direction_visits_the_pixels_in_its_order(backend, direction, order):
     C = torch.zeros(1, 2, 3, 4, 1)
     C[..., direction, :] = 1
     delta_is_one = torch.full((1, 2, 3, 4, 1), 0.541324854612918)  # softplus^-1(1)
-    y = ss2d_scan(
+    y = cross_scan(
         u, delta_is_one, torch.ones_like(C), C, torch.zeros(4, 1, 1), torch.zeros(1), torch.zeros(4, 1), backend=backend
     )
     torch.testing.assert_close(y.flatten()[order], u.flatten()[order].cumsum(0))
@@ -79,7 +79,7 @@ def test_one_row_is_two_selective_scans_each_way(backend):
     x = {name: v.flip(2) if v.ndim > 3 else v for name, v in x.items()}
     backwards = (along_the_row(2) + along_the_row(3)).flip(2)
     x = {name: v.flip(2) if v.ndim > 3 else v for name, v in x.items()}
-    torch.testing.assert_close(ss2d_scan(**x, backend=backend), forwards + backwards + x["u"] * x["D"])
+    torch.testing.assert_close(cross_scan(**x, backend=backend), forwards + backwards + x["u"] * x["D"])
 
 
 @pytest.mark.parametrize("rank", [None, 3])
@@ -89,14 +89,14 @@ def test_gradients_pass_gradcheck(backend, rank):
     inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
 
     def scan(*tensors):
-        return ss2d_scan(*tensors, backend=backend)
+        return cross_scan(*tensors, backend=backend)
 
     assert torch.autograd.gradcheck(scan, [x.requires_grad_() for x in inputs.values()])
 
 
 def test_the_reference_can_be_differentiated_twice():
     inputs = [x.requires_grad_() for x in image(1, 2, 2, 1, 1, dtype=torch.float64).values()]
-    assert torch.autograd.gradgradcheck(lambda *tensors: ss2d_scan(*tensors, backend="reference"), inputs)
+    assert torch.autograd.gradgradcheck(lambda *tensors: cross_scan(*tensors, backend="reference"), inputs)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -135,19 +135,19 @@ def test_agrees_with_the_reference_on_a_long_path_with_realistic_parameters(fast
 @pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
 def test_a_low_rank_dt_is_the_product_with_its_weight(backend, assert_agree):
     inputs = with_low_rank_dt(image(2, 5, 7, 20, 16), 3)
-    y = ss2d_scan(**inputs, backend=backend)
+    y = cross_scan(**inputs, backend=backend)
     weight = inputs.pop("dt_weight").double()
     inputs["dt"] = torch.einsum("kdr, bhwkr -> bhwkd", weight, inputs["dt"].double())
-    assert_agree(y, ss2d_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference"), "y")
+    assert_agree(y, cross_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference"), "y")
 
 
 @pytest.mark.parametrize("rank", [None, 3])
 def test_autocast_does_not_reach_the_scan(fast_backend, assert_agree, rank):
     inputs = image(2, 5, 7, 20, 16)
     inputs = inputs if rank is None else with_low_rank_dt(inputs, rank)
-    truth = ss2d_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference")
+    truth = cross_scan(**{k: v.double() for k, v in inputs.items()}, backend="reference")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = ss2d_scan(**inputs, backend=fast_backend)
+        y = cross_scan(**inputs, backend=fast_backend)
     assert_agree(y, truth, "y")
 
 
@@ -198,7 +198,7 @@ def test_inputs_need_not_be_contiguous(fast_backend, assert_agree, scatter, low_
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference")
     scattered = {k: scatter(v) if v.ndim > 3 else v.mT.contiguous().mT if v.ndim == 3 else v for k, v in inputs.items()}
     gradients = {k: v.requires_grad_() for k, v in scattered.items()}
-    y = ss2d_scan(**gradients, backend=fast_backend)
+    y = cross_scan(**gradients, backend=fast_backend)
     loss = (y.double() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
     result = {"y": y, **dict(zip(inputs, torch.autograd.grad(loss, tuple(gradients.values())), strict=True))}
     for name in truth:
@@ -214,8 +214,8 @@ def test_nan_and_inf_come_out(fast_backend, name, value):
         x.abs_()  # no infinity meets its opposite
     inputs["A"].neg_()
     inputs[name].view(-1)[1] = value
-    truth = ss2d_scan(**inputs, backend="reference")
-    y = ss2d_scan(**inputs, backend=fast_backend)
+    truth = cross_scan(**inputs, backend="reference")
+    y = cross_scan(**inputs, backend=fast_backend)
     assert torch.equal(y.isnan(), truth.isnan())
     assert torch.equal(y.isposinf(), truth.isposinf())
     assert torch.equal(y.isneginf(), truth.isneginf())
@@ -236,7 +236,7 @@ def test_nan_reaches_the_gradients(fast_backend, rank):
 def test_only_the_gradients_asked_for(fast_backend, wanted):
     inputs = with_low_rank_dt(image(), 3)
     inputs[wanted].requires_grad_()
-    ss2d_scan(**inputs, backend=fast_backend).sum().backward()
+    cross_scan(**inputs, backend=fast_backend).sum().backward()
     assert inputs[wanted].grad.abs().sum() > 0
     assert inputs["u"].grad is None
 
@@ -250,7 +250,7 @@ def test_compiles_and_exports_as_one_operation(fast_backend, low_rank):
 
     class Scan(torch.nn.Module):
         def forward(self, *tensors):
-            return ss2d_scan(*tensors, backend=fast_backend)
+            return cross_scan(*tensors, backend=fast_backend)
 
     tensors = tuple(inputs.values())
     expected = Scan()(*tensors)
@@ -267,9 +267,9 @@ def test_compiles_and_exports_as_one_operation(fast_backend, low_rank):
 @pytest.mark.parametrize("low_rank", [False, True])
 def test_compiled_gradients(fast_backend, assert_agree, low_rank):
     inputs = [x.requires_grad_() for x in (with_low_rank_dt(image(), 3) if low_rank else image()).values()]
-    scan = torch.compile(lambda *x: ss2d_scan(*x, backend=fast_backend), fullgraph=True, backend="aot_eager")
+    scan = torch.compile(lambda *x: cross_scan(*x, backend=fast_backend), fullgraph=True, backend="aot_eager")
     compiled = torch.autograd.grad(scan(*inputs).square().sum(), inputs)
-    eager = torch.autograd.grad(ss2d_scan(*inputs, backend=fast_backend).square().sum(), inputs)
+    eager = torch.autograd.grad(cross_scan(*inputs, backend=fast_backend).square().sum(), inputs)
     for result, truth in zip(compiled, eager, strict=True):
         assert_agree(result, truth, "gradient")
 
@@ -277,9 +277,9 @@ def test_compiled_gradients(fast_backend, assert_agree, low_rank):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"u": torch.zeros(5, 7, 6)}, r"u must have shape \(B, H, W, D\)"),
+        ({"u": torch.zeros(7, 6)}, r"u must have shape \(B, \*S, D\) with one to 3 axes S"),
         ({"u": torch.zeros(2, 0, 7, 6)}, "at least 1"),
-        ({"dt": torch.zeros(2, 7, 5, 4, 6)}, r"dt must have shape \(B, H, W, 4, D\) = \(2, 5, 7, 4, 6\)"),
+        ({"dt": torch.zeros(2, 7, 5, 4, 6)}, r"dt must have shape \(B, \*S, 4, D\) = \(2, 5, 7, 4, 6\)"),
         ({"B": torch.zeros(2, 5, 7, 4, 5)}, "B must have shape"),
         ({"C": torch.zeros(2, 5, 7, 2, 4)}, "C must have shape"),
         ({"A": torch.zeros(24, 4)}, r"A must have shape \(4, D, N\)"),
@@ -287,11 +287,11 @@ def test_compiled_gradients(fast_backend, assert_agree, low_rank):
         ({"D": torch.zeros(4, 6)}, "D must have shape"),
         ({"dt_bias": torch.zeros(24)}, "dt_bias must have shape"),
         ({"dt": torch.zeros(2, 5, 7, 4, 6, dtype=torch.int32)}, "dt must be real floating point"),
-        ({"dt_weight": torch.zeros(4, 6, 3)}, r"dt must have shape \(B, H, W, 4, R\), as .* = \(2, 5, 7, 4, 3\)"),
+        ({"dt_weight": torch.zeros(4, 6, 3)}, r"dt must have shape \(B, \*S, 4, R\), as .* = \(2, 5, 7, 4, 3\)"),
         ({"dt_weight": torch.zeros(4, 5, 6)}, r"dt_weight must have shape \(4, D, R\) = \(4, 6, 6\)"),
         ({"dt_weight": torch.zeros(4, 6)}, r"dt_weight must have shape \(4, D, R\) with R at least 1"),
     ],
 )
 def test_refuses_what_does_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
-        ss2d_scan(**{**image(), **change})
+        cross_scan(**{**image(), **change})

@@ -1,0 +1,17 @@
+"""The scan of a map on a GPU: the Triton kernels of `mamba_unet.ops.triton_scan`."""
+
+from torch import Tensor
+
+from mamba_unet.ops.cross_scan.inputs import Inputs
+from mamba_unet.ops.triton_scan import triton_scan
+
+
+def cross_scan(inputs: Inputs) -> Tensor:
+    """See `mamba_unet.ops.cross_scan`."""
+    if inputs.u.ndim != 4:
+        from mamba_unet.ops.cross_scan.torch import cross_scan as portable
+
+        return portable(inputs)
+    *tensors, _ = inputs.with_whole_dt()
+    y, _ = triton_scan(*tensors, softplus=True)
+    return y
