@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mamba_unet import build_model, list_models
+from mamba_unet.models import model_spec
 from mamba_unet.models.decoder_stages import DecoderStage, decoder_maps, decoder_stages
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.loop import Training
@@ -68,14 +69,16 @@ def test_every_network_tells_of_its_decoder_and_learns_through_it(name):
     names = list(network.state_dict())
     stages = decoder_stages(network)
     assert [stage.scale for stage in stages] == sorted(stage.scale for stage in stages)
+    size = (4, 50, 64)[3 - model_spec(name).spatial_dims :]
     with decoder_maps(stages) as maps:
-        network(torch.randn(2, 1, 50, 64))
+        network(torch.randn(2, 1, *size))
     for map_, stage in zip(maps, stages, strict=True):
         assert map_.shape[-1] == stage.channels
-        assert map_.shape[2] * stage.scale[1] == 64 and 50 < map_.shape[1] * stage.scale[0] <= 64, "of the padded image"
+        assert map_.shape[-2] * stage.scale[-1] == 64
+        assert 50 < map_.shape[-3] * stage.scale[-2] <= 64, "of the padded image"
 
     objective = DeeplySupervised(network, 2, num_classes=4)
-    objective(batch_of(torch.randn(2, 1, 50, 64), torch.randint(0, 4, (2, 50, 64))), 0)["loss"].backward()
+    objective(batch_of(torch.randn(2, 1, *size), torch.randint(0, 4, (2, *size))), 0)["loss"].backward()
     assert all(head.weight.grad.any() for head in objective.heads)
     assert list(network.state_dict()) == names and not any(module._forward_hooks for module in network.modules())
 
