@@ -18,11 +18,11 @@ from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import RecipeError, load_recipe
 
+FIGURES = ("differences", "patients", "training", "segmentations", "image_dice")
 WRITTEN = [
     "comparison.html",
     "comparison.json",
-    "figures/image_dice.png",
-    "figures/segmentations.png",
+    *(f"figures/{name}.png" for name in FIGURES),
     "significance.csv",
     "significance.md",
     "table.csv",
@@ -71,12 +71,12 @@ def test_one_command_trains_all_and_writes_every_table_and_figure(out):
     assert table.startswith("# 2 networks on phantom")
     assert "\n| mamba " in table and "\n| control " in table and "Synthetic" in table and "Seeds: 0, 1." in table
     assert "against mamba" in (out / "significance.md").read_text()
-    for name in ("segmentations", "image_dice"):
+    for name in FIGURES:
         with Image.open(out / "figures" / f"{name}.png") as picture:
-            assert min(picture.size) > 300
+            assert min(picture.size) > 200
     page = (out / "comparison.html").read_text()
-    assert page.count("<img class='wide'") == page.count("media='(prefers-color-scheme: dark)'") == 2
-    assert page.count("data:image/png;base64") == 4, "both figures, light and dark"
+    assert page.count("<img class='wide'") == page.count("media='(prefers-color-scheme: dark)'") == len(FIGURES)
+    assert page.count("data:image/png;base64") == 2 * len(FIGURES), "every figure, light and dark"
     assert "src='http" not in page and "class='warning'" in page
 
 

@@ -52,6 +52,6 @@ def test_the_example_of_a_case_is_cut_around_labels_and_keeps_colour(channels):
     label[1, 0] = 255
     case = Case("p1", "p1", image, label, (8, 1, 1), None, None, Path("p1"))
     example = Example.of_case(case, 1, {"prediction": label * 0})
-    assert example.name == "p1, slice 1" and list(example.labels) == ["ground truth", "prediction"]
+    assert example.name == "p1, slice 2" and list(example.labels) == ["ground truth", "prediction"]
     assert example.image.shape == ((32, 32, 3) if channels == 3 else (32, 32))
     assert [shown.shape for shown in example.pictures()] == [(320, 320, 3)] * 3

@@ -75,9 +75,9 @@ def test_a_structure_appears_in_its_corner_and_orientation_is_the_radiologists(t
 def test_planes_stand_with_the_head_on_top():
     image = np.zeros((1, 20, 6, 30))
     texts = [text.get_text() for text in preview_figure(image, image.astype(int), NAMES, None, 1, "SAR").axes[0].texts]
-    assert texts == ["0", "S", "R"]
+    assert texts == ["1", "S", "R"]
     figure = preview_figure(image, image.astype(int), NAMES, None, 2, "SAR")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "S", "A"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "S", "A"]
 
 
 def test_a_picture_is_bounded_and_says_what_it_shows(tmp_path):
@@ -88,8 +88,8 @@ def test_a_picture_is_bounded_and_says_what_it_shows(tmp_path):
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width <= 1600 and picture.height <= 1400
     figure = preview_figure(image, labels, NAMES, (5, 1, 1), name="patient001_4d")
-    assert [text.get_text() for text in figure.texts] == ["patient001_4d", "frame 1 of 3, 24 of 60 slices"]
-    assert len(figure.axes) == 24 and figure.axes[0].texts[0].get_text() == "0"
+    assert [text.get_text() for text in figure.texts] == ["patient001_4d", "frame 2 of 3, 24 of 60 slices"]
+    assert len(figure.axes) == 24 and figure.axes[0].texts[0].get_text() == "1"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["right ventricle (none)", "myocardium (none)", "left ventricle"]
 

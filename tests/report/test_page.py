@@ -1,5 +1,7 @@
 """The page of a run: what it shows, what it says when something is absent, and that it needs nothing else."""
 
+import base64
+import hashlib
 import re
 import shutil
 from html.parser import HTMLParser
@@ -26,7 +28,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.images, self.headings, self.links, self.text = [], [], [], [], ""
+        self.open, self.images, self.headings, self.links, self.text, self.ids = [], [], [], [], "", []
         self.feed(text)
         assert not self.open, f"never closed: {self.open}"
 
@@ -36,13 +38,14 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs[key] for key in ("src", "href", "srcset") if key in attrs]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & {*self.open}:
             self.text += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
@@ -120,8 +123,11 @@ def evaluate(prepared, out, split):
 
 def test_page_needs_nothing_but_itself(reported, page):
     text = (reported / "report.html").read_text(encoding="utf-8")
-    assert page.images and all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert not re.search(r"https?:|<script|<link|url\(|@import", text)
+    assert page.images and all(link.startswith(("data:image/png;base64,", "#case-")) for link in page.links)
+    assert not re.search(r"https?:|<link|url\(|@import|\bsrc=['\"](?!data:)", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{allowed}'\"" in text, "this script and no other"
     assert "default-src 'none'" in text and 'name="viewport"' in text and "prefers-color-scheme: dark" in text
 
 
@@ -162,6 +168,13 @@ def test_worst_and_best_are_in_order(page, prepared):
     shown = [image["alt"] for image in page.images if image["alt"].endswith(": image")]
     named = [alt.partition(",")[0] for alt in shown[4:]]
     assert named == [*cases[:3], *cases[:-4:-1]]
+
+
+def test_a_case_with_a_picture_is_a_link_to_it(page, prepared):
+    cases = prepared.split("train")
+    wanted = [f"case-{case.replace('_', '-5f-')}" for case in (*cases[:3], *cases[:-4:-1])]
+    assert page.ids == wanted
+    assert sorted(link for link in page.links if link.startswith("#")) == sorted(f"#{anchor}" for anchor in wanted)
 
 
 def test_synthetic_data_is_said_loudly(page):

@@ -26,6 +26,7 @@ class Entry:
         recipe: None for external predictions.
         runs: what is known of each training: folder, seed, fold, iteration, hours, peak_gpu_memory_mib, machine.
         parameters: trainable numbers; None for external predictions.
+        curves: (iterations, mean foreground Dice on the validation patients) of each training that logged it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Entry:
     recipe: Recipe | None = None
     runs: Sequence[Mapping[str, Any]] = ()
     parameters: int | None = None
+    curves: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:

@@ -3,21 +3,27 @@
 table.md .tex .csv     mean and deviation of each metric over trainings; in .md and .tex also the Dice of every class
                        and what the networks differ in
 significance.md .csv   paired tests per patient against the reference
-figures/               segmentations.png (Figures 4 and 5), image_dice.png (Figure 6), as on a light page
+figures/               segmentations.png (Figures 4 and 5), image_dice.png (Figure 6), as on a light page; patients.png,
+                       differences.png and training.png: patient by patient, the paired tests, the validation curves
 comparison.json        all of it, with every value per training and patient
 comparison.html        all of it to look at, on a light or dark page; one file that needs nothing else
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mamba_unet.comparison.columns import statistics_csv
 from mamba_unet.comparison.result import SYNTHETIC, Comparison
+from mamba_unet.drawing.comparison_figures import Difference, forest, paired_scatter, validation_curves
 from mamba_unet.drawing.figures import dice_histograms, segmentation_figure, to_png
 from mamba_unet.drawing.html import bullets, page, section, themed_figure, warning
 from mamba_unet.files import atomic_path, to_csv, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLES_SEED = 0
 
@@ -48,18 +54,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> None:
         write_text(out / "significance.csv", to_csv(comparison.tests))
         parts.insert(1, section("Is there a difference?", tests.html() + bullets(test_notes)))
 
-    examples = comparison.examples(EXAMPLES_SEED)
-    shown = (
-        f"{len(examples)} of {len(comparison.evaluation.cases)} cases, drawn at random (seed {EXAMPLES_SEED}). Of each "
-        "the slice with the largest labelled area, cut to the surroundings of what is labelled; of each network its "
-        "first training."
-    )
-    draw_examples = partial(segmentation_figure, examples, comparison.class_names)
-    draw_histograms = partial(dice_histograms, comparison.image_dice())
-    for name, heading, text, draw in (
-        ("segmentations", "Segmentations", shown, draw_examples),
-        ("image_dice", "Image by image", "Every image, every training.", draw_histograms),
-    ):
+    for name, heading, text, draw in _figures(comparison):
         with atomic_path(out / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(to_png(draw()))
         picture = themed_figure(draw, f"{heading}, every network", css="wide")
@@ -67,6 +62,37 @@ def write_comparison(comparison: Comparison, out: str | Path) -> None:
     header = f"<header><h1>{escape(title)}</h1>{warning(SYNTHETIC) if comparison.synthetic else ''}</header>"
     write_text(out / "comparison.html", page(title, "\n".join([header, *parts])))
     write_json(out / "comparison.json", comparison.to_json())
+
+
+def _figures(comparison: Comparison) -> "Iterator[tuple[str, str, str, Callable[..., Figure]]]":
+    """Name of the file, heading, text and drawing of each figure that there is something for."""
+    values = {name: entry.per_patient("dice") for name, entry in comparison.entries.items()}
+    tests = [test for test in comparison.tests if test["metric"] == "dice"]
+    differences = [
+        Difference(test["network"], test["median_difference"], test["interval"])
+        for test in tests
+        if test["median_difference"] is not None
+    ]
+    reference = comparison.reference
+    if differences:
+        text = "Right of the line the network is better. A hollow mark: the interval touches zero."
+        yield "differences", "The differences", text, partial(forest, differences, reference, "Dice")
+    if tests:
+        text = f"A point per patient: above the line the network is better than {escape(reference)}."
+        yield "patients", "Patient by patient", text, partial(paired_scatter, values, reference, "mean foreground Dice")
+    curves = {name: entry.curves for name, entry in comparison.entries.items() if entry.curves}
+    if curves:
+        text = "Every training. The checkpoint with the highest value is the one that was measured."
+        yield "training", "Training", text, partial(validation_curves, curves)
+    examples = comparison.examples(EXAMPLES_SEED)
+    text = (
+        f"{len(examples)} of {len(comparison.evaluation.cases)} cases, drawn at random (seed {EXAMPLES_SEED}). Of each "
+        "the slice with the largest labelled area, cut to the surroundings of what is labelled; of each network its "
+        "first training."
+    )
+    yield "segmentations", "Segmentations", text, partial(segmentation_figure, examples, comparison.class_names)
+    draw = partial(dice_histograms, comparison.image_dice())
+    yield "image_dice", "Image by image", "Every image, every training.", draw
 
 
 def _markdown_list(notes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from mamba_unet.comparison.result import Comparison
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
+from mamba_unet.drawing.figures import read_curves
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
@@ -143,6 +144,7 @@ def compare(
             recipe=recipes[name],
             runs=[_describe(run, out) for run in runs],
             parameters=sum(p.numel() for p in load_checkpoint(runs[0].out)[0].parameters()),
+            curves=list(filter(None, (read_curves(RunFolder(run.out).metrics).get("val/dice") for run in runs))),
         )
     for name in names[len(recipes) :]:
         folders = [folder for other, folder in external if other == name]

@@ -38,7 +38,7 @@ class Example:
     """One slice and what was made of it.
 
     Attributes:
-        name: of the slice, "patient001_frame01, slice 4".
+        name: of the slice, "patient001_frame01, slice 4"; slices count from 1 here, as everywhere for people.
         image: (H, W) grey or (H, W, 3) colour, 0 to 1.
         labels: column -> class indices (H, W): "ground truth", and "prediction" or the names of networks.
         pixel_size: height and width of a pixel.
@@ -54,7 +54,7 @@ class Example:
         """A slice of a case, cut to the surroundings of what is labelled; `predictions` are (D, H, W)."""
         labels = {"ground truth": case.label, **predictions}
         return cls(
-            f"{case.identifier}, slice {number}",
+            f"{case.identifier}, slice {number + 1}",
             picture(case.image, number),
             {name: label[number] for name, label in labels.items()},
             case.spacing_mm[1:] if case.spacing_mm else (1, 1),

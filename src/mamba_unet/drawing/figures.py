@@ -66,9 +66,9 @@ def plot_curves(metrics_csv_paths: Iterable[str | Path], out_png: str | Path, cl
 
     curves = read_curves(metrics_csv_paths)
     figure = Figure(figsize=(7, 8), layout="constrained")
-    draw_loss(_axes(figure, (3, 1, 1), LIGHT), curves, LIGHT)
-    draw_validation(_axes(figure, (3, 1, 2), LIGHT), curves, LIGHT, class_names)
-    draw_learning_rate(_axes(figure, (3, 1, 3), LIGHT), curves, LIGHT)
+    draw_loss(new_axes(figure, (3, 1, 1), LIGHT), curves, LIGHT)
+    draw_validation(new_axes(figure, (3, 1, 2), LIGHT), curves, LIGHT, class_names)
+    draw_learning_rate(new_axes(figure, (3, 1, 3), LIGHT), curves, LIGHT)
     with atomic_path(out_png) as temporary:
         temporary.write_bytes(to_png(figure, LIGHT, dpi=120))
 
@@ -84,7 +84,7 @@ def draw_loss(axes: "Axes", curves: Curves, theme: Theme) -> None:
             centre = slice((window - 1) // 2, (window - 1) // 2 + len(mean))
             axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
             axes.plot(steps[centre], mean, color=color, linewidth=1.6, label=column.split("/")[1].replace("_", " "))
-    _finish(axes, theme, "Training loss", "iteration", legend=True)
+    finish_axes(axes, theme, "Training loss", "iteration", legend=True)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
 
@@ -103,7 +103,7 @@ def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Seq
         axes.plot(steps, values, color=theme.text, linewidth=2, label="mean")
         axes.plot(steps[best], values[best], "o", color=theme.text, markersize=6)
         title += f": best {values[best]:.3f}"
-    _finish(axes, theme, title, "iteration", legend=True)
+    finish_axes(axes, theme, title, "iteration", legend=True)
     axes.set_xlim(left=0)
     axes.set_ylim(*dice_limits([values for column, (_, values) in curves.items() if column.startswith("val/dice")]))
 
@@ -121,7 +121,7 @@ def dice_limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
 def draw_learning_rate(axes: "Axes", curves: Curves, theme: Theme) -> None:
     if "lr" in curves:
         axes.plot(*curves["lr"], color=theme.line, linewidth=1.6)
-    _finish(axes, theme, "Learning rate", "iteration")
+    finish_axes(axes, theme, "Learning rate", "iteration")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
 
@@ -139,7 +139,7 @@ def draw_histogram(axes: "Axes", image_dice: Mapping[str, np.ndarray], theme: Th
         color=[theme.line, *PALETTE[1:]][: len(image_dice)],
         label=list(image_dice),
     )
-    _finish(axes, theme, "Image-by-image Dice", "mean foreground Dice of an image", legend=len(image_dice) > 1)
+    finish_axes(axes, theme, "Image-by-image Dice", "mean foreground Dice of an image", legend=len(image_dice) > 1)
     axes.set_ylabel("images", color=theme.text)
     axes.set_xlim(0, 1)
 
@@ -158,7 +158,7 @@ def dice_histograms(image_dice: Mapping[str, np.ndarray], theme: Theme = LIGHT) 
     figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
     first = None
     for position, (name, values) in enumerate(image_dice.items()):
-        axes = _axes(figure, (rows, columns, position + 1), theme, sharey=first)
+        axes = new_axes(figure, (rows, columns, position + 1), theme, sharey=first)
         first = first or axes
         if len(values):
             median = np.median(values)
@@ -168,7 +168,9 @@ def dice_histograms(image_dice: Mapping[str, np.ndarray], theme: Theme = LIGHT) 
             note = f"median {median:.3f}\n{np.mean(values < 0.5):.0%} below 0.5\n{len(values):,} images"
             backdrop = {"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             axes.text(0.03, 0.95, note, transform=axes.transAxes, va="top", fontsize=8, color=theme.text, bbox=backdrop)
-        _finish(axes, theme, name, "mean foreground Dice of an image" if position + columns >= len(image_dice) else "")
+        finish_axes(
+            axes, theme, name, "mean foreground Dice of an image" if position + columns >= len(image_dice) else ""
+        )
         axes.set_xlim(0, 1)
         if position % columns == 0:
             axes.set_ylabel("% of images", color=theme.text)
@@ -180,7 +182,7 @@ def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-    draw(_axes(figure, (1, 1, 1), theme), data, theme, **options)
+    draw(new_axes(figure, (1, 1, 1), theme), data, theme, **options)
     return figure
 
 
@@ -219,7 +221,8 @@ def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 160) -> bytes:
     return stream.getvalue()
 
 
-def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sharey: "Axes | None" = None) -> "Axes":
+def new_axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sharey: "Axes | None" = None) -> "Axes":
+    """Axes at (rows, columns, number) of a figure, in the colours of a theme."""
     axes = figure.add_subplot(*position, sharey=sharey)
     axes.set_facecolor(theme.background)
     axes.grid(color=theme.grid, linewidth=0.6)
@@ -230,7 +233,8 @@ def _axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sharey
     return axes
 
 
-def _finish(axes: "Axes", theme: Theme, title: str, xlabel: str, legend: bool = False) -> None:
+def finish_axes(axes: "Axes", theme: Theme, title: str, xlabel: str, legend: bool = False) -> None:
+    """What axes get at last: their title, the name of their x axis, a legend."""
     axes.set_title(title, color=theme.text, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(xlabel, color=theme.text)
     if legend and axes.get_legend_handles_labels()[0]:

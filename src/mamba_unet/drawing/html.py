@@ -1,6 +1,10 @@
-"""Parts of HTML pages that need nothing else: no script, no file beside them, no request to anywhere."""
+"""Parts of HTML pages that need nothing else: no file beside them, no request to anywhere.
+
+One script of a few lines sorts tables, and no other can run; without scripts the pages show all the same.
+"""
 
 import base64
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from html import escape
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 
 def page(title: str, body: str) -> str:
     """A whole page; `title` is escaped here, `body` is HTML."""
-    return PAGE.format(title=escape(title), style=STYLE, body=body)
+    allowed = base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()
+    return PAGE.format(title=escape(title), style=STYLE, body=body, script=SORT, hash=allowed)
 
 
 def section(title: str, content: str) -> str:
@@ -63,7 +68,8 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+  script-src 'sha256-{hash}'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -72,8 +78,38 @@ PAGE = """<!DOCTYPE html>
 {body}
 <footer>Written by mamba-unet. Research software: not for diagnosis or treatment.</footer>
 </main>
+<script>{script}</script>
 </body>
 </html>
+"""
+
+# A click on a title sorts the rows by that column, a second one the other way round; what is no number comes last.
+SORT = """
+const key = (row, column) => {
+  const text = row.cells[column].textContent.trim();
+  return text.startsWith("inf") ? Infinity : parseFloat(text);
+};
+for (const table of document.querySelectorAll(".sortable table")) {
+  const titles = [...table.tHead.rows[0].cells];
+  titles.forEach((title, column) => {
+    const button = document.createElement("button");
+    button.append(...title.childNodes);
+    title.append(button);
+    button.addEventListener("click", () => {
+      const up = title.getAttribute("aria-sort") !== "ascending";
+      titles.forEach(other => other.removeAttribute("aria-sort"));
+      title.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = [...table.tBodies[0].rows].map(row => [key(row, column), row.cells[column].textContent, row]);
+      const words = rows.every(([value]) => Number.isNaN(value)) || column === 0;
+      rows.sort(([a, s], [b, t]) => {
+        if (words) return up ? s.localeCompare(t, "en", {numeric: true}) : t.localeCompare(s, "en", {numeric: true});
+        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+        return a === b ? 0 : (a < b) === up ? -1 : 1;
+      });
+      table.tBodies[0].append(...rows.map(([, , row]) => row));
+    });
+  });
+}
 """
 
 # A table wider than its frame fades at its right edge as long as more lies there: the first layer moves with the
@@ -113,6 +149,13 @@ tbody th, thead th:first-child { position: sticky; left: 0; background: var(--pa
 tbody th { font-weight: 500 }
 thead .word { text-align: left }
 .word { text-align: left }
+th button { all: unset; cursor: pointer; font: inherit; color: inherit; text-align: inherit }
+th button:focus-visible { outline: 2px solid var(--accent) }
+th button::after { content: " \\2195"; opacity: .45 }
+th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1 }
+th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1 }
+a { color: var(--accent) }
+figure:target { outline: 3px solid var(--accent); outline-offset: .3rem; border-radius: .3rem }
 .summary tr:last-child { font-weight: 600 }
 ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
 .class { white-space: nowrap; margin-right: .75rem }
@@ -120,7 +163,7 @@ ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
 .charts { display: grid; align-items: center; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .charts img { width: 100%; max-width: 34rem; display: block }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)); gap: 1.25rem }
 .wide { width: 100%; min-width: 44rem; border-radius: .4rem }
 u { text-underline-offset: .2em }
 figure { margin: 0 }
@@ -133,4 +176,13 @@ summary { cursor: pointer; font-weight: 500 }
 pre { overflow-x: auto; padding: .75rem; border-radius: .4rem; background: var(--stripe); font-size: .85rem }
 details p, code { overflow-wrap: anywhere }
 footer { margin-top: 1.5rem; font-size: .85rem }
+@media print {
+  :root { --page: #fff; --panel: #fff; --text: #000; --quiet: #444; --line: #bbb; --accent: #0072b2; --stripe: #fff;
+    --shade: transparent; color-scheme: light }
+  main { max-width: none; padding: 0 } section { border: 0; padding: .5rem 0 } table { font-size: 7.5pt }
+  .scroll { overflow: visible; background: none } .wide { min-width: 0 } th button::after { content: none }
+  th, td { padding: .15rem .3rem } thead { display: table-header-group } tbody th, thead th { position: static }
+  section > h2, h3 { break-after: avoid } figure, .charts img, tr, .card { break-inside: avoid }
+  details:not([open]) { display: none }
+}
 """

@@ -45,7 +45,7 @@ def preview_figure(
 
     Of a cine the end-diastolic frame is shown if it can be found (see `cardiac.find_phases`), else the first. Of
     more than 24 slices, the first, the last, and evenly between them those in which something is segmented. Slices
-    and frames count from 0.
+    and frames count from 1.
 
     Args:
         image: (T, C, D, H, W), or (T, D, H, W) of one channel, in any unit: shown from its 2nd to its 98th
@@ -86,12 +86,12 @@ def preview_figure(
     ]
     details = []
     if len(labels) > 1:
-        details.append(f"frame {frame} of {len(labels)}")
+        details.append(f"frame {frame + 1} of {len(labels)}")
     if len(label) > 1:
         details.append(
             f"{len(label)} slices" if len(numbers) == len(label) else f"{len(numbers)} of {len(label)} slices"
         )
-    texts = [str(number) for number in numbers] if len(label) > 1 else [""]
+    texts = [str(number + 1) for number in numbers] if len(label) > 1 else [""]
     names = [
         (class_color(index), class_name if (label == index).any() else f"{class_name} (none)")
         for index, class_name in enumerate(class_names)

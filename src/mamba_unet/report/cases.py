@@ -1,6 +1,6 @@
 """The parts of a run's page that show single cases: examples, the best and the worst, the table of all."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +35,14 @@ def segmentations(run: Run, seed: int) -> "tuple[str, Figure | None]":
     return section("Segmentations", content), segmentation_figure(examples, run.class_names)
 
 
-def extremes(run: Run) -> str:
-    """The best and the worst cases; nothing where there are too few to tell."""
+def extremes(run: Run) -> tuple[str, set[str]]:
+    """The best and the worst cases, and which of them are pictured; nothing where there are too few to tell."""
     dice = {case: value for case, value in run.evaluation.per_case().items() if np.isfinite(value)}
     order = sorted(dice, key=lambda case: (-dice[case], case))
     count = min(EXTREMES, len(order) // 2)
     if not count:
-        return ""
+        return "", set()
+    linked: set[str] = set()
     shown = run.with_pictures()
     parts = []
     for title, cases, most_wrong, which in (
@@ -52,14 +53,15 @@ def extremes(run: Run) -> str:
             content = "<ul>" + "".join(f"<li>{escape(case)}: Dice {dice[case]:.3f}</li>" for case in cases) + "</ul>"
         else:
             pictured = [_example(run, case, most_wrong) for case in cases if case in shown]
-            content = f"<p>Of each case {which}.</p>{_pictures(run, pictured)}"
+            linked.update(case for case in cases if case in shown)
+            content = f"<p>Of each case {which}.</p>{_pictures(run, pictured, linked=True)}"
         parts.append(f"<h3>{title}</h3>{content}")
     legend = "" if isinstance(shown, str) else _legend(run)
-    return section("Best and worst cases", legend + "".join(parts))
+    return section("Best and worst cases", legend + "".join(parts)), linked
 
 
-def every_case(run: Run) -> str:
-    """Dice and HD95 of each class in each case."""
+def every_case(run: Run, linked: Collection[str]) -> str:
+    """Dice and HD95 of each class in each case; `linked` cases are links to their pictures among the extremes."""
     evaluation, names = run.evaluation, run.class_names[1:]
     metrics = [metric for metric in ("dice", "hd95") if metric in evaluation.metrics]
     mixed = evaluation.distance_unit == "mixed"
@@ -72,14 +74,18 @@ def every_case(run: Run) -> str:
         titles += [f"{title} {name}" for name in names]
     rows = []
     for case, mean in evaluation.per_case().items():
-        cells = [case, number(mean, 3)]
+        name = Html(f"<a href='#{_anchor(case)}'>{escape(case)}</a>") if case in linked else case
+        cells = [name, number(mean, 3)]
         for metric in metrics:
             for row in rows_of[case]:
                 unit = f" {row['distance_unit']}" if metric == "hd95" and mixed else ""
                 cells.append(number(row[metric], 3 if metric == "dice" else 2) + unit)
         rows.append(cells)
-    text = "<p>All eight metrics of each case are in <code>metrics_per_case.csv</code> beside this evaluation.</p>"
-    return section("Every case", text + Table(titles, rows).html())
+    text = (
+        "<p>A click on a title sorts; a case that is a link has a picture above. All eight metrics of each case are in "
+        "<code>metrics_per_case.csv</code> beside this evaluation.</p>"
+    )
+    return section("Every case", text + Table(titles, rows).html("sortable"))
 
 
 def class_name(run: Run, name: str) -> str:
@@ -100,7 +106,13 @@ def _example(run: Run, identifier: str, most_wrong: bool = False) -> Example:
     return Example.of_case(case, position, {"prediction": prediction})
 
 
-def _pictures(run: Run, examples: Sequence[Example]) -> str:
+def _anchor(case: str) -> str:
+    """The id of a case's picture: its name could hold what an id cannot."""
+    return "case-" + "".join(c if c.isascii() and c.isalnum() else f"-{ord(c):x}-" for c in case)
+
+
+def _pictures(run: Run, examples: Sequence[Example], linked: bool = False) -> str:
+    """The examples side by side; of each case one picture at most may be `linked` from the table."""
     dice = run.evaluation.per_case()
     figures = []
     for example in examples:
@@ -108,9 +120,10 @@ def _pictures(run: Run, examples: Sequence[Example]) -> str:
             f"<span>{image(pixels, f'{example.name}: {name}')}<small>{escape(name)}</small></span>"
             for name, pixels in zip(("image", *example.labels), example.pictures(), strict=True)
         )
-        mean = number(dice[example.name.rpartition(", ")[0]], 3)
+        case = example.name.rpartition(", ")[0]
+        mean, anchor = number(dice[case], 3), f" id='{_anchor(case)}'" if linked else ""
         figures.append(
-            f"<figure><div class='triptych'>{columns}</div>"
+            f"<figure{anchor}><div class='triptych'>{columns}</div>"
             f"<figcaption>{escape(example.name)}; Dice of the case {mean}</figcaption></figure>"
         )
     return f"<div class='examples'>{''.join(figures)}</div>"

@@ -1,4 +1,4 @@
-"""One run as one HTML page that needs nothing else: no script, no file beside it, no request to anywhere."""
+"""One run as one HTML page that needs nothing else: no file beside it, no request to anywhere."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -51,7 +51,7 @@ def write_report(
     """
     run = read_run(run_dir, evaluation_dir)
     out = Path(out) if out is not None else RunFolder(run.folder).report
-    sections = [_header(run)]
+    sections, linked = [_header(run)], set[str]()
     if run.evaluation is None:
         sections.append(section("Result", missing("Nothing has been evaluated yet: run `mamba-unet evaluate`.")))
     else:
@@ -59,10 +59,11 @@ def write_report(
         shown, figure = segmentations(run, seed)
         if figure is not None:
             _write_figure(figures / "segmentations.png", figure)
-        sections += [_result(run), shown, _image_dice(run, figures), extremes(run)]
+        best_and_worst, linked = extremes(run)
+        sections += [_result(run), shown, _image_dice(run, figures), best_and_worst]
     sections.append(_training(run))
     if run.evaluation is not None:
-        sections.append(every_case(run))
+        sections.append(every_case(run, linked))
     sections.append(_making(run))
     write_text(out, page(f"{run.model} on {run.dataset}", "\n".join(sections)))
     return out
