@@ -2,12 +2,15 @@
 
 recipe.yaml          the recipe, every key resolved
 split.json           split -> identifiers of its cases
+annotation.json      whose labels or scribbles training learns from, and whose images without
 versions.json        versions and hardware
 pretrained.txt       what a pretrained checkpoint filled, where there was one
 logs/ tensorboard/   losses and validation, as CSV and for TensorBoard
 curves.png           the same as a figure
 progress.json        how far the training is
 best.safetensors     the weights that did best on the validation patients
+best_<name>.safetensors  the same of each other network that was trained beside it, for objectives with several
+pseudo_labels/       what was taken for labels, at three moments of the training
 last.ckpt            what --resume goes on from; previous.ckpt is the one before
 evaluation_<split>/  what `evaluate` wrote, with predictions/<case>.npz
 report.html          what `report` wrote
@@ -37,6 +40,7 @@ class RunFolder:
         self.path = Path(path)
         self.recipe = self.path / "recipe.yaml"
         self.split = self.path / "split.json"
+        self.annotation = self.path / "annotation.json"
         self.versions = self.path / "versions.json"
         self.pretrained = self.path / "pretrained.txt"
         self.progress = self.path / "progress.json"
@@ -46,6 +50,14 @@ class RunFolder:
         self.previous = self.path / "previous.ckpt"
         self.report = self.path / "report.html"
         self.lock_file = self.path / ".lock"
+
+    def best_of(self, name: str) -> Path:
+        """Where the weights of another network than the one in `best` are kept."""
+        return self.path / f"best_{name}.safetensors"
+
+    def pseudo_labels(self, moment: int) -> Path:
+        """What was taken for labels at a moment of the training, counted from 0."""
+        return self.path / "pseudo_labels" / f"moment_{moment}.npz"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -66,6 +78,10 @@ class RunFolder:
     def read_split(self) -> dict[str, list[str]]:
         """Split -> identifiers of its cases; empty where it is not written."""
         return _read_json(self.split)
+
+    def read_annotation(self) -> dict[str, Any]:
+        """As `training.batches.TrainingData.describe` says it; empty where it is not written."""
+        return _read_json(self.annotation)
 
     def read_versions(self) -> dict[str, Any]:
         """Versions and hardware; empty where they are not written."""

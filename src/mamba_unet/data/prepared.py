@@ -6,7 +6,8 @@ check.txt            the table of problems and notes of the pass that prepared i
 plan.json            voxel size, patch and batch for 3D networks, where they were planned; see `planning`
 resampled/           cases on the grid of a view, where one was trained with; see `resampled`
 images/<case>.npy    (C, D, H, W) float32, about 0..1
-labels/<case>.npy    (D, H, W) uint8 class indices, 255 where there is no ground truth
+labels/<case>.npy    (D, H, W) uint8 class indices, 255 where there is no ground truth; absent of an image without label
+scribbles/<case>.npy the same, 255 where nothing is marked; only of cases that have scribbles
 cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
@@ -52,7 +53,7 @@ class PreparedDataset:
         orientation: the axis codes that all the cases share, e.g. "SPL"; None if they differ or are unknown.
         fingerprint: sha256 over identifiers, contents, intensity and class names; independent of where the files lie
             and of the layout they came in.
-        splits: split -> case identifiers.
+        splits: split -> case identifiers; those without a label are in `unlabelled`, and in no other.
         left_out: identifiers of the bad cases that were skipped on request.
 
     Raises:
@@ -113,6 +114,34 @@ class PreparedDataset:
         """(D, H, W), without touching the arrays."""
         return tuple(self._record(identifier)["shape"])
 
+    def is_labelled(self, identifier: str) -> bool:
+        """Whether the case has a label; one without serves to learn from unlabelled images."""
+        return self._record(identifier)["label_sha256"] is not None
+
+    def patient(self, identifier: str) -> str:
+        """Whose case it is."""
+        return self._record(identifier)["patient"]
+
+    def annotated(self, identifiers: Iterable[str], annotation: str) -> list[str]:
+        """Those cases that have a "label", or a "scribble"."""
+        key = f"{annotation}_sha256"
+        return [identifier for identifier in identifiers if self._record(identifier).get(key) is not None]
+
+    def annotation(self, identifier: str, annotation: str) -> np.ndarray:
+        """The "label" or "scribble" of a case that has one, memory-mapped."""
+        self._record(identifier)
+        return np.load(self.folder / f"{annotation}s" / f"{identifier}.npy", mmap_mode="r")
+
+    def marked(self, identifiers: Iterable[str], annotation: str) -> tuple[float, str]:
+        """The share of the voxels of some cases that their labels or scribbles mark, and a hash of these."""
+        marked, total, contents = 0, 0, hashlib.sha256()
+        for record in map(self._record, identifiers):
+            voxels = record[f"{annotation}_voxels"]
+            total += sum(voxels.values())
+            marked += sum(count for index, count in voxels.items() if int(index) != IGNORE)
+            contents.update(record[f"{annotation}_sha256"].encode())
+        return marked / max(1, total), contents.hexdigest()
+
     @property
     def has_ignored(self) -> bool:
         """Whether some label has pixels without ground truth."""
@@ -144,7 +173,7 @@ class PreparedDataset:
             identifier=identifier,
             patient=record["patient"],
             image=np.load(self.folder / "images" / f"{identifier}.npy", mmap_mode="r"),
-            label=np.load(self.folder / "labels" / f"{identifier}.npy", mmap_mode="r"),
+            label=self.annotation(identifier, "label") if self.is_labelled(identifier) else None,
             spacing_mm=self.spacing_mm(identifier),
             orientation=record["orientation"],
             affine=None if record["affine"] is None else np.array(record["affine"]),

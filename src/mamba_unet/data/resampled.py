@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mamba_unet.data.annotated import Annotated
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.files import atomic_path
@@ -30,7 +31,7 @@ class CasesOnGrid:
         view: of a network.
     """
 
-    def __init__(self, prepared: PreparedDataset, view: View) -> None:
+    def __init__(self, prepared: PreparedDataset | Annotated, view: View) -> None:
         self.prepared, self.view = prepared, view
         size = "x".join(f"{mm:g}" for mm in view.spacing_mm or ())
         self.folder = prepared.folder / FOLDER / f"{size}mm_v{VERSION}"

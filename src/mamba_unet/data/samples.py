@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.data.prepared import Cases
+from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.view import View
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ class Samples:
         identifiers: its cases, in order; the samples of each follow one another.
         view: cuts a case into samples.
         augment: how they are augmented: `none`, `paper` or `nnunet`.
+        labelled: False gives `IGNORE` for every label.
     """
 
-    def __init__(self, cases: Cases, identifiers: Sequence[str], view: View, augment: str):
+    def __init__(self, cases: Cases, identifiers: Sequence[str], view: View, augment: str, labelled: bool = True):
         self.cases, self.identifiers = cases, list(identifiers)
-        self.view, self.augment = view, augment
+        self.view, self.augment, self.labelled = view, augment, labelled
         self._ends = np.cumsum([view.count(cases.shape(one)) for one in self.identifiers], dtype=np.int64)
         self._marks: dict[str, Any] = {}  # what the view must know of a label; filled as cases are drawn from
 
@@ -48,6 +50,8 @@ class Samples:
             self._marks[case.identifier] = self.view.marks(case.label)
         rng, marks = np.random.default_rng(seed), self._marks[case.identifier]
         image, label = self.view.draw(case.image, case.label, number, rng, self.augment, marks)
+        if not self.labelled:
+            label = np.full_like(label, IGNORE)  # also where the view fills in background from outside
         return {
             "image": torch.from_numpy(image),
             "label": torch.from_numpy(label).long(),

@@ -4,16 +4,19 @@ import os
 import re
 import signal
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from mamba_unet.data.annotated import Annotated
 from mamba_unet.data.prepared import Cases, PreparedDataset
 from mamba_unet.data.resampled import CasesOnGrid
 from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
+from mamba_unet.training.labelled import choose_labelled
 from mamba_unet.training.objectives.base import Batch
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.view import View
@@ -78,13 +81,17 @@ class TrainingData:
         seed: of order and augmentation.
         workers: loading processes; None fits the machine.
         fold: train and validate on this fold's splits; None on `train` and `val`.
+        labelled: how many of the training patients are used with their labels, or who; None: all.
+        annotation: "label" or "scribble", which training learns from; validation takes the labels.
 
     Attributes:
         samples: stream -> the samples that its batches are drawn from.
+        training_cases: identifiers of those that are learned from with their labels.
+        unlabelled_cases: of those that are learned from without; none is of a patient that is validated or tested.
         validation_cases: identifiers.
 
     Raises:
-        ValueError: a split is absent or empty.
+        ValueError: a split is absent or empty, or there are no such patients, or no scribbles.
     """
 
     def __init__(
@@ -95,6 +102,8 @@ class TrainingData:
         seed: int = 0,
         workers: int | None = None,
         fold: int | None = None,
+        labelled: int | Sequence[str] | None = None,
+        annotation: str = "label",
     ) -> None:
         train, val = (split_name(name, fold) for name in ("train", "val"))
         for split in (train, val):
@@ -105,12 +114,17 @@ class TrainingData:
                     f"prepare it again with {remedy}"
                 )
         self.prepared, self.seed = prepared, seed
-        self.training_cases, self.validation_cases = prepared.splits[train], prepared.splits[val]
-        cases: Cases = prepared
-        if view.spacing_mm is not None:
-            cases = CasesOnGrid(prepared, view)
-            cases.write(self.training_cases)
-        self.samples: dict[str, Samples] = {"labelled": Samples(cases, self.training_cases, view, augment)}
+        self.validation_cases, self.annotation = prepared.splits[val], annotation
+        self.training_cases, self.unlabelled_cases = choose_labelled(prepared, fold, labelled, annotation, seed)
+        given = [("labelled", self.training_cases, annotation), ("unlabelled", self.unlabelled_cases, None)]
+        self.samples: dict[str, Samples] = {}
+        for stream, identifiers, kind in given:
+            cases: Cases = prepared if kind == "label" else Annotated(prepared, kind)
+            if view.spacing_mm is not None:
+                cases = CasesOnGrid(cases, view)
+                cases.write(identifiers)
+            if identifiers:
+                self.samples[stream] = Samples(cases, identifiers, view, augment, labelled=kind is not None)
         self.workers = _default_workers() if workers is None else workers
 
     def absent_classes(self) -> list[str]:
@@ -130,13 +144,39 @@ class TrainingData:
         for case in self.training_cases:
             if not absent:
                 break
-            label = np.asarray(self.prepared.case(case).label)
+            label = np.asarray(self.prepared.annotation(case, self.annotation))
             absent = {index for index in absent if not (label == index).any()}
         return [self.prepared.class_names[index] for index in sorted(absent)]
 
     def hashes(self) -> list[str]:
         """Of the images that the network is trained and chosen on; they tell an image whatever its case is called."""
-        return [self.prepared.image_hash(case) for case in (*self.training_cases, *self.validation_cases)]
+        cases = (*self.training_cases, *self.unlabelled_cases, *self.validation_cases)
+        return [self.prepared.image_hash(case) for case in cases]
+
+    def describe(self) -> dict[str, Any]:
+        """What training learns from, for the run folder: patients with labels, those without, and which labels."""
+        share, contents = self.prepared.marked(self.training_cases, self.annotation)
+        patients = [
+            sorted({self.prepared.patient(case) for case in cases})
+            for cases in (self.training_cases, self.unlabelled_cases)
+        ]
+        return {
+            "annotation": self.annotation,
+            "marked": share,
+            "sha256": contents,
+            "labelled_patients": patients[0],
+            "unlabelled_patients": [patient for patient in patients[1] if patient not in patients[0]],
+            "labelled_cases": list(self.training_cases),
+            "unlabelled_cases": list(self.unlabelled_cases),
+        }
+
+    def require(self, streams: Iterable[str]) -> None:
+        """Raise ValueError if this data has not all of these streams."""
+        if unknown := set(streams) - self.samples.keys():
+            raise ValueError(
+                f"{self.prepared.folder} has no {' and no '.join(sorted(unknown))} images to train on; label fewer "
+                "patients (labelled: 7), or prepare data with images that have no label"
+            )
 
     def batches(
         self, streams: Mapping[str, int], first_step: int, iterations: int, rank: int, world_size: int, pin_memory: bool
@@ -147,8 +187,7 @@ class TrainingData:
             ValueError: this data has no such stream, or a stream's samples cannot be shared by the processes.
             OSError: the loading processes have too little shared memory.
         """
-        if unknown := streams.keys() - self.samples.keys():
-            raise ValueError(f"no stream {', '.join(unknown)} in this data, only {', '.join(self.samples)}")
+        self.require(streams)
         loaders = []
         for name, samples in streams.items():
             # the labelled stream has the run's own seed; others must not draw the same order

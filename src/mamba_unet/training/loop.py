@@ -7,12 +7,15 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
+from mamba_unet.data.case import Case
 from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
 from mamba_unet.files import write_json
 from mamba_unet.inference.scores import predict_array
@@ -22,6 +25,7 @@ from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.objectives.base import Batch, Objective
 from mamba_unet.training.optimizer import build_optimizer
 from mamba_unet.training.progress import Progress
+from mamba_unet.training.pseudo_labels import keep_pseudo_labels
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.signals import StopSignals, TrainingStopped
 from mamba_unet.training.state import save_state
@@ -55,7 +59,7 @@ class Training:
         data: streams and validation cases.
         recipe: of the run.
         run: folder to write.
-        metadata: of the network, without validation.
+        metadata: name of each of the objective's networks -> what its checkpoint says, without validation.
         progress: is told how far it is.
         pretrained: names of the network's parameters that were loaded from elsewhere.
         state: what `save_state` wrote, to go on from.
@@ -64,6 +68,7 @@ class Training:
         step: iterations done.
         validated: iterations that were done at the last validation.
         best_dice: best mean foreground Dice on the validation patients so far.
+        others: the same of the networks that are reported beside the validated one.
         seconds: spent up to the last state that was saved.
     """
 
@@ -74,7 +79,7 @@ class Training:
         data: TrainingData,
         recipe: Recipe,
         run: RunFolder,
-        metadata: CheckpointMetadata,
+        metadata: Mapping[str, CheckpointMetadata],
         progress: Progress,
         pretrained: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
@@ -83,6 +88,8 @@ class Training:
         self.run_folder, self.metadata, self.progress = run, metadata, progress
         self.pretrained = list(pretrained)
         self.step, self.validated, self.best_dice, self.seconds = 0, 0, float("-inf"), 0.0
+        self.name, *others = objective.networks
+        self.others = dict.fromkeys(others, float("-inf"))
         self._since, self._names = time.monotonic(), list[str]()
 
         optimizer, self.schedule = build_optimizer(
@@ -175,7 +182,7 @@ class Training:
         # a finite loss can have an infinite gradient; such weights must not become the state to resume from
         if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
             raise NonFiniteLossError("weights became NaN or infinite", self.step - 1, self._names)
-        evaluation = self._evaluate()
+        evaluation = self._evaluate(self.objective.network)
         dice = evaluation.mean_foreground_dice
         by_class = {f"val/dice/{name}": value for name, value in evaluation.per_class().items()}
         self._log({"val/dice": dice} | by_class)
@@ -183,28 +190,49 @@ class Training:
         if dice > self.best_dice:
             self.best_dice = dice
             if self.fabric.is_global_zero:
-                self._save_best(evaluation)
+                self._save_best(self.run_folder.best, self.name, evaluation)
+        self._validate_others()
+        self._keep_pseudo_labels()
         self._save()  # after the best: a kill between the two is followed by the same validation
         self.progress.validated(self.step, dice, self.best_dice)
 
-    def _evaluate(self) -> Evaluation:
-        network, prepared = self.objective.network, self.data.prepared
-        view, classes = self.recipe.view, len(self.metadata.class_names)
-        with self.fabric.autocast():
-            return evaluate_cases(
-                lambda case: predict_array(network, case.image, view, classes, spacing_mm=case.spacing_mm),
-                map(prepared.case, self.data.validation_cases),
-                prepared.class_names,
-                distances=False,
-            )
+    def _validate_others(self) -> None:
+        """Report the networks beside the validated one in the same way, and keep the best of each."""
+        for name in self.others:
+            evaluation = self._evaluate(self.objective.networks[name])
+            dice = evaluation.mean_foreground_dice
+            self._log({f"val_{name}/dice": dice})
+            if dice > self.others[name]:
+                self.others[name] = dice
+                if self.fabric.is_global_zero:
+                    self._save_best(self.run_folder.best_of(name), name, evaluation)
 
-    def _save_best(self, evaluation: Evaluation) -> None:
+    def _keep_pseudo_labels(self) -> None:
+        if self.fabric.is_global_zero and self.objective.labellers:
+            done = max(self.step / self.recipe.iterations, self._share_of_minutes())
+            keep_pseudo_labels(self.run_folder, self.data, self.step, done, self._predict, self.objective.labellers)
+
+    def _predict(self, network: nn.Module, case: Case) -> np.ndarray:
+        view, classes = self.recipe.view, self.data.prepared.num_classes
+        with self.fabric.autocast():
+            return predict_array(network, case.image, view, classes, spacing_mm=case.spacing_mm)
+
+    def _evaluate(self, network: nn.Module) -> Evaluation:
+        prepared = self.data.prepared
+        return evaluate_cases(
+            lambda case: self._predict(network, case),
+            map(prepared.case, self.data.validation_cases),
+            prepared.class_names,
+            distances=False,
+        )
+
+    def _save_best(self, path: Path, name: str, evaluation: Evaluation) -> None:
         validation = {
             "iteration": self.step,
             "mean_foreground_dice": evaluation.mean_foreground_dice,
             "dice": evaluation.per_class(),
         }
-        save_checkpoint(self.run_folder.best, self.objective.network, replace(self.metadata, validation=validation))
+        save_checkpoint(path, self.objective.networks[name], replace(self.metadata[name], validation=validation))
 
     def _save(self) -> None:
         now = time.monotonic()
@@ -217,9 +245,10 @@ class Training:
                 "step": self.step,
                 "validated": self.validated,
                 "best_dice": self.best_dice,
+                "others": self.others,
                 "seconds": self.seconds,
                 "pretrained": self.pretrained,
-                "lineage": list(self.metadata.lineage),
+                "lineage": list(self.metadata[self.name].lineage),
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -230,12 +259,13 @@ class Training:
             logger.save()
         from mamba_unet.drawing.figures import plot_curves
 
-        plot_curves(self.run_folder.metrics, self.run_folder.curves, self.metadata.class_names)
+        plot_curves(self.run_folder.metrics, self.run_folder.curves, self.metadata[self.name].class_names)
         self._write_progress()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.validated = state["step"], state["validated"]
         self.best_dice, self.seconds = state["best_dice"], state["seconds"]
+        self.others |= state.get("others", {})
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -263,6 +293,7 @@ class Training:
 
     def _write_progress(self) -> None:
         device = self.fabric.device
+        others = {name: dice if math.isfinite(dice) else None for name, dice in self.others.items()}
         write_json(
             self.run_folder.progress,
             {
@@ -274,5 +305,6 @@ class Training:
                 if device.type == "cuda"
                 else None,
                 "best_validation_dice": self.best_dice if math.isfinite(self.best_dice) else None,
-            },
+            }
+            | ({"best_validation_dice_of_others": others} if self.others else {}),
         )

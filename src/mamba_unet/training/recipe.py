@@ -14,6 +14,17 @@ from typing import Any, Literal
 import yaml
 
 from mamba_unet.files import write_text
+from mamba_unet.training.groups import (
+    PLACE,
+    FewLabelsRecipe,
+    ModelRecipe,
+    Objectives,
+    OptimizerRecipe,
+    RecipeError,
+    TrainerRecipe,
+    check_few_labels,
+    member_recipes,
+)
 from mamba_unet.views.slices import Slices
 from mamba_unet.views.view import KINDS, View
 
@@ -21,82 +32,6 @@ RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earl
 SHIPPED = Path(__file__).parents[1] / "recipes"
 PLAN = "plan"  # the value of a key that is left to the data's plan, see data/planning.py
 DEVICES = re.compile(r"auto|-1|\d+(,\d+)*")
-
-
-class RecipeError(ValueError):
-    """A recipe has an unknown key or a value of the wrong kind."""
-
-
-# of a field that says where and how a run is computed, not what the experiment is: it may change on `--resume`
-PLACE = {"place": True}
-
-
-@dataclass
-class ModelRecipe:
-    """The network.
-
-    Attributes:
-        name: network's name in the registry.
-        size: a name of the registry's sizes, or null for the network's own default.
-        arguments: further constructor arguments, which win over `size`.
-    """
-
-    name: str = "mamba_unet"
-    size: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class OptimizerRecipe:
-    """The optimiser and its schedule, polynomial decay per iteration: lr * (1 - iteration / iterations)^power.
-
-    With a limit of minutes, the share of them that is spent counts where it is more than that of the iterations.
-
-    Attributes:
-        name: `sgd` (the paper's) or `adamw`.
-        lr: learning rate at the start.
-        lr_pretrained_factor: the learning rate of layers that were filled from `pretrained` is `lr` times this.
-        momentum: momentum of SGD.
-        weight_decay: weight decay.
-        decay_all: decay every parameter, as the paper does; false spares biases, norms, and A and D of the scan.
-        ema: keep a running average of the weights, which forgets `1 - ema` of itself at each iteration, and validate
-            and save it instead of the weights; 0 for none.
-        power: power of the polynomial decay.
-        warmup: iterations over which the learning rate first rises linearly.
-        clip_norm: largest gradient norm, or null for no clipping.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01
-    lr_pretrained_factor: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    decay_all: bool = True
-    ema: float = 0.0
-    power: float = 0.9
-    warmup: int = 0
-    clip_norm: float | None = None
-
-
-@dataclass
-class TrainerRecipe:
-    """The devices, as Lightning names them.
-
-    Attributes:
-        accelerator: `auto`, `cpu`, `gpu`, `mps`.
-        devices: number of devices, `auto`, or GPUs by number such as `0,1`.
-        num_nodes: number of machines.
-        strategy: `auto`, `ddp`, ...
-        precision: `32-true`, `bf16-mixed`, `16-mixed`.
-        deterministic: ask torch for deterministic algorithms.
-    """
-
-    accelerator: str = field(default="auto", metadata=PLACE)
-    devices: int | str = field(default="auto", metadata=PLACE)
-    num_nodes: int = field(default=1, metadata=PLACE)
-    strategy: str = field(default="auto", metadata=PLACE)
-    precision: str = "32-true"
-    deterministic: bool = False
 
 
 @dataclass
@@ -109,6 +44,13 @@ class Recipe:
         seed: seed of weights, augmentation, order and stochastic depth.
         fold: train on this fold of the data (`mamba-unet prepare --folds`), from 0; null for the split itself.
         model: the network.
+        objective: `supervised`; with images without labels `mean_teacher`, `cps` (cross pseudo supervision) or
+            `semi_mamba_unet`; on scribbles `partial_ce` or `mixed` (docs/few_labels.md).
+        labelled: how many of the training patients are used with their labels, drawn by `seed`, or a list of patients;
+            the others serve as images without labels. Null is all.
+        annotation: what training learns from: `label`, or `scribble` where the data has scribbles. Validation and tests
+            are on labels always.
+        few_labels: what learning from few labels and from scribbles needs.
         pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
             for random weights.
         view: what the network sees of a case, of `view.kind` `slices` or `patches`; `image_size` is another name of
@@ -136,6 +78,10 @@ class Recipe:
     seed: int = 0
     fold: int | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    objective: Objectives = "supervised"
+    labelled: int | list[str] | None = None
+    annotation: Literal["label", "scribble"] = "label"
+    few_labels: FewLabelsRecipe = field(default_factory=FewLabelsRecipe)
     pretrained: str | None = None
     view: View = field(default_factory=Slices)
     augment: Literal["none", "paper", "nnunet"] | bool = "paper"
@@ -181,6 +127,16 @@ class Recipe:
             )
         if self.trainer.num_nodes < 1:
             raise RecipeError(f"trainer.num_nodes must be at least 1, got {self.trainer.num_nodes}")
+        if self.labelled == [] or (isinstance(self.labelled, int) and self.labelled < 1):
+            raise RecipeError(
+                f"labelled must be a number of patients from 1 on, or a list of them, got {self.labelled}"
+            )
+        check_few_labels(self.objective, self.model, self.few_labels, self.batch_size, self.deep_supervision)
+
+    @property
+    def members(self) -> list[ModelRecipe]:
+        """All the networks that are trained, `model` first."""
+        return member_recipes(self.objective, self.model, self.few_labels)
 
 
 def recipe_fields(config: type = Recipe, prefix: str = "") -> Iterator[tuple[str, Field]]:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,9 @@ from mamba_unet.models.registry import build_model, resolve_config
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.loop import Training
-from mamba_unet.training.objectives.averaged import Averaged
-from mamba_unet.training.objectives.base import Objective
-from mamba_unet.training.objectives.deep import DeeplySupervised
-from mamba_unet.training.objectives.supervised import Supervised
+from mamba_unet.training.objectives.build import build_objective, member_names, streams
 from mamba_unet.training.progress import Progress, default_progress
-from mamba_unet.training.recipe import PLAN, Recipe, RecipeError, experiment, load_recipe, save_recipe
+from mamba_unet.training.recipe import PLAN, ModelRecipe, Recipe, RecipeError, experiment, load_recipe, save_recipe
 from mamba_unet.training.state import load_state
 from mamba_unet.views.preprocessing import Preprocessing
 
@@ -80,21 +77,34 @@ def train(
 
     prepared = PreparedDataset(recipe.data)
     recipe = with_plan(recipe, prepared)
-    source = TrainingData(prepared, recipe.view, recipe.augment, recipe.seed, recipe.workers, recipe.fold)
+    source = TrainingData(
+        prepared,
+        recipe.view,
+        recipe.augment,
+        recipe.seed,
+        recipe.workers,
+        recipe.fold,
+        recipe.labelled,
+        recipe.annotation,
+    )
+    source.require(streams(recipe))
+    if "unlabelled" not in streams(recipe):
+        source.unlabelled_cases = []  # no image is counted as seen that is not
     absent = source.absent_classes()
     if leader:
-        check_resumable(run, recipe, prepared)
+        check_resumable(run, recipe, prepared, source)
     state = load_state(run) if resume else None
     if leader and resume and state is None:
         log.info("%s holds no state to resume from; the training starts at the beginning", run)
-    network, config = _build(recipe, prepared)
+    built = _build_members(recipe, prepared)
+    network = built[0][0]
     loaded = None if state or recipe.pretrained is None else load_pretrained(network, recipe.pretrained)
     # a run that goes on needs its pretrained checkpoint no more
     names = state["pretrained"] if state else loaded.loaded if loaded else ()
     lineage = state["lineage"] if state else sorted({*source.hashes(), *(loaded.lineage if loaded else ())})
-    metadata = CheckpointMetadata(
-        model=recipe.model.name,
-        config=config,
+    common = CheckpointMetadata(
+        model="",
+        config={},
         class_names=prepared.class_names,
         preprocessing=prepared.preprocessing(recipe.view).to_json(),
         dataset=prepared.name,
@@ -105,9 +115,10 @@ def train(
     )
     if leader and loaded is not None and loaded.preprocessing is not None:
         _warn_of_other_preprocessing(loaded, recipe, prepared)
+    metadata = _metadata(recipe, common, [config for _, config in built])
     fabric = _fabric(recipe, run)
     shown = progress or (default_progress() if leader else Progress())
-    objective = _objective(recipe, network, prepared.num_classes)
+    objective = build_objective(recipe, [one for one, _ in built], prepared.num_classes)
     training = Training(fabric, objective, source, recipe, run, metadata, shown, names, state)
     with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
         training.run()
@@ -136,6 +147,7 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
                 _warn_of_leak(prepared, recipe, loaded)
             save_recipe(run.recipe, recipe)
             write_json(run.split, split_of(recipe, prepared))
+            write_json(run.annotation, training.data.describe())
             write_json(run.versions, describe_environment())
             yield
     except BaseException:
@@ -174,9 +186,15 @@ def _warn_of_leak(prepared: PreparedDataset, recipe: Recipe, loaded: LoadReport)
         )  # fmt: skip
 
 
-def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -> None:
+def check_resumable(
+    run: RunFolder, recipe: Recipe, prepared: PreparedDataset, source: TrainingData | None = None
+) -> None:
     """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data."""
     recipe = with_plan(recipe, prepared)
+    if source and (before := run.read_annotation()) and before["sha256"] != source.describe()["sha256"]:
+        raise RecipeError(
+            f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
+        )
     if run.exists:
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
         if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:
@@ -210,31 +228,33 @@ def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: P
         )
 
 
-def _build(recipe: Recipe, prepared: PreparedDataset) -> tuple[nn.Module, dict[str, Any]]:
-    """The recipe's network, its weights drawn by the recipe's seed, and its constructor arguments."""
-    config = resolve_config(recipe.model.size, recipe.model.arguments, recipe.model.name)
+def _build_members(recipe: Recipe, prepared: PreparedDataset) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """The recipe's networks, their weights drawn by the recipe's seed, and their constructor arguments."""
+    torch.manual_seed(recipe.seed)  # the first network is what it is alone, the next ones draw on
+    return [_build(model, prepared) for model in recipe.members]
+
+
+def _build(model: ModelRecipe, prepared: PreparedDataset) -> tuple[nn.Module, dict[str, Any]]:
+    config = resolve_config(model.size, model.arguments, model.name)
     for key, found in (("in_channels", prepared.channels), ("num_classes", prepared.num_classes)):
         if config.setdefault(key, found) != found:
             raise RecipeError(f"model.arguments.{key} is {config[key]}, but the data has {found}; leave the key out")
-    torch.manual_seed(recipe.seed)
     try:
-        return build_model(recipe.model.name, **config), config
+        return build_model(model.name, **config), config
     except TypeError as error:
-        raise RecipeError(
-            f"model.arguments {recipe.model.arguments} do not fit {recipe.model.name}: {error}"
-        ) from error
+        raise RecipeError(f"model.arguments {model.arguments} do not fit {model.name}: {error}") from error
 
 
-def _objective(recipe: Recipe, network: nn.Module, num_classes: int) -> Objective:
-    objective: Objective
-    if recipe.deep_supervision:
-        try:
-            objective = DeeplySupervised(network, recipe.batch_size, num_classes)
-        except ValueError as error:
-            raise RecipeError(f"deep_supervision: {error}; leave the key out") from error
-    else:
-        objective = Supervised(network, recipe.batch_size)
-    return Averaged(objective, recipe.optimizer.ema) if recipe.optimizer.ema else objective
+def _metadata(
+    recipe: Recipe, common: CheckpointMetadata, configs: Sequence[dict[str, Any]]
+) -> dict[str, CheckpointMetadata]:
+    """Name of each network that is validated -> what its checkpoint says of it."""
+    models = [recipe.model] * 2 if recipe.objective == "mean_teacher" else recipe.members
+    configs = [configs[0]] * 2 if recipe.objective == "mean_teacher" else configs
+    return {
+        name: replace(common, model=model.name, config=config)
+        for name, model, config in zip(member_names(recipe), models, configs, strict=True)
+    }
 
 
 def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
@@ -256,11 +276,13 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
             f"{t.precision} cannot be had here ({(str(error).splitlines() or [type(error).__name__])[0]}); "
             "`mamba-unet info` shows the devices, --trainer.accelerator cpu always works"
         ) from error
-    if recipe.batch_size % fabric.world_size:  # before there are several processes to say it
-        share = recipe.batch_size // fabric.world_size * fabric.world_size or fabric.world_size
+    parts, processes = streams(recipe), fabric.world_size
+    if any(samples % processes for samples in parts.values()):  # before there are several processes to say it
+        each = processes * len(parts)
+        halves = " in each half" if len(parts) > 1 else ""
         raise RecipeError(
-            f"batch_size {recipe.batch_size} is not a multiple of the {fabric.world_size} processes it is shared by; "
-            f"take {share}"
+            f"batch_size {recipe.batch_size} is not a multiple{halves} of the {processes} processes it is shared by; "
+            f"take {recipe.batch_size // each * each or each}"
         )
     if t.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA's matrix products refuse

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Batch(TypedDict):
     """Samples of one stream.
 
-    image (B, C, *size) float32; label (B, *size) int64 class indices or `IGNORE`; name "case/sample" of each.
+    image (B, C, *size) float32; label (B, *size) int64 class indices or `IGNORE`, which is everywhere in a stream
+    without labels; name "case/sample" of each.
     """
 
     image: Tensor
@@ -21,7 +22,8 @@ class Objective(nn.Module):
     """One objective of training; a method such as mean teacher is a subclass in a file of its own.
 
     Everything that must survive a kill is a submodule, a parameter or a buffer: the state dict travels in last.ckpt.
-    What needs no gradient has `requires_grad` off and gets no optimiser.
+    What needs no gradient has `requires_grad` off and gets no optimiser. What is drawn by chance is drawn by the step,
+    and by the sample's name where it is the sample's own, so that several processes draw what one would.
 
     Attributes:
         network: is validated, and saved as the best.
@@ -32,6 +34,16 @@ class Objective(nn.Module):
     network: nn.Module
     trained: str = "network"
     streams: Mapping[str, int]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All that are validated, by name; `network` is the first, the others are reported beside it."""
+        return {"network": self.network}
+
+    @property
+    def labellers(self) -> dict[str, nn.Module]:
+        """Those whose answers are taken for labels, by name."""
+        return {}
 
     def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         """ "loss", which is minimised, and its parts, all scalars and logged by name.

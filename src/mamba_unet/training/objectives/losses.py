@@ -1,5 +1,7 @@
 """The training loss: cross-entropy and soft Dice in equal parts.
 
+B batch, K classes, S spatial axes: (H, W), or (D, H, W).
+
 Pixels whose label is `IGNORE` are left out of both; where all are, both are zero. In distributed training the sums run
 over all processes, so that W processes give the loss, and after the gradients are averaged the gradient, of one process
 with the joint batch.

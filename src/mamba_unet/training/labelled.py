@@ -1,0 +1,77 @@
+"""Which training patients are learned from with their labels, and which images without."""
+
+from collections.abc import Iterable, Sequence
+
+from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.splits import shuffled, split_name
+
+
+def choose_labelled(
+    prepared: PreparedDataset, fold: int | None, labelled: int | Sequence[str] | None, annotation: str, seed: int
+) -> tuple[list[str], list[str]]:
+    """The training cases that are used with their labels, and the cases that are used without.
+
+    A patient counts as a whole. Without labels are: the other training patients, those of `labelled` whose cases have
+    none, and the images that the data set has without labels, but for those of patients whom another split of the fold
+    holds: images of a patient to be tested are not learned from.
+
+    Args:
+        prepared: the data.
+        fold: whose training split; None for the split itself.
+        labelled: a number of patients, drawn by `seed` so that fewer are a part of more; or their names; None for all.
+        annotation: "label" or "scribble".
+        seed: of the drawing.
+
+    Raises:
+        ValueError: no case has such an annotation, there are fewer patients, or names that are no training patients.
+    """
+    split = split_name("train", fold)
+    training = prepared.splits[split]
+    annotated = prepared.annotated(training, annotation)
+    if not annotated:
+        raise ValueError(
+            f"{prepared.folder} has no {annotation}s in the split {split!r}; prepare data that has some "
+            "(docs/few_labels.md), or train with annotation: label"
+        )
+    patients = sorted({prepared.patient(case) for case in annotated})
+    chosen = patients if labelled is None else _chosen(prepared, patients, labelled, seed, split)
+    with_labels = [case for case in annotated if prepared.patient(case) in chosen]
+    held_out = _held_out(prepared, fold)
+    others = [case for case in prepared.splits.get("unlabelled", ()) if prepared.patient(case) not in held_out]
+    rest = [case for case in training if case not in set(with_labels)]
+    return with_labels, [*rest, *others]
+
+
+def _chosen(
+    prepared: PreparedDataset, patients: Sequence[str], labelled: int | Sequence[str], seed: int, split: str
+) -> set[str]:
+    if isinstance(labelled, int):
+        if labelled > len(patients):
+            raise ValueError(
+                f"labelled is {labelled}, but {prepared.folder} has {len(patients)} patients with labels in the split "
+                f"{split!r}; it counts patients, not images"
+            )
+        return set(shuffled(patients, seed)[:labelled])
+    if unknown := sorted(set(labelled) - set(patients)):
+        raise ValueError(
+            f"labelled names {_some(unknown)}, expected patients with labels in the split {split!r} of "
+            f"{prepared.folder}: {_some(patients)}"
+        )
+    return set(labelled)
+
+
+def _held_out(prepared: PreparedDataset, fold: int | None) -> set[str]:
+    """Patients of the fold's splits other than the training split."""
+    prefix = split_name("", fold)
+    kept = {split_name("train", fold), "unlabelled"}
+    return {
+        prepared.patient(case)
+        for name, cases in prepared.splits.items()
+        if name not in kept and name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+        for case in cases
+    }
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")

@@ -1,0 +1,98 @@
+"""Learning from scribbles: labels of which most pixels are `IGNORE`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mamba_unet.training.objectives.base import Batch
+from mamba_unet.training.objectives.losses import cross_entropy_loss, soft_dice_loss
+from mamba_unet.training.objectives.members import Members
+from mamba_unet.training.objectives.ramp import Ramp
+from mamba_unet.training.objectives.regularisers import entropy_loss, mumford_shah_loss
+
+
+class PartialCrossEntropy(Members):
+    """Cross-entropy of the pixels that are marked, and what is known of segmentations in general.
+
+    Args:
+        members: one network or several, by name; each learns for itself.
+        validated: name of the one that is saved.
+        batch_size: samples in a batch.
+        entropy: weight of the entropy of all pixels.
+        mumford_shah: weight of the Mumford-Shah term.
+
+    Source: Tang et al. 2018 (arXiv 1804.01346); the weak baselines of WSL4MIS.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, nn.Module],
+        validated: str,
+        batch_size: int,
+        entropy: float = 0.0,
+        mumford_shah: float = 0.0,
+    ) -> None:
+        super().__init__(members, validated)
+        self.streams = {"labelled": batch_size}
+        self.entropy, self.mumford_shah = entropy, mumford_shah
+
+    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        image = batch["labelled"]["image"]
+        return self.losses(image, batch["labelled"]["label"], [member(image) for member in self.members], step)
+
+    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int) -> dict[str, Tensor]:
+        """ "loss" and its parts, each a sum over the networks."""
+        parts = {"cross_entropy": sum(cross_entropy_loss(one, label) for one in logits)}
+        loss = parts["cross_entropy"]
+        if self.entropy:
+            parts["entropy"] = sum(entropy_loss(one) for one in logits)
+            loss = loss + self.entropy * parts["entropy"]
+        if self.mumford_shah:
+            parts["mumford_shah"] = sum(mumford_shah_loss(image, one) for one in logits)
+            loss = loss + self.mumford_shah * parts["mumford_shah"]
+        return {"loss": loss, **parts}
+
+
+class MixedPseudoLabels(PartialCrossEntropy):
+    """Partial cross-entropy, and the Dice loss to the class that a random mixture of all answers thinks likeliest.
+
+    The shares of the mixture are drawn anew in every step: a stick of length 1, broken at random places.
+
+    Args:
+        members: two or three, by name.
+        weight: of the Dice loss.
+        seed: of the mixtures.
+        validated, batch_size, entropy, mumford_shah: as for `PartialCrossEntropy`.
+
+    Source: Luo et al. 2022 (arXiv 2203.02106), with two decoders and weight 0.5; Weak-Mamba-UNet (arXiv 2402.10887),
+    with U-Net, Swin-Unet and Mamba-UNet and weight 1.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, nn.Module],
+        validated: str,
+        batch_size: int,
+        weight: Ramp,
+        seed: int = 0,
+        entropy: float = 0.0,
+        mumford_shah: float = 0.0,
+    ) -> None:
+        super().__init__(members, validated, batch_size, entropy, mumford_shah)
+        if len(members) not in (2, 3):
+            raise ValueError(f"pseudo labels are mixed of two or three networks, got {', '.join(members)}")
+        self.weight, self.seed = weight, seed
+
+    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int) -> dict[str, Tensor]:
+        losses = super().losses(image, label, logits, step)
+        shares = self.shares(step)
+        mixture = sum(share * one.detach().float().softmax(dim=1) for share, one in zip(shares, logits, strict=True))
+        pseudo = sum(soft_dice_loss(one, mixture.argmax(dim=1)) for one in logits)
+        return {**losses, "loss": losses["loss"] + self.weight(step) * pseudo, "pseudo": pseudo}
+
+    def shares(self, step: int) -> list[float]:
+        """Of the networks in a step's mixture; the same in every process."""
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        ends = torch.rand(len(self.members) - 1, generator=generator, dtype=torch.float64).sort().values.tolist()
+        return [end - start for start, end in zip([0.0, *ends], [*ends, 1.0], strict=True)]
