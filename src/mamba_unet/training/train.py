@@ -191,10 +191,6 @@ def check_resumable(
 ) -> None:
     """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data."""
     recipe = with_plan(recipe, prepared)
-    if source and (before := run.read_annotation()) and before["sha256"] != source.describe()["sha256"]:
-        raise RecipeError(
-            f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
-        )
     if run.exists:
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
         if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:
@@ -211,6 +207,10 @@ def check_resumable(
         raise RecipeError(
             f"{run} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
             f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
+        )
+    if source and (before := run.read_annotation()) and before["sha256"] != source.describe()["sha256"]:
+        raise RecipeError(
+            f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
         )
 
 
