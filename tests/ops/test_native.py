@@ -14,21 +14,22 @@ if native.absence():
     pytest.skip(native.absence(), allow_module_level=True)
 
 
-def image(batch=2, height=9, width=7, channels=40, states=16) -> list[torch.Tensor]:
+def image(batch=2, shape=(9, 7), channels=40, states=16) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
+    walks = 2 * len(shape)
 
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator)
+    def randn(*sizes):
+        return torch.randn(*sizes, generator=generator)
 
     return [
-        randn(batch, height, width, channels),
-        randn(batch, height, width, 4, 3),
-        randn(batch, height, width, 4, states),
-        randn(batch, height, width, 4, states),
-        -torch.rand(4, channels, states, generator=generator),
+        randn(batch, *shape, channels),
+        randn(batch, *shape, walks, 3),
+        randn(batch, *shape, walks, states),
+        randn(batch, *shape, walks, states),
+        -torch.rand(walks, channels, states, generator=generator),
         randn(channels),
-        randn(4, channels),
-        randn(4, channels, 3),
+        randn(walks, channels),
+        randn(walks, channels, 3),
     ]
 
 
@@ -46,9 +47,10 @@ def threads():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("number", [2, 3, 16])
-def test_any_number_of_threads_gives_the_same_numbers(threads, number, batch, assert_agree):
-    inputs = image(batch)
+@pytest.mark.parametrize("number", [2, 3, 8, 16])
+@pytest.mark.parametrize("shape", [(9, 7), (3, 7, 4)])
+def test_any_number_of_threads_gives_the_same_numbers(threads, number, batch, shape, assert_agree):
+    inputs = image(batch, shape)
     threads(1)
     alone = outputs_and_gradients(inputs)
     threads(number)

@@ -38,7 +38,7 @@ from triton.compiler import ASTSource
 from mamba_unet.ops import triton_scan
 
 half = {"u_ptr", "dt_ptr", "B_ptr", "C_ptr", "grad_dt_ptr"}
-constants = dict(COLUMNS=1, WAYS=2, ADJOINT=False, SOFTPLUS=True, TILE=4, N=16, BLOCK_N=16, BLOCK_D=32, BLOCK=128)
+constants = dict(PATH=1, PATHS=3, WAYS=2, ADJOINT=False, SOFTPLUS=True, TILE=4, N=16, BLOCK_N=16, BLOCK_D=32, BLOCK=128)
 kernels = [value for name, value in vars(triton_scan).items() if name.endswith("_kernel")]
 assert len(kernels) == 5
 for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)):

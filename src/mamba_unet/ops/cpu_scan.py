@@ -1,13 +1,16 @@
 """The compiled scan as one differentiable operator, which `torch.compile` and `torch.export` see as a single node.
 
-B batch, H W image, K directions, D channels, N d_state, R rank of dt. All tensors are float32.
+B batch, S the map's one to three axes, K directions, D channels, N d_state, R rank of dt. All tensors are float32.
 """
+
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mamba_unet.ops import native
+from mamba_unet.ops.paths import paths
 
 
 def cpu_scan(
@@ -24,10 +27,10 @@ def cpu_scan(
     """Scan along K paths at once; see the head of `scan_kernel.c`.
 
     Args:
-        u: (B, H, W, D).
-        dt: (B, H, W, K, D), or with `weight` (B, H, W, K, R).
-        B: (B, H, W, K, N).
-        C: (B, H, W, K, N).
+        u: (B, *S, D).
+        dt: (B, *S, K, D), or with `weight` (B, *S, K, R). K is 2 directions for each axis, or 1: forwards only.
+        B: (B, *S, K, N).
+        C: (B, *S, K, N).
         A: (K, D, N).
         D: (D,).
         bias: (K, D), added to dt.
@@ -35,7 +38,7 @@ def cpu_scan(
         weight: (K, D, R), by which the kernel multiplies dt.
 
     Returns:
-        y (B, H, W, D) and the last states (B, K, N, D).
+        y (B, *S, D) and the last states (B, K, N, D).
     """
     inputs = (u, dt, B, C, A, D, bias, weight)
     keep_borders = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
@@ -45,14 +48,14 @@ def cpu_scan(
 
 def _laid_out(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, *parameters: Tensor) -> list[Tensor]:
     """The tensors as the kernel reads them. Inside the operator, because compilers do not follow strides well."""
-    return [*map(_walkable, (u, dt, B, C)), *(x.contiguous() for x in parameters)]
+    axes = u.ndim - 2
+    return [*(_walkable(x, axes) for x in (u, dt, B, C)), *(x.contiguous() for x in parameters)]
 
 
-def _walkable(x: Tensor) -> Tensor:
+def _walkable(x: Tensor, axes: int) -> Tensor:
     """The tensor itself if its last axis is dense and one stride leads from pixel to pixel, else a copy."""
-    if x.stride(-1) == 1 and x.stride(1) == x.shape[2] * x.stride(2) and 0 not in x.stride():
-        return x
-    return x.contiguous()
+    even = all(x.stride(axis) == x.shape[axis + 1] * x.stride(axis + 1) for axis in range(1, axes))
+    return x if even and x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
 
 
 def _in_blocks(weight: Tensor) -> Tensor:
@@ -68,32 +71,33 @@ def _out_of_blocks(blocks: Tensor, weight: Tensor) -> Tensor:
 
 def _job(inputs: list[Tensor], weight: Tensor | None, blocks: Tensor | None, softplus: bool) -> native.Job:
     u, dt, B, C, A, D, bias = inputs
-    batch, height, width, channels = u.shape
+    batch, *shape, channels = u.shape
     directions, _, states = A.shape
+    extents, inners = zip(*paths(shape), strict=True)
     job = native.Job(
         batch=batch,
-        height=height,
-        width=width,
+        length=prod(shape),
         channels=channels,
         states=states,
         directions=directions,
+        paths=len(shape),
+        extent=native.Paths(*extents),
+        inner=native.Paths(*inners),
         rank=0 if weight is None else weight.shape[2],
         softplus=softplus,
-        u_at=native.Strides.of(u),
-        dt_at=native.Strides.of(dt),
-        B_at=native.Strides.of(B),
-        C_at=native.Strides.of(C),
+        u_at=native.Strides.of(u, len(shape)),
+        dt_at=native.Strides.of(dt, len(shape)),
+        B_at=native.Strides.of(B, len(shape)),
+        C_at=native.Strides.of(C, len(shape)),
     )
     job.point(u=u, dt=dt, B=B, C=C, A=A, skip=D, bias=bias, weight=blocks)
     return job
 
 
 def _split(batch: int, blocks: int, directions: int) -> int:
-    """Into how many parts to split the directions so that each thread finds work."""
-    parts = 1
-    while parts < directions and batch * blocks * parts < torch.get_num_threads():
-        parts *= 2
-    return parts
+    """Into how many equal parts to split the directions so that each thread finds work."""
+    equal = (parts for parts in range(1, directions) if directions % parts == 0)
+    return next((parts for parts in equal if batch * blocks * parts >= torch.get_num_threads()), directions)
 
 
 @torch.library.custom_op("mamba_unet::cpu_scan", mutates_args=())
@@ -123,9 +127,9 @@ def _forward(
 
 
 def _borders_size(u: Tensor, A: Tensor) -> int:
-    batch, height, width, channels = u.shape
+    batch, *shape, channels = u.shape
     blocks = -(-channels // native.lanes())
-    chunks = -(-(height * width) // native.chunk())
+    chunks = -(-prod(shape) // native.chunk())
     return batch * blocks * A.shape[0] * chunks * A.shape[2] * native.lanes()
 
 

@@ -19,20 +19,24 @@ _POOL_OWNER = os.getpid()  # torch's threads do not survive a fork; a child must
 _LIBRARIES = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}  # best first; others: base
 
 
+Paths = c_int64 * 3  # a number for each path, see the kernel's head
+
+
 class Strides(ctypes.Structure):
     _fields_ = [(name, c_int64) for name in ("batch", "pixel", "direction")]
 
     @classmethod
-    def of(cls, x: Tensor) -> "Strides":
-        """Of a tensor (B, H, W, X) or (B, H, W, K, X)."""
-        return cls(x.stride(0), x.stride(2), x.stride(3) if x.ndim == 5 else 0)
+    def of(cls, x: Tensor, axes: int) -> "Strides":
+        """Of a tensor (B, *S, X) or (B, *S, K, X) with `axes` axes S."""
+        return cls(x.stride(0), x.stride(axes), x.stride(axes + 1) if x.ndim > axes + 2 else 0)
 
 
 class Job(ctypes.Structure):
     """The kernel's `Job`, field by field; tensors are set by name."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("next_task", "batch", "height", "width", "channels", "states", "directions")),
+        *((name, c_int64) for name in ("next_task", "batch", "length", "channels", "states", "directions", "paths")),
+        *((name, Paths) for name in ("extent", "inner")),
         *((name, c_int64) for name in ("rank", "groups", "parts", "softplus")),
         *((name, POINTER(c_float)) for name in ("u", "dt", "B", "C")),
         *((name, Strides) for name in ("u_at", "dt_at", "B_at", "C_at")),

@@ -1,20 +1,24 @@
-/* The selective scan along paths through an image, forward and backward, in plain C for the compiler to vectorise.
+/* The selective scan along paths through an image or a volume, forward and backward, in plain C for the compiler to
+ * vectorise.
  *
- * What is computed. A path k visits the L = H * W pixels of an image one by one. Along it, for each channel d with its
- * N states,
+ * What is computed. A path k visits the L pixels of a map one by one. Along it, for each channel d with its N states,
  *
  *     delta = softplus(dt + bias)                                 (or dt + bias itself)
  *     h     = exp(delta * A) * h + delta * u * B                  h, A, B: one value per state
  *     y    += sum over the states of C * h
  *
  * and the K paths' outputs and u * skip add up in y. dt is given as it is, or as R numbers r per pixel and direction of
- * which it is made, dt = weight * r: then neither it nor its gradient is ever held in memory. Path 0 goes row by row, path 1 column by column, paths 2 and 3 are
- * these backwards. A path is nothing but a rule for the next pixel: no tensor is re-ordered or copied.
+ * which it is made, dt = weight * r: then neither it nor its gradient is ever held in memory.
+ *
+ * There is a path for each axis of the map, which goes along that axis fastest, and the same paths backwards. A path is
+ * nothing but a rule for the next pixel: no tensor is re-ordered or copied. Two numbers give it, whatever the number of
+ * axes: the extent of its fastest axis, and how many pixels lie between two neighbours along it. A row-major image of H
+ * rows and W columns has the paths (W, 1), row by row, and (H, W), column by column.
  *
  * Layout. Channels are the last axis everywhere, so that LANES neighbouring channels, a block, fill the vector
  * registers. A block goes through its path by chunks of steps: what belongs to a chunk is gathered from its pixels, then a
  * few states at a time go through all its steps, in registers. Batch, pixel and direction have strides; the kernel does
- * not ask how the caller's tensors came to be. A sequence is an image of one row, K = 1.
+ * not ask how the caller's tensors came to be. A sequence is a map of one axis.
  *
  * Backward. The forward pass keeps the states at every CHUNK-th step ("borders"); the backward pass goes through the
  * chunks from the last to the first, computes a few states at a time again, and follows the chunk's steps backwards:
@@ -57,7 +61,7 @@
 #endif
 #define FOR_LANES(j) SIMD for (int j = 0; j < LANES; j++)
 
-enum { LANES = 16, CHUNK = 32, FEW = 2, MAX_STATES = 64 }; /* FEW states at a time in the backward pass */
+enum { LANES = 16, CHUNK = 32, FEW = 2, MAX_STATES = 64, MAX_PATHS = 3 }; /* FEW states at a time in the backward pass */
 
 /* As many floats as a register holds, up to LANES. GCC and clang compute with them as with numbers; to other compilers
  * they are numbers. */
@@ -97,7 +101,8 @@ typedef struct {
 
 typedef struct {
     int64_t next_task;
-    int64_t batch, height, width, channels, states, directions;
+    int64_t batch, length, channels, states, directions;
+    int64_t paths, extent[MAX_PATHS], inner[MAX_PATHS]; /* direction k walks path k, or path k - paths backwards */
     int64_t rank; /* R, or 0 where dt is given in full */
     int64_t groups, parts, softplus;
     /* inputs; the last axis (channels, states or R) has stride 1 */
@@ -181,18 +186,24 @@ INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The pixels that direction k meets in `steps` steps from `first` on. */
 INLINE void walk(const Job *job, int64_t *pixels, int64_t k, int64_t first, int steps) {
-    const int64_t height = job->height, width = job->width, way = k < 2 ? 1 : -1;
-    int64_t s = k < 2 ? first : height * width - 1 - first; /* along the forward path */
-    if (!(k & 1)) {
-        for (int t = 0; t < steps; t++, s += way) pixels[t] = s;
+    const int64_t path = k % job->paths, way = k < job->paths ? 1 : -1;
+    const int64_t extent = job->extent[path], inner = job->inner[path];
+    const int64_t s = way > 0 ? first : job->length - 1 - first; /* along the forward path */
+    if (inner == 1) {
+        for (int t = 0; t < steps; t++) pixels[t] = s + way * t;
         return;
     }
-    int64_t row = s % height, column = s / height;
+    /* `lines` of pixels along the fastest axis lie side by side, `inner` of them, before the next `inner` begin */
+    const int64_t on_line = s % extent, line = s / extent % inner;
+    int64_t pixel = (s / extent / inner * extent + on_line) * inner + line;
+    int64_t left = way > 0 ? extent - on_line : on_line + 1, lines = way > 0 ? inner - line : line + 1;
     for (int t = 0; t < steps; t++) {
-        pixels[t] = row * width + column;
-        row += way;
-        if (row == height) row = 0, column++;
-        if (row < 0) row = height - 1, column--;
+        pixels[t] = pixel;
+        pixel += way * inner;
+        if (--left) continue;
+        left = extent;
+        if (--lines) pixel -= way * (extent * inner - 1);
+        else pixel -= way * (inner - 1), lines = inner;
     }
 }
 
@@ -267,7 +278,7 @@ INLINE void project(const Job *job, const Direction *dir, Chunk *chunk, int step
 
 INLINE void gather(const Job *job, const Direction *dir, Chunk *chunk, int64_t b, int64_t k, int64_t c0, int64_t first,
                    int steps, int lanes, int backward) {
-    const int64_t L = job->height * job->width;
+    const int64_t L = job->length;
     const float *u = job->u + b * job->u_at.batch + c0;
     const float *dt = job->dt + b * job->dt_at.batch + k * job->dt_at.direction + (job->rank ? 0 : c0);
     const float *B = job->B + b * job->B_at.batch + k * job->B_at.direction;
@@ -351,7 +362,7 @@ INLINE void forward_chunk(const Direction *dir, const Chunk *chunk, int64_t N, i
 }
 
 INLINE void forward_block(const Job *job, int64_t b, int64_t block, int64_t part, int lanes) {
-    const int64_t D = job->channels, N = job->states, K = job->directions, L = job->height * job->width;
+    const int64_t D = job->channels, N = job->states, K = job->directions, L = job->length;
     const int64_t c0 = block * LANES, blocks = (D + LANES - 1) / LANES, chunks = (L + CHUNK - 1) / CHUNK;
     float *y = job->y + (part * job->batch + b) * L * D + c0;
     float h[MAX_STATES][LANES], out[CHUNK][LANES], skip[LANES];
@@ -554,7 +565,7 @@ INLINE void project_back(const Job *job, const Direction *dir, const Chunk *chun
 
 INLINE void backward_block(const Job *job, int64_t b, int64_t block, int64_t group, int64_t part, int first_of_group,
                            int lanes) {
-    const int64_t D = job->channels, N = job->states, K = job->directions, L = job->height * job->width;
+    const int64_t D = job->channels, N = job->states, K = job->directions, L = job->length;
     const int64_t R = job->rank;
     const int64_t c0 = block * LANES, blocks = (D + LANES - 1) / LANES, chunks = (L + CHUNK - 1) / CHUNK;
     float *gu = job->gu + (part * job->batch + b) * L * D + c0;

@@ -1,10 +1,10 @@
-"""The scan on a GPU: Triton kernels for one or four directions over a channels-last map, forward and backward.
+"""The scan on a GPU: Triton kernels for the walks over a channels-last map, forward and backward.
 
-B batch, H W image, L = H * W steps, K scan directions (1 or 4), D channels, N d_state.
+B batch, S the map's one to three axes, L their product, the steps of a walk, K directions, D channels, N d_state.
 
-A direction is a walk over pixels, never a copy: step s of direction 0 stands at pixel s (row-major), of direction 1 at
-(s % H) * W + s // H (column-major); directions 2 and 3 are these two read from their ends. Directions 0 and 2 cover the
-same pixels segment by segment, so one program walks both and adds them up in place; 1 and 3 follow in a second launch.
+A direction is a walk over pixels, never a copy. There is a path for each axis, which goes along that axis fastest: see
+`mamba_unet.ops.paths`. Direction k walks path k, direction k + paths the same path from its end. Both cover the same
+pixels segment by segment, so one program walks both and adds them up in place; the next path is another launch.
 
 The L steps are cut into segments that run in parallel, and a segment into tiles of unrolled steps:
 
@@ -21,12 +21,15 @@ several programs contribute to is kept apart and added up in a fixed order, so r
 built this way and what it moves through memory: docs/decisions/0003-triton-scan.md.
 """
 
+from math import prod
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mamba_unet.ops.checks import compute_dtype
+from mamba_unet.ops.paths import paths
 
 # steps unrolled; the backward pass holds the states of a whole tile in registers, and all tiles' first ones in memory
 FORWARD_TILE, BACKWARD_TILE = 8, 4
@@ -38,7 +41,7 @@ TARGET_PROGRAMS = 2048  # fills the largest GPUs; a constant, so that results do
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 # one binary for all image sizes: Triton would compile anew for sizes that are 1 or multiples of 16
-_jit = triton.jit(do_not_specialize=("height", "width", "blocks", "segments", "segment_steps"))
+_jit = triton.jit(do_not_specialize=("length", "extent", "inner", "blocks", "segments", "segment_steps"))
 
 
 # --- pieces of the kernels ---
@@ -63,13 +66,16 @@ def _span(segment, segment_steps, length, backwards):
 
 
 @triton.jit
-def _pixel(step, height, width, COLUMNS: tl.constexpr, backwards):
+def _pixel(step, length, extent, inner, PATH: tl.constexpr, PATHS: tl.constexpr, backwards):
     """Where step(s) of a path stand in row-major order; `backwards` (0 or 1) walks it from its end."""
-    if COLUMNS:
-        pixel = (step % height) * width + step // height
-    else:
+    if PATH == 0:  # along the last axis
         pixel = step
-    return (pixel + backwards * (height * width - 1 - 2 * pixel)).to(tl.int64)
+    else:
+        line = step // extent
+        pixel = (step - line * extent) * inner + line
+        if PATH + 1 < PATHS:  # not along the first axis: lines lie behind each other, too
+            pixel += line // inner * (extent - 1) * inner
+    return (pixel + backwards * (length - 1 - 2 * pixel)).to(tl.int64)
 
 
 @triton.jit
@@ -112,8 +118,8 @@ def _next(h, decay, B, drive, N: tl.constexpr, BLOCK_N: tl.constexpr):
 @_jit
 def _segment_kernel(
     u_ptr, u_b, u_p, dt_ptr, dt_b, dt_p, dt_k, B_ptr, B_b, B_p, B_k, A_ptr, bias_ptr, states_ptr, totals_ptr,
-    height, width, channels, blocks, segments, segment_steps,
-    COLUMNS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    length, extent, inner, channels, blocks, segments, segment_steps,
+    PATH: tl.constexpr, PATHS: tl.constexpr, SOFTPLUS: tl.constexpr,
     TILE: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     b, segment, d = _locate(blocks, segments, BLOCK_D)
@@ -123,7 +129,7 @@ def _segment_kernel(
     in_nd = in_n[:, None] & in_d[None, :]
     size = N * channels
     way = tl.program_id(1)
-    k = (COLUMNS + 2 * way).to(tl.int64)
+    k = (PATH + PATHS * way).to(tl.int64)
     place = (b * tl.num_programs(1) + way) * segments + segment
     u_ptr += b * u_b
     dt_ptr += b * dt_b + k * dt_k
@@ -133,15 +139,15 @@ def _segment_kernel(
     bias = tl.load(bias_ptr + k * channels + d, mask=in_d, other=0.0)
     h = tl.zeros((BLOCK_N, BLOCK_D), A.dtype)
     total = tl.zeros((TILE, BLOCK_D), A.dtype)
-    first, count = _span(segment, segment_steps, height * width, way)
+    first, count = _span(segment, segment_steps, length, way)
     for start in range(0, count, TILE):
         step = start + tl.arange(0, TILE)
-        pixel = _pixel(first + step, height, width, COLUMNS, way)[:, None]
+        pixel = _pixel(first + step, length, extent, inner, PATH, PATHS, way)[:, None]
         inside = (step < count)[:, None] & in_d[None, :]
         delta, _ = _load_delta(dt_ptr + pixel * dt_p + d[None, :], inside, bias, SOFTPLUS)
         total += delta
         for t in tl.static_range(TILE):
-            p = _pixel(first + start + t, height, width, COLUMNS, way)
+            p = _pixel(first + start + t, length, extent, inner, PATH, PATHS, way)
             valid = start + t < count
             u = tl.load(u_ptr + p * u_p + d, mask=in_d & valid, other=0.0).to(h.dtype)
             B = tl.load(B_ptr + p * B_p + n, mask=in_n & valid, other=0.0).to(h.dtype)
@@ -155,7 +161,7 @@ def _segment_kernel(
 @_jit
 def _carry_kernel(
     states_ptr, totals_ptr, initial_ptr, A_ptr, channels, segments,
-    COLUMNS: tl.constexpr, WAYS: tl.constexpr, ADJOINT: tl.constexpr,
+    PATH: tl.constexpr, PATHS: tl.constexpr, WAYS: tl.constexpr, ADJOINT: tl.constexpr,
     TILE: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Replace what each segment adds by what enters it: forward the states, ADJOINT (last segment first) gradients."""
@@ -164,7 +170,7 @@ def _carry_kernel(
     nd = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     size = N * channels
     in_nd = nd < size
-    A = tl.load(A_ptr + (COLUMNS + 2 * way) * size + nd, mask=in_nd, other=0.0)
+    A = tl.load(A_ptr + (PATH + PATHS * way) * size + nd, mask=in_nd, other=0.0)
     entering = tl.load(initial_ptr + pair * size + nd, mask=in_nd, other=0.0)
     for start in range(0, segments, TILE):
         order = start + tl.arange(0, TILE)
@@ -186,8 +192,8 @@ def _carry_kernel(
 @_jit
 def _scan_kernel(
     u_ptr, u_b, u_p, dt_ptr, dt_b, dt_p, dt_k, B_ptr, B_b, B_p, B_k, C_ptr, C_b, C_p, C_k, A_ptr, bias_ptr, D_ptr,
-    states_ptr, y_ptr, last_ptr, height, width, channels, directions, blocks, segments, segment_steps,
-    COLUMNS: tl.constexpr, WAYS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    states_ptr, y_ptr, last_ptr, length, extent, inner, channels, directions, blocks, segments, segment_steps,
+    PATH: tl.constexpr, PATHS: tl.constexpr, WAYS: tl.constexpr, SOFTPLUS: tl.constexpr,
     TILE: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     b, segment, d = _locate(blocks, segments, BLOCK_D)
@@ -200,19 +206,19 @@ def _scan_kernel(
     dt_ptr += b * dt_b
     B_ptr += b * B_b
     C_ptr += b * C_b
-    y_ptr += b * height * width * channels
+    y_ptr += b * length * channels
     D = tl.load(D_ptr + d, mask=in_d, other=0.0)
 
     for way in range(WAYS):
-        k = tl.cast(COLUMNS + 2 * way, tl.int64)
+        k = tl.cast(PATH + PATHS * way, tl.int64)
         place = (b * WAYS + way) * segments + segment
         A = tl.load(A_ptr + k * size + nd, mask=in_nd, other=-1.0)
         bias = tl.load(bias_ptr + k * channels + d, mask=in_d, other=0.0)
         h = tl.load(states_ptr + place * size + nd, mask=in_nd, other=0.0)
-        first, count = _span(segment, segment_steps, height * width, way)
+        first, count = _span(segment, segment_steps, length, way)
         for start in range(0, count, TILE):
             step = start + tl.arange(0, TILE)
-            pixel = _pixel(first + step, height, width, COLUMNS, way)[:, None]
+            pixel = _pixel(first + step, length, extent, inner, PATH, PATHS, way)[:, None]
             inside = (step < count)[:, None] & in_d[None, :]
             delta, _ = _load_delta(dt_ptr + k * dt_k + pixel * dt_p + d[None, :], inside, bias, SOFTPLUS)
             # direction 0 begins y, the others add to it
@@ -221,7 +227,7 @@ def _scan_kernel(
             u_0 = tl.load(u_ptr + pixel * u_p + d[None, :], mask=inside & (k == 0), other=0.0).to(h.dtype)
             y = tl.zeros((TILE, BLOCK_D), h.dtype)
             for t in tl.static_range(TILE):
-                p = _pixel(first + start + t, height, width, COLUMNS, way)
+                p = _pixel(first + start + t, length, extent, inner, PATH, PATHS, way)
                 valid = start + t < count
                 u = tl.load(u_ptr + p * u_p + d, mask=in_d & valid, other=0.0).to(h.dtype)
                 B = tl.load(B_ptr + k * B_k + p * B_p + n, mask=in_n & valid, other=0.0).to(h.dtype)
@@ -244,8 +250,8 @@ def _scan_kernel(
 def _sweep_kernel(
     u_ptr, u_b, u_p, dt_ptr, dt_b, dt_p, dt_k, B_ptr, B_b, B_p, B_k, C_ptr, C_b, C_p, C_k, A_ptr, bias_ptr,
     grad_y_ptr, states_ptr, tile_states_ptr, grad_states_ptr, totals_ptr, grad_C_ptr,
-    height, width, channels, directions, blocks, segments, segment_steps,
-    COLUMNS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    length, extent, inner, channels, directions, blocks, segments, segment_steps,
+    PATH: tl.constexpr, PATHS: tl.constexpr, SOFTPLUS: tl.constexpr,
     TILE: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     b, segment, d = _locate(blocks, segments, BLOCK_D)
@@ -255,17 +261,17 @@ def _sweep_kernel(
     in_nd = in_n[:, None] & in_d[None, :]
     size = N * channels
     way = tl.program_id(1)
-    k = (COLUMNS + 2 * way).to(tl.int64)
+    k = (PATH + PATHS * way).to(tl.int64)
     place = (b * tl.num_programs(1) + way) * segments + segment
     tile_place = place * tl.cdiv(segment_steps, TILE)
     u_ptr += b * u_b
     dt_ptr += b * dt_b + k * dt_k
     B_ptr += b * B_b + k * B_k
     C_ptr += b * C_b + k * C_k
-    grad_y_ptr += b * height * width * channels
+    grad_y_ptr += b * length * channels
     # (B, L, K, blocks, N), one part per block of channels
     grad_C_p = directions * blocks * N
-    grad_C_ptr += b * height * width * grad_C_p + (k * blocks + tl.program_id(0) % blocks) * N
+    grad_C_ptr += b * length * grad_C_p + (k * blocks + tl.program_id(0) % blocks) * N
 
     A = tl.load(A_ptr + k * size + nd, mask=in_nd, other=-1.0)
     bias = tl.load(bias_ptr + k * channels + d, mask=in_d, other=0.0)
@@ -273,16 +279,16 @@ def _sweep_kernel(
     left = tl.full((BLOCK_N, BLOCK_D), 1.0, A.dtype)  # what is left of the entering state
     grad_h = tl.zeros((BLOCK_N, BLOCK_D), A.dtype)
     total = tl.zeros((TILE, BLOCK_D), A.dtype)
-    first, count = _span(segment, segment_steps, height * width, way)
+    first, count = _span(segment, segment_steps, length, way)
     for start in range(0, count, TILE):
         tl.store(tile_states_ptr + (tile_place + start // TILE) * size + nd, h, mask=in_nd)
         step = start + tl.arange(0, TILE)
-        pixel = _pixel(first + step, height, width, COLUMNS, way)[:, None]
+        pixel = _pixel(first + step, length, extent, inner, PATH, PATHS, way)[:, None]
         inside = (step < count)[:, None] & in_d[None, :]
         delta, _ = _load_delta(dt_ptr + pixel * dt_p + d[None, :], inside, bias, SOFTPLUS)
         total += delta
         for t in tl.static_range(TILE):
-            p = _pixel(first + start + t, height, width, COLUMNS, way)
+            p = _pixel(first + start + t, length, extent, inner, PATH, PATHS, way)
             valid = start + t < count
             u = tl.load(u_ptr + p * u_p + d, mask=in_d & valid, other=0.0).to(h.dtype)
             grad_y = tl.load(grad_y_ptr + p * channels + d, mask=in_d & valid, other=0.0)[None, :]
@@ -304,8 +310,8 @@ def _backward_kernel(
     u_ptr, u_b, u_p, dt_ptr, dt_b, dt_p, dt_k, B_ptr, B_b, B_p, B_k, C_ptr, C_b, C_p, C_k, A_ptr, bias_ptr, D_ptr,
     grad_y_ptr, tile_states_ptr, grad_states_ptr,
     grad_u_ptr, grad_dt_ptr, grad_B_ptr, grad_A_ptr, grad_bias_ptr, grad_D_ptr,
-    height, width, channels, directions, blocks, segments, segment_steps,
-    COLUMNS: tl.constexpr, WAYS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    length, extent, inner, channels, directions, blocks, segments, segment_steps,
+    PATH: tl.constexpr, PATHS: tl.constexpr, WAYS: tl.constexpr, SOFTPLUS: tl.constexpr,
     TILE: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     b, segment, d = _locate(blocks, segments, BLOCK_D)
@@ -314,7 +320,7 @@ def _backward_kernel(
     in_n, in_d = n < N, d < channels
     in_nd = in_n[:, None] & in_d[None, :]
     size = N * channels
-    image = b * height * width
+    image = b * length
     u_ptr += b * u_b
     dt_ptr += b * dt_b
     B_ptr += b * B_b
@@ -327,7 +333,7 @@ def _backward_kernel(
     D = tl.load(D_ptr + d, mask=in_d, other=0.0)
 
     for way in range(WAYS):
-        k = tl.cast(COLUMNS + 2 * way, tl.int64)
+        k = tl.cast(PATH + PATHS * way, tl.int64)
         place = (b * WAYS + way) * segments + segment
         tile_place = place * tl.cdiv(segment_steps, TILE)
         A = tl.load(A_ptr + k * size + nd, mask=in_nd, other=-1.0)
@@ -336,12 +342,12 @@ def _backward_kernel(
         grad_A = tl.zeros((BLOCK_N, BLOCK_D), A.dtype)
         grad_bias = tl.zeros((TILE, BLOCK_D), A.dtype)
         grad_D = tl.zeros((TILE, BLOCK_D), A.dtype)
-        first, count = _span(segment, segment_steps, height * width, way)
+        first, count = _span(segment, segment_steps, length, way)
         tiles = tl.cdiv(count, TILE)
         for done in range(tiles):
             start = (tiles - 1 - done) * TILE
             step = start + tl.arange(0, TILE)
-            pixel = _pixel(first + step, height, width, COLUMNS, way)[:, None]
+            pixel = _pixel(first + step, length, extent, inner, PATH, PATHS, way)[:, None]
             inside = (step < count)[:, None] & in_d[None, :]
             delta, slope = _load_delta(dt_ptr + k * dt_k + pixel * dt_p + d[None, :], inside, bias, SOFTPLUS)
             # here and not at the end, so that the rows are in L1 when the steps below read them one by one
@@ -353,7 +359,7 @@ def _backward_kernel(
             found = (h,)  # by each step of the tile
             drive, exponent = delta * u_tile, delta * LOG2_E
             for t in tl.static_range(TILE - 1):
-                p = _pixel(first + start + t, height, width, COLUMNS, way)
+                p = _pixel(first + start + t, length, extent, inner, PATH, PATHS, way)
                 B = tl.load(B_ptr + k * B_k + p * B_p + n, mask=in_n & (start + t < count), other=0.0).to(h.dtype)
                 is_t = (step == start + t)[:, None]
                 decay = tl.exp2(tl.sum(tl.where(is_t, exponent, 0.0), axis=0)[None, :] * A)
@@ -363,7 +369,7 @@ def _backward_kernel(
             grad_drive = tl.zeros((TILE, BLOCK_D), h.dtype)  # drive = delta * u
             grad_exponents = tl.zeros((TILE, BLOCK_D), h.dtype)  # by the rates A that delta multiplies
             for t in tl.static_range(TILE - 1, -1, -1):
-                p = _pixel(first + start + t, height, width, COLUMNS, way)
+                p = _pixel(first + start + t, length, extent, inner, PATH, PATHS, way)
                 valid = start + t < count
                 u = tl.load(u_ptr + p * u_p + d, mask=in_d & valid, other=0.0).to(h.dtype)
                 grad_y = tl.load(grad_y_ptr + p * channels + d, mask=in_d & valid, other=0.0)
@@ -404,19 +410,20 @@ def _backward_kernel(
 def triton_scan(
     u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, softplus: bool
 ) -> tuple[Tensor, Tensor]:
-    """Scan maps along K paths and add the K outputs and u * D up.
+    """Scan maps in K directions and add the K outputs and u * D up.
 
     Args:
-        u: (B, H, W, D).
-        dt: (B, H, W, K, D), the step sizes before `dt_bias` and, with `softplus`, softplus. K is 1 (row by row) or 4.
-        B: (B, H, W, K, N).
-        C: (B, H, W, K, N).
+        u: (B, *S, D).
+        dt: (B, *S, K, D), the step sizes before `dt_bias` and, with `softplus`, softplus. K is 2 for each axis, or 1:
+            forwards only.
+        B: (B, *S, K, N).
+        C: (B, *S, K, N).
         A: (K, D, N).
         D: (D,).
         dt_bias: (K, D).
 
     Returns:
-        y (B, H, W, D) and the last states (B, K, D, N), float64 if u is, else float32. Differentiable for every input,
+        y (B, *S, D) and the last states (B, K, D, N), float64 if u is, else float32. Differentiable for every input,
         through both.
     """
     inputs = (u, dt, B, C, A, D, dt_bias)
@@ -427,33 +434,34 @@ def triton_scan(
 
 def _segment_steps(u: Tensor) -> int:
     """Steps per segment, as many as leave enough programs. A function of u's shape, which may be symbolic, alone."""
-    batch, height, width, channels = u.shape
+    batch, *shape, channels = u.shape
     segments = -(-TARGET_PROGRAMS // (max(batch, 1) * -(-channels // MAX_BLOCK_D)))
-    return -(-height * width // (segments * MIN_SEGMENT)) * MIN_SEGMENT
+    return -(-prod(shape) // (segments * MIN_SEGMENT)) * MIN_SEGMENT
 
 
 def _segments(u: Tensor) -> int:
-    return -(-u.shape[1] * u.shape[2] // _segment_steps(u))
+    return -(-prod(u.shape[1:-1]) // _segment_steps(u))
 
 
-def _paths(directions: int) -> tuple[int, int]:
-    """Launches and ways per launch: direction `columns + 2 * way` is met in launch `columns`."""
-    return (1, 1) if directions == 1 else (2, directions // 2)
+def _paths(u: Tensor, A: Tensor) -> tuple[int, int]:
+    """Launches and ways per launch: direction `path + launches * way` is met in launch `path`."""
+    axes = u.ndim - 2
+    return axes, A.shape[0] // axes
 
 
 def _sizes(u: Tensor, A: Tensor, tile: int, state_elements: int) -> dict[str, int]:
     """The kernels' arguments that depend on shapes."""
-    _, height, width, channels = u.shape
+    _, *shape, channels = u.shape
     N = A.shape[2]
     block_n = triton.next_power_of_2(N)
     block_d = max(min(triton.next_power_of_2(channels), state_elements // block_n, MAX_BLOCK_D), 4)
     return {
-        "height": height,
-        "width": width,
+        "length": prod(shape),
         "channels": channels,
         "blocks": triton.cdiv(channels, block_d),
         "segments": _segments(u),
         "segment_steps": _segment_steps(u),
+        "PATHS": len(shape),
         "TILE": tile,
         "N": N,
         "BLOCK_N": block_n,
@@ -462,9 +470,16 @@ def _sizes(u: Tensor, A: Tensor, tile: int, state_elements: int) -> dict[str, in
     }
 
 
-def _pointer(name: str, x: Tensor) -> dict[str, Tensor | int]:
-    """Kernel arguments of an input (B, H, W, ..., X): the tensor and its strides by image, pixel (and direction)."""
-    x = x.flatten(1, 2)  # a copy only where rows do not follow each other evenly
+def _walks(u: Tensor) -> list[dict[str, int]]:
+    """The kernels' arguments that are each path's own."""
+    return [
+        {"PATH": path, "extent": extent, "inner": inner} for path, (extent, inner) in enumerate(paths(u.shape[1:-1]))
+    ]
+
+
+def _pointer(name: str, x: Tensor, axes: int) -> dict[str, Tensor | int]:
+    """Kernel arguments of an input (B, *S, ..., X): the tensor and its strides by image, pixel (and direction)."""
+    x = x.flatten(1, axes)  # a copy only where rows do not follow each other evenly
     x = x if x.stride(-1) == 1 else x.contiguous()
     return {f"{name}_ptr": x} | {f"{name}_{axis}": x.stride(i) for i, axis in enumerate("bpk"[: x.ndim - 1])}
 
@@ -475,11 +490,13 @@ def _parameters(A: Tensor, dt_bias: Tensor, dtype: torch.dtype) -> dict[str, Ten
     return {"A_ptr": A, "bias_ptr": dt_bias.to(dtype).contiguous()}
 
 
-def _carry(states: Tensor, totals: Tensor, initial: Tensor, A: Tensor, columns: int, adjoint: bool) -> None:
+def _carry(
+    states: Tensor, totals: Tensor, initial: Tensor, A: Tensor, walk: dict[str, int], axes: int, adjoint: bool
+) -> None:
     batch, ways, segments, N, channels = states.shape
     _carry_kernel[(batch * ways, triton.cdiv(N * channels, 128))](
         states, totals, initial, A, channels, segments,
-        COLUMNS=columns, WAYS=ways, ADJOINT=adjoint, TILE=8, N=N, BLOCK=128, num_warps=1,
+        PATH=walk["PATH"], PATHS=axes, WAYS=ways, ADJOINT=adjoint, TILE=8, N=N, BLOCK=128, num_warps=1,
     )  # fmt: skip
 
 
@@ -495,39 +512,40 @@ def _forward(
     softplus: bool,
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (B, H, W, D), last states (B, K, N, D) and, if to be kept, the states that enter the segments."""
+    """y (B, *S, D), last states (B, K, N, D) and, if to be kept, the states that enter the segments."""
     y, last, states = _forward_outputs(u, A, keep_states=True)
     if u.numel() == 0:
         return y, last, states
-    launches, ways = _paths(A.shape[0])
+    axes, ways = _paths(u, A)
     sizes = _sizes(u, A, FORWARD_TILE, STATE)
     programs = u.shape[0] * sizes["segments"] * sizes["blocks"]
-    walk = _pointer("u", u) | _pointer("dt", dt) | _pointer("B", B) | _parameters(A, dt_bias, y.dtype)
-    totals = y.new_empty(u.shape[0], ways, sizes["segments"], u.shape[3])
+    inputs = _pointer("u", u, axes) | _pointer("dt", dt, axes) | _pointer("B", B, axes)
+    inputs |= _parameters(A, dt_bias, y.dtype)
+    totals = y.new_empty(u.shape[0], ways, sizes["segments"], u.shape[-1])
     D = D.to(y.dtype).contiguous()
     with torch.cuda.device_of(u):
-        for columns in range(launches):
+        for path, walk in enumerate(_walks(u)):
             if sizes["segments"] == 1:
-                states[columns].zero_()
+                states[path].zero_()
             else:
                 _segment_kernel[(programs, ways)](
-                    **walk, states_ptr=states[columns], totals_ptr=totals, COLUMNS=columns, SOFTPLUS=softplus, **sizes
+                    **inputs, **walk, states_ptr=states[path], totals_ptr=totals, SOFTPLUS=softplus, **sizes
                 )
-                initial = torch.zeros_like(states[columns, :, :, 0])
-                _carry(states[columns], totals, initial, walk["A_ptr"], columns, adjoint=False)
+                initial = torch.zeros_like(states[path, :, :, 0])
+                _carry(states[path], totals, initial, inputs["A_ptr"], walk, axes, adjoint=False)
             _scan_kernel[(programs,)](
-                **walk, **_pointer("C", C), D_ptr=D, states_ptr=states[columns], y_ptr=y, last_ptr=last,
-                directions=A.shape[0], COLUMNS=columns, WAYS=ways, SOFTPLUS=softplus, **sizes,
+                **inputs, **_pointer("C", C, axes), **walk, D_ptr=D, states_ptr=states[path], y_ptr=y, last_ptr=last,
+                directions=A.shape[0], WAYS=ways, SOFTPLUS=softplus, **sizes,
             )  # fmt: skip
     return y, last, states if keep_states else y.new_empty(0)
 
 
 def _forward_outputs(u: Tensor, A: Tensor, keep_states: bool) -> tuple[Tensor, Tensor, Tensor]:
-    batch, _, _, channels = u.shape
+    batch, channels = u.shape[0], u.shape[-1]
     directions, _, state_size = A.shape
-    launches, ways = _paths(directions)
+    axes, ways = _paths(u, A)
     dtype = compute_dtype(u)
-    states = (launches, batch, ways, _segments(u), state_size, channels) if keep_states else (0,)
+    states = (axes, batch, ways, _segments(u), state_size, channels) if keep_states else (0,)
     return (
         u.new_empty(u.shape, dtype=dtype),
         u.new_empty((batch, directions, state_size, channels), dtype=dtype),
@@ -554,51 +572,53 @@ def _backward(
     states: Tensor,
     softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, height, width, channels = u.shape
+    batch, *shape, channels = u.shape
     directions, _, state_size = A.shape
-    launches, ways = _paths(directions)
+    axes, ways = _paths(u, A)
     sweep_sizes, sizes = _sizes(u, A, BACKWARD_TILE, STATE), _sizes(u, A, BACKWARD_TILE, BACKWARD_STATE)
     segments, tiles = sizes["segments"], sizes["segment_steps"] // BACKWARD_TILE
 
     grad_u = states.new_empty(u.shape)
     grad_dt = dt.new_empty(dt.shape)
     # one part per block of channels, or per image and segment
-    grad_B = states.new_empty(batch, height, width, directions, sizes["blocks"], state_size)
-    grad_C = states.new_empty(batch, height, width, directions, sweep_sizes["blocks"], state_size)
-    grad_A = states.new_empty(launches, batch, ways, segments, state_size, channels)
-    grad_bias = states.new_empty(launches, batch, ways, segments, channels)
+    grad_B = states.new_empty(batch, *shape, directions, sizes["blocks"], state_size)
+    grad_C = states.new_empty(batch, *shape, directions, sweep_sizes["blocks"], state_size)
+    grad_A = states.new_empty(axes, batch, ways, segments, state_size, channels)
+    grad_bias = states.new_empty(axes, batch, ways, segments, channels)
     grad_D = states.new_empty(batch, segments, channels)
     if u.numel() > 0:
         tile_states = states.new_empty(batch, ways, segments, tiles, state_size, channels)
         grad_states = states.new_empty(batch, ways, segments, state_size, channels)
         totals = states.new_empty(batch, ways, segments, channels)
-        walk = _pointer("u", u) | _pointer("dt", dt) | _pointer("B", B) | _pointer("C", C)
-        walk |= _parameters(A, dt_bias, states.dtype) | {"grad_y_ptr": grad_y.contiguous(), "directions": directions}
-        grad_last = grad_last.unflatten(1, (ways, launches)).movedim(2, 0).contiguous()
+        inputs = {}
+        for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)):
+            inputs |= _pointer(name, x, axes)
+        inputs |= _parameters(A, dt_bias, states.dtype) | {"grad_y_ptr": grad_y.contiguous(), "directions": directions}
+        grad_last = grad_last.unflatten(1, (ways, axes)).movedim(2, 0).contiguous()
         D = D.to(states.dtype).contiguous()
         with torch.cuda.device_of(u):
-            for columns in range(launches):
+            for path, walk in enumerate(_walks(u)):
                 _sweep_kernel[(batch * segments * sweep_sizes["blocks"], ways)](
-                    **walk, states_ptr=states[columns], tile_states_ptr=tile_states, grad_states_ptr=grad_states,
-                    totals_ptr=totals, grad_C_ptr=grad_C, COLUMNS=columns, SOFTPLUS=softplus, **sweep_sizes,
+                    **inputs, **walk, states_ptr=states[path], tile_states_ptr=tile_states,
+                    grad_states_ptr=grad_states, totals_ptr=totals, grad_C_ptr=grad_C, SOFTPLUS=softplus,
+                    **sweep_sizes,
                 )  # fmt: skip
-                _carry(grad_states, totals, grad_last[columns], walk["A_ptr"], columns, adjoint=True)
+                _carry(grad_states, totals, grad_last[path], inputs["A_ptr"], walk, axes, adjoint=True)
                 _backward_kernel[(batch * segments * sizes["blocks"],)](
-                    **walk, D_ptr=D, tile_states_ptr=tile_states, grad_states_ptr=grad_states,
-                    grad_u_ptr=grad_u, grad_dt_ptr=grad_dt, grad_B_ptr=grad_B, grad_A_ptr=grad_A[columns],
-                    grad_bias_ptr=grad_bias[columns], grad_D_ptr=grad_D,
-                    COLUMNS=columns, WAYS=ways, SOFTPLUS=softplus, **sizes,
+                    **inputs, **walk, D_ptr=D, tile_states_ptr=tile_states, grad_states_ptr=grad_states,
+                    grad_u_ptr=grad_u, grad_dt_ptr=grad_dt, grad_B_ptr=grad_B, grad_A_ptr=grad_A[path],
+                    grad_bias_ptr=grad_bias[path], grad_D_ptr=grad_D, WAYS=ways, SOFTPLUS=softplus, **sizes,
                 )  # fmt: skip
 
     def by_direction(x: Tensor) -> Tensor:
-        """(launches, B, ways, segments, ...) -> (K, ...), summed"""
+        """(paths, B, ways, segments, ...) -> (K, ...), summed"""
         return x.sum((1, 3)).transpose(0, 1).flatten(0, 1)
 
     return (
         grad_u.to(u.dtype),
         grad_dt,
-        grad_B.sum(4).to(B.dtype),
-        grad_C.sum(4).to(C.dtype),
+        grad_B.sum(-2).to(B.dtype),
+        grad_C.sum(-2).to(C.dtype),
         by_direction(grad_A).transpose(1, 2).to(A.dtype).contiguous(),
         grad_D.sum((0, 1)).to(D.dtype),
         by_direction(grad_bias).to(dt_bias.dtype),

@@ -1,4 +1,4 @@
-"""The Triton four-direction scan against the reference: on a GPU if there is one, else interpreted.
+"""The Triton scan of a map against the reference: on a GPU if there is one, else interpreted.
 
 The interpreter needs TRITON_INTERPRET=1 in the environment from the start; tests/ops/test_triton_scan.py runs this file
 so. It takes milliseconds for what a GPU does in nanoseconds, hence images of a few pixels, cut into tiny tiles.
@@ -35,20 +35,21 @@ def several_of_everything(request, monkeypatch):
         monkeypatch.setattr(triton_scan, "MAX_BLOCK_D", 4)
 
 
-def image(batch, height, width, channels, states, dtype=torch.float32, seed=0) -> list[torch.Tensor]:
+def map_of(batch, shape, channels, states, dtype=torch.float32, seed=0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
+    walks = 2 * len(shape)
 
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+    def randn(*sizes):
+        return torch.randn(*sizes, generator=generator).to(DEVICE, dtype)
 
     return [
-        randn(batch, height, width, channels),
-        randn(batch, height, width, 4, channels),
-        randn(batch, height, width, 4, states),
-        randn(batch, height, width, 4, states),
-        -torch.rand(4, channels, states, generator=generator).mul(4).to(DEVICE, dtype),
+        randn(batch, *shape, channels),
+        randn(batch, *shape, walks, channels),
+        randn(batch, *shape, walks, states),
+        randn(batch, *shape, walks, states),
+        -torch.rand(walks, channels, states, generator=generator).mul(4).to(DEVICE, dtype),
         randn(channels),
-        randn(4, channels) - 1,
+        randn(walks, channels) - 1,
     ]
 
 
@@ -68,40 +69,44 @@ def check(assert_agree, inputs, scan=cross_scan, truth=reference):
 
 
 @pytest.mark.parametrize(
-    ("batch", "height", "width", "channels", "states"),
+    ("batch", "shape", "channels", "states"),
     [
-        pytest.param(1, 3, 2, 6, 5, id="tall, two blocks of channels"),
-        pytest.param(2, 1, 5, 3, 1, id="a row, one state, two images"),
-        pytest.param(1, 5, 1, 4, 16, id="a column, 16 states"),
-        pytest.param(1, 1, 1, 2, 3, id="one pixel"),
-        pytest.param(0, 3, 2, 4, 2, id="no image"),
+        pytest.param(1, (3, 2), 6, 5, id="tall, two blocks of channels"),
+        pytest.param(2, (1, 5), 3, 1, id="a row, one state, two images"),
+        pytest.param(1, (5, 1), 4, 16, id="a column, 16 states"),
+        pytest.param(1, (1, 1), 2, 3, id="one pixel"),
+        pytest.param(0, (3, 2), 4, 2, id="no image"),
+        pytest.param(2, (5,), 6, 2, id="one axis"),
+        pytest.param(1, (2, 3, 2), 6, 3, id="a volume"),
+        pytest.param(2, (3, 1, 2), 3, 2, id="a volume of one row in each slice"),
+        pytest.param(1, (1, 2, 3), 3, 2, id="a volume of one slice"),
     ],
 )
-def test_agrees_with_the_reference(assert_agree, batch, height, width, channels, states):
-    check(assert_agree, image(batch, height, width, channels, states))
+def test_agrees_with_the_reference(assert_agree, batch, shape, channels, states):
+    check(assert_agree, map_of(batch, shape, channels, states))
 
 
 def test_low_rank_dt(assert_agree):
-    inputs = image(1, 3, 2, 6, 5)
+    inputs = map_of(1, (3, 2), 6, 5)
     inputs[1] = inputs[1][..., :3]
     check(assert_agree, [*inputs, 0.5 * inputs[4][..., :3]])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_computes_in_float32_at_least(assert_agree, dtype):
-    inputs = image(1, 1, 3, 3, 2, dtype)
+    inputs = map_of(1, (1, 3), 3, 2, dtype)
     assert cross_scan(Inputs(*inputs)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     check(assert_agree, inputs)
 
 
 def test_one_segment_needs_no_carry(assert_agree, monkeypatch):
     monkeypatch.setattr(triton_scan, "MIN_SEGMENT", 8)
-    check(assert_agree, image(1, 2, 3, 3, 2))
+    check(assert_agree, map_of(1, (2, 3), 3, 2))
 
 
 def test_inputs_need_not_be_contiguous(assert_agree):
     """Parts of one projection, channels-first, columns first and directions first: views and copies in the kernels."""
-    inputs = image(1, 2, 3, 4, 2)
+    inputs = map_of(1, (2, 3), 4, 2)
     parts = torch.cat(inputs[2:4], dim=-1)
     scattered = [
         inputs[0].movedim(-1, 1).contiguous().movedim(1, -1),
@@ -117,7 +122,7 @@ def test_inputs_need_not_be_contiguous(assert_agree):
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, on which the interpreter runs
 @pytest.mark.parametrize("name", ["u", "dt", "A", "D"])
 def test_infinities_come_out(name):
-    inputs = image(1, 2, 3, 3, 3)
+    inputs = map_of(1, (2, 3), 3, 3)
     for x in inputs:
         x.abs_()  # no infinity meets its opposite
     inputs[4].neg_()
@@ -128,7 +133,7 @@ def test_infinities_come_out(name):
 
 
 def test_nan_reaches_output_and_gradients():
-    inputs = image(1, 2, 3, 3, 3)
+    inputs = map_of(1, (2, 3), 3, 3)
     inputs[0][0, 1, 1, 1] = float("nan")
     truth, result = scan_and_differentiate(reference, inputs), scan_and_differentiate(cross_scan, inputs)
     for name in truth:
@@ -137,7 +142,7 @@ def test_nan_reaches_output_and_gradients():
 
 def test_small_steps_keep_their_digits(assert_agree):
     """delta = 1e-6, where log(1 + exp(x)) computed as written has no digit left in float32."""
-    inputs = image(1, 1, 3, 2, 2)
+    inputs = map_of(1, (1, 3), 2, 2)
     inputs[1] = inputs[1] * 1e-2 - 13.8
     for x in inputs[5:]:
         x.zero_()  # D and dt_bias
@@ -146,12 +151,14 @@ def test_small_steps_keep_their_digits(assert_agree):
 
 
 def test_compiles_and_exports_as_one_operation():
-    inputs = tuple(image(1, 2, 2, 2, 1))
+    shape = (2, 2, 2)
+    inputs = tuple(map_of(1, shape, 2, 1))
 
     class Scan(torch.nn.Module):
         def forward(self, *tensors):
             return cross_scan(Inputs(*tensors))
 
+    torch.compiler.reset()
     expected = cross_scan(Inputs(*inputs))
     compiled = torch.compile(Scan(), fullgraph=True, backend="aot_eager", dynamic=True)
     torch.testing.assert_close(compiled(*inputs), expected)
@@ -159,11 +166,9 @@ def test_compiles_and_exports_as_one_operation():
     gradients = [torch.autograd.grad(f(*leaves).square().sum(), leaves) for f in (compiled, Scan())]
     torch.testing.assert_close(*gradients)
 
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    inputs = tuple(image(2, 2, 3, 2, 1))
-    program = torch.export.export(
-        Scan(), inputs, dynamic_shapes=(({0: batch, 1: height, 2: width},) * 4 + (None,) * 3,)
-    )
+    positions = {i: torch.export.Dim(f"size_{i}") for i in range(1 + len(shape))}
+    inputs = tuple(map_of(2, (*shape[:-1], 3), 2, 1))
+    program = torch.export.export(Scan(), inputs, dynamic_shapes=((positions,) * 4 + (None,) * 3,))
     assert len([node for node in program.graph.nodes if "mamba_unet" in str(node.target)]) == 1
     torch.testing.assert_close(program.module()(*inputs), cross_scan(Inputs(*inputs)))
 
@@ -175,11 +180,20 @@ def test_compiles_and_exports_as_one_operation():
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("batch", "height", "width", "channels", "states"),
-    [(1, 56, 56, 192, 16), (24, 28, 28, 384, 16), (3, 7, 7, 1536, 16), (2, 37, 21, 100, 5), (1, 9, 300, 48, 64)],
+    ("batch", "shape", "channels", "states"),
+    [
+        (1, (56, 56), 192, 16),
+        (24, (28, 28), 384, 16),
+        (3, (7, 7), 1536, 16),
+        (2, (37, 21), 100, 5),
+        (1, (9, 300), 48, 64),
+        (1, (16, 56, 56), 192, 16),
+        (2, (5, 37, 21), 100, 5),
+        (2, (4, 7, 7), 1536, 16),
+    ],
 )
-def test_agrees_with_the_portable_scan_on_a_gpu(assert_agree, dtype, batch, height, width, channels, states):
-    inputs = image(batch, height, width, channels, states, dtype)
+def test_agrees_with_the_portable_scan_on_a_gpu(assert_agree, dtype, batch, shape, channels, states):
+    inputs = map_of(batch, shape, channels, states, dtype)
     # parameters, float32 as in a network: their gradients add up all pixels, up to 1e6 here, beyond float16's range
     inputs[4:] = [x.float() for x in inputs[4:]]
     check(assert_agree, inputs, truth=portable)
@@ -188,7 +202,7 @@ def test_agrees_with_the_portable_scan_on_a_gpu(assert_agree, dtype, batch, heig
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 def test_results_repeat_bit_for_bit():
-    inputs = image(4, 56, 56, 192, 16, torch.bfloat16)
+    inputs = map_of(4, (56, 56), 192, 16, torch.bfloat16)
     first, second = scan_and_differentiate(cross_scan, inputs), scan_and_differentiate(cross_scan, inputs)
     for name in first:
         assert torch.equal(first[name], second[name]), name
@@ -197,7 +211,7 @@ def test_results_repeat_bit_for_bit():
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 def test_more_than_2_to_the_31_values():
-    inputs = image(1, 512, 512, 256, 1, torch.bfloat16)
+    inputs = map_of(1, (512, 512), 256, 1, torch.bfloat16)
     inputs[:4] = [x.expand(9, *x.shape[1:]) for x in inputs[:4]]
     inputs[1] = inputs[1].contiguous()
     assert inputs[1].numel() > 2**31

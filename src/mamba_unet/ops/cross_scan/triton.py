@@ -8,10 +8,6 @@ from mamba_unet.ops.triton_scan import triton_scan
 
 def cross_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.cross_scan`."""
-    if inputs.u.ndim != 4:
-        from mamba_unet.ops.cross_scan.torch import cross_scan as portable
-
-        return portable(inputs)
     *tensors, _ = inputs.with_whole_dt()
     y, _ = triton_scan(*tensors, softplus=True)
     return y

@@ -1,4 +1,4 @@
-"""The selective scan by the compiled kernel, to which a sequence is an image of one row with one direction."""
+"""The selective scan by the compiled kernel, to which a sequence is a map of one axis, walked one way."""
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,16 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
         zip(*(x.chunk(groups, axis) for x, axis in ((u, 1), (delta, 1), (A, 0), (D, 0), (delta_bias, 0))), strict=True)
     ):
         y, last = cpu_scan(
-            u_g.transpose(1, 2).unsqueeze(1),  # (B, 1, L, D / G)
-            delta_g.transpose(1, 2)[:, None, :, None],  # (B, 1, L, 1, D / G)
-            B[:, g].transpose(1, 2)[:, None, :, None],
-            C[:, g].transpose(1, 2)[:, None, :, None],
+            u_g.transpose(1, 2),  # (B, L, D / G)
+            delta_g.transpose(1, 2).unsqueeze(2),  # (B, L, 1, D / G)
+            B[:, g].transpose(1, 2).unsqueeze(2),
+            C[:, g].transpose(1, 2).unsqueeze(2),
             A_g.unsqueeze(0),
             D_g,
             bias_g.unsqueeze(0),
             delta_softplus,
         )
-        scanned.append((y.squeeze(1).transpose(1, 2), last.squeeze(1).transpose(1, 2)))
+        scanned.append((y.transpose(1, 2), last.squeeze(1).transpose(1, 2)))
     out, last_state = (torch.cat(parts, dim=1) for parts in zip(*scanned, strict=True))
     if z is not None:
         out = out * F.silu(z.float())

@@ -1,4 +1,4 @@
-"""The selective scan on a GPU: the kernels of the image scan, walking one path over an image of one row.
+"""The selective scan on a GPU: the kernels of the map scan, walking a map of one axis forwards only.
 
 B batch, L length, D channels, N d_state, G groups of channels that share B and C.
 """
@@ -19,10 +19,6 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     delta_bias = absent if delta_bias is None else delta_bias
     groups = B.shape[1]
 
-    def row(x: Tensor) -> Tensor:
-        """(B, X, L) -> (B, 1, L, X), an image of one row"""
-        return x.transpose(1, 2).unsqueeze(1)
-
     of_groups = zip(
         u.chunk(groups, 1),
         delta.chunk(groups, 1),
@@ -35,11 +31,11 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     )
     scans = [
         triton_scan(
-            row(u_g), *(row(x).unsqueeze(3) for x in (delta_g, B_g, C_g)), A_g[None], D_g, bias_g[None], delta_softplus
+            u_g.mT, *(x.mT.unsqueeze(2) for x in (delta_g, B_g, C_g)), A_g[None], D_g, bias_g[None], delta_softplus
         )
         for u_g, delta_g, B_g, C_g, A_g, D_g, bias_g in of_groups
     ]
-    out = torch.cat([y.squeeze(1).transpose(1, 2) for y, _ in scans], dim=1)  # (B, D, L)
+    out = torch.cat([y.mT for y, _ in scans], dim=1)  # (B, D, L)
     if z is not None:
         out = out * F.silu(z.to(out.dtype))
     return out, torch.cat([last.squeeze(1) for _, last in scans], dim=1)
