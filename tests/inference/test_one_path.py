@@ -10,6 +10,7 @@ from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.scores import predict_array
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import build_model, resolve_config
+from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
 
 
@@ -22,15 +23,22 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "view",
-    [Slices((32, 48)), Slices((32, 32), image="smooth"), Slices((48, 48), fit="crop", outside="ignore")],
-    ids=["nearest", "smooth", "crop"],
+    [
+        Slices((32, 48)),
+        Slices((32, 32), image="smooth"),
+        Slices((48, 48), fit="crop", outside="ignore"),
+        Slices((32, 32), fit="crop", spacing_mm=(3.0, 2.5)),
+        Patches((4, 48, 32), (9.0, 3.0, 2.5)),
+    ],
+    ids=["nearest", "smooth", "crop", "crop resampled", "patches"],
 )
 def test_validation_evaluation_and_prediction_give_the_same_labels(prepared, tmp_path, view):
+    name = "mamba_unet" if view.spatial_dims == 2 else "mamba_unet_3d"
     config = {"in_channels": 1, "num_classes": prepared.num_classes, **resolve_config("nano", {})}
     torch.manual_seed(0)
-    model = build_model("mamba_unet", **config).eval()
+    model = build_model(name, **config).eval()
     metadata = CheckpointMetadata(
-        "mamba_unet", config, prepared.class_names, prepared.preprocessing(view).to_json(), prepared.name
+        name, config, prepared.class_names, prepared.preprocessing(view).to_json(), prepared.name
     )
     save_checkpoint(tmp_path / "run" / "best.safetensors", model, metadata)
     predictor = Predictor(tmp_path / "run", device="cpu")
@@ -39,7 +47,7 @@ def test_validation_evaluation_and_prediction_give_the_same_labels(prepared, tmp
     predict_files(predictor, sources, tmp_path / "by_file", progress=False)
     for identifier in prepared.identifiers:
         case = prepared.case(identifier)
-        validated = predict_array(model, case.image, view, prepared.num_classes)
+        validated = predict_array(model, case.image, view, prepared.num_classes, spacing_mm=case.spacing_mm)
         assert len(np.unique(validated)) > 1
         assert np.array_equal(predictor.predict_case(case), validated)
         for folder in ("by_data", "by_file"):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mamba_unet.inference import Predictor, choose_device
 from mamba_unet.views.intensity import window
+from mamba_unet.views.patches import Patches
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.volume import Volume
 
@@ -50,6 +51,42 @@ def test_a_box_in_one_corner_comes_back_in_that_corner_in_every_orientation(
     stored, result = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
     assert np.array_equal(np.asarray(result.dataobj), corner > 3.5)
     assert np.array_equal(result.affine, stored.affine) and result.header.get_zooms() == stored.header.get_zooms()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("trained", ["SPL", "SAR", None])
+def test_a_box_in_one_octant_comes_back_in_it_in_every_orientation_through_patches_on_another_grid(
+    save_threshold, tmp_path, orientation, trained
+):
+    """The network sees voxels half as wide; the result lies on the image's own grid."""
+    box = np.zeros((20, 16, 12), np.float32)
+    box[1:7, 9:14, 2:5] = 7
+    nib.save(oriented(box, (1.5, 1.4, 1.6), orientation), tmp_path / "a.nii.gz")
+    view = Patches((8, 16, 12), (0.8, 0.7, 0.75) if trained else (0.7, 0.7, 0.7))
+    Predictor(save_threshold(orientation=trained, view=view))(tmp_path / "a.nii.gz").save(tmp_path / "b.nii.gz")
+    result = np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj) > 0
+    wrong = result != (box > 3.5)
+    assert not wrong[1:7, 9:14, 2:5][1:-1, 1:-1, 1:-1].any()  # within the box
+    wrong[0:8, 8:15, 1:6] = False  # its rim may move by a voxel
+    assert not wrong.any() and 0.8 < result.sum() / 90 < 1.25
+
+
+def test_a_volume_smaller_than_the_patch_and_a_cine_come_back_whole(save_threshold, corner, tmp_path):
+    predictor = Predictor(save_threshold(view=Patches((16, 32, 48), (8.0, 1.4, 1.5))))
+    segmentation = predictor(corner.T, spacing_mm=(8.0, 1.4, 1.5))
+    assert np.array_equal(segmentation.label, corner.T > 3.5)
+    assert predictor.members[0].sizes == [(1, 1, 16, 32, 48)]
+    frames = np.stack([corner, 100 * corner[::-1], np.roll(corner, 5, axis=1) - 30], axis=-1)  # (X, Y, Z, T)
+    cine = predictor(nib.Nifti1Image(frames, np.diag([1.5, 1.4, 8, 1])))
+    for number in range(3):  # each by itself, as a volume of its own
+        alone = predictor(nib.Nifti1Image(frames[..., number], np.diag([1.5, 1.4, 8, 1])))
+        assert np.array_equal(cine.labels[number], alone.label) and alone.label.any()
+
+
+def test_an_image_of_unknown_voxel_size_is_taken_to_have_the_networks_and_that_is_said(save_threshold, corner, caplog):
+    predictor = Predictor(save_threshold(view=Patches((8, 8, 8), (8.0, 1.4, 1.5))))
+    assert np.array_equal(predictor(corner.T).label, corner.T > 3.5)
+    assert "its voxel size is unknown" in caplog.text and "8 x 1.4 x 1.5 mm" in caplog.text
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

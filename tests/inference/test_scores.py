@@ -105,3 +105,12 @@ def test_every_network_takes_turned_tiles_of_an_image_size_that_is_not_square(na
     model = build_model(name, size="nano").eval()
     answers = score([model], torch.rand(2, 1, 32, 48), tta=True)
     assert answers.shape == (8, 2, 4, 32, 48)
+
+
+def test_tta_of_a_patch_averages_its_mirrors_along_three_axes():
+    tile = torch.rand(1, 1, 3, 4, 5)
+    answers = score([Ramp()], tile, tta=True)
+    assert answers.shape == (8, 1, 2, 3, 4, 5) and len({tuple(one.flatten().tolist()) for one in answers}) == 2
+    assert torch.allclose(answers.mean(dim=0), torch.zeros(1, 2, 3, 4, 5), atol=1e-6)
+    same = score([torch.nn.Conv3d(1, 2, 1)], tile, tta=True)
+    assert torch.allclose(same, same[:1].expand_as(same), atol=1e-6)

@@ -24,7 +24,7 @@ from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json, write_text
 from mamba_unet.models.checkpoint import CheckpointMetadata, read_metadata
 from mamba_unet.models.loading import LoadReport, load_pretrained
-from mamba_unet.models.registry import build_model, resolve_config
+from mamba_unet.models.registry import build_model, model_spec, resolve_config
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.loop import Training
@@ -33,6 +33,7 @@ from mamba_unet.training.progress import Progress, default_progress
 from mamba_unet.training.recipe import PLAN, ModelRecipe, Recipe, RecipeError, experiment, load_recipe, save_recipe
 from mamba_unet.training.state import load_state
 from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.views.view import KINDS, View
 
 log = logging.getLogger(__name__)
 
@@ -231,14 +232,25 @@ def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: P
 def _build_members(recipe: Recipe, prepared: PreparedDataset) -> list[tuple[nn.Module, dict[str, Any]]]:
     """The recipe's networks, their weights drawn by the recipe's seed, and their constructor arguments."""
     torch.manual_seed(recipe.seed)  # the first network is what it is alone, the next ones draw on
-    return [_build(model, prepared) for model in recipe.members]
+    return [_build(model, recipe.view, prepared) for model in recipe.members]
 
 
-def _build(model: ModelRecipe, prepared: PreparedDataset) -> tuple[nn.Module, dict[str, Any]]:
+def _build(model: ModelRecipe, view: View, prepared: PreparedDataset) -> tuple[nn.Module, dict[str, Any]]:
+    """Raises RecipeError for arguments that do not fit the network or the data, or a view that is for others."""
+    spec = model_spec(model.name)
+    if spec.spatial_dims != view.spatial_dims:
+        kind = next(kind for kind, other in KINDS.items() if other.spatial_dims == spec.spatial_dims)
+        raise RecipeError(
+            f"{model.name} is a network of {spec.spatial_dims} axes, and a view of kind {view.to_json()['kind']} is for "
+            f"{view.spatial_dims}; set view.kind: {kind}, or choose another model.name"
+        )
     config = resolve_config(model.size, model.arguments, model.name)
     for key, found in (("in_channels", prepared.channels), ("num_classes", prepared.num_classes)):
         if config.setdefault(key, found) != found:
             raise RecipeError(f"model.arguments.{key} is {config[key]}, but the data has {found}; leave the key out")
+    if spec.spatial_dims == 3:  # its strides follow from what it will see
+        config.setdefault("patch_size", list(view.size))
+        config.setdefault("spacing", view.spacing_mm and list(view.spacing_mm))
     try:
         return build_model(model.name, **config), config
     except TypeError as error:

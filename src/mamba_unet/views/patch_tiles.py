@@ -64,6 +64,10 @@ class PatchTiles:
     def _taps(self) -> list[tuple[int, int, float]]:
         return back_taps(self.array.shape[-3], self.labels.shape[1])
 
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return gaussian(self.size)
+
     def __len__(self) -> int:
         return len(self.array) * len(self.corners)
 
@@ -81,13 +85,17 @@ class PatchTiles:
         """
         import torch
 
-        weights = torch.from_numpy(gaussian(self.size)).to(answers)
+        weights = torch.from_numpy(self._weights).to(answers)
         for position, number in enumerate(numbers):
             frame, place = divmod(number, len(self.corners))
             corner = self.corners[place]
             if place and corner[0] != self.corners[place - 1][0]:
                 self._finish(frame, corner[0])
-            scores = sum(one.softmax(dim=0) for one in answers[:, position]) / len(answers)
+            scores = answers[0, position].softmax(dim=0)
+            for other in answers[1:, position]:
+                scores += other.softmax(dim=0)
+            if len(answers) > 1:
+                scores /= len(answers)
             self._add(corner, scores, weights)
             if place == len(self.corners) - 1:
                 self._finish(frame, self.array.shape[-3])
