@@ -3,7 +3,7 @@
     python benchmarks/volume_memory.py
 
 A drawn CT of 400 slices of 512 x 512 with 8 structures, as .nii.gz, is prepared, and segmented in patches of
-64 x 192 x 160 by a network of one 1 x 1 x 1 convolution with 9 classes, so that the memory is ours and not a network's;
+64 x 192 x 160 by a network of one 1 x 1 x 1 convolution with 9 classes, so that the memory is not a network's;
 once on its own grid, once on a coarser one. Each part runs in a process of its own. Peaks are resident memory, less what
 the process held once the network had answered one patch. About ten minutes on two cores.
 Writes benchmarks/results/volume_memory_<hardware>_<date>.md and .json.
