@@ -3,9 +3,9 @@
     python benchmarks/volume_memory.py
 
 A drawn CT of 400 slices of 512 x 512 with 8 structures, as .nii.gz, is prepared, and segmented in patches of
-64 x 192 x 160 by a network of one 1 x 1 x 1 convolution with 9 classes, so that the memory is not a network's;
-once on its own grid, once on a coarser one. Each part runs in a process of its own. Peaks are resident memory, less what
-the process held once the network had answered one patch. About ten minutes on two cores.
+64 x 192 x 160 by a network of one 1 x 1 x 1 convolution with 9 classes, so that the memory is not a network's: once on
+its own grid, once on a coarser one. Each part runs in a process of its own. Peaks are resident memory, less what the
+process held once the network had answered one patch. About ten minutes on two cores.
 Writes benchmarks/results/volume_memory_<hardware>_<date>.md and .json.
 """
 
@@ -90,7 +90,9 @@ def predict_one(folder: Path, spacing_mm: tuple[float, float, float] | None) -> 
     with torch.inference_mode():
         predictor.members[0](torch.zeros(1, 1, *PATCH)).softmax(dim=1)
     before = process_peak_mib()
-    done = predict_files(predictor, [folder / "raw/imagesTr/ct_0000.nii.gz"], folder / "out", overwrite=True)
+    done = predict_files(
+        predictor, [folder / "raw/imagesTr/ct_0000.nii.gz"], folder / "out", progress=False, overwrite=True
+    )
     if done.failures:
         raise SystemExit(str(done.failures))
     return process_peak_mib() - before
