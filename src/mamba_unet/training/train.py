@@ -241,8 +241,8 @@ def _build(model: ModelRecipe, view: View, prepared: PreparedDataset) -> tuple[n
     if spec.spatial_dims != view.spatial_dims:
         kind = next(kind for kind, other in KINDS.items() if other.spatial_dims == spec.spatial_dims)
         raise RecipeError(
-            f"{model.name} is a network of {spec.spatial_dims} axes, and a view of kind {view.to_json()['kind']} is for "
-            f"{view.spatial_dims}; set view.kind: {kind}, or choose another model.name"
+            f"{model.name} is a network of {spec.spatial_dims} axes, and a view of kind {view.to_json()['kind']} "
+            f"is for {view.spatial_dims}; set view.kind: {kind}, or choose another model.name"
         )
     config = resolve_config(model.size, model.arguments, model.name)
     for key, found in (("in_channels", prepared.channels), ("num_classes", prepared.num_classes)):
