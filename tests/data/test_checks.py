@@ -111,13 +111,17 @@ def test_truncated_file(nnunet, file):
 
 
 @pytest.mark.parametrize(
-    ("file", "what"),
-    [("imagesTr/s1_0000.nii.gz", "label without image"), ("labelsTr/s1.nii.gz", "image without label")],
+    ("file", "what", "severity"),
+    [
+        ("imagesTr/s1_0000.nii.gz", "label without image", "error"),
+        ("labelsTr/s1.nii.gz", "image without label", "warning"),  # it may be meant to serve without
+    ],
 )
-def test_missing_partner(nnunet, file, what):
+def test_missing_partner(nnunet, file, what, severity):
     source = nnunet()
     (source / file).unlink()
-    assert only(check(source, progress=False)).problem == what
+    (problem,) = check(source, progress=False).problems
+    assert (problem.problem, problem.severity) == (what, severity)
 
 
 def test_duplicate_case_by_name(nnunet, make):
@@ -288,13 +292,13 @@ def test_every_problem_is_listed_at_once(broken):
         ("s2", "NaN or infinity in the image"),
         ("s2", "label values outside the classes"),
         ("s3", "constant image"),
-        ("s4", "image without label"),
     ]
-    assert report.table().count("\nerror: ") == 6
+    assert report.table().count("\nerror: ") == 5
+    assert [(problem.case, problem.problem) for problem in report.warnings] == [("s4", "image without label")]
 
 
 def test_prepare_refuses_with_the_same_list(broken, tmp_path):
-    with pytest.raises(BadDataError, match="6 errors, 0 warnings") as error:
+    with pytest.raises(BadDataError, match="5 errors, 1 warning") as error:
         prepare(broken, tmp_path / "out", progress=False)
     assert error.value.report.problems == check(broken, progress=False).problems
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -302,9 +306,9 @@ def test_prepare_refuses_with_the_same_list(broken, tmp_path):
 
 def test_skip_bad_leaves_the_bad_cases_out_and_names_them(broken, tmp_path):
     prepared = prepare(broken, tmp_path / "out", skip_bad=True, progress=False)
-    assert prepared.left_out == ["s0", "s1", "s2", "s3", "s4"]
-    assert prepared.identifiers == ["s5", "s6"]
-    assert {name for cases in prepared.splits.values() for name in cases} == {"s5", "s6"}
+    assert prepared.left_out == ["s0", "s1", "s2", "s3"]
+    assert prepared.identifiers == ["s5", "s6", "s4"] and prepared.splits["unlabelled"] == ["s4"]
+    assert {name for cases in prepared.splits.values() for name in cases} == {"s4", "s5", "s6"}
 
 
 def test_skip_bad_does_not_excuse_a_leak_or_an_empty_rest(nnunet, tmp_path):
@@ -314,5 +318,5 @@ def test_skip_bad_does_not_excuse_a_leak_or_an_empty_rest(nnunet, tmp_path):
         prepare(source, tmp_path / "out", splits=file, skip_bad=True, progress=False)
     for label in (source / "labelsTr").iterdir():
         label.unlink()
-    with pytest.raises(BadDataError, match="image without label"):
+    with pytest.raises(BadDataError, match="too few patients"):
         prepare(source, tmp_path / "out", skip_bad=True, progress=False)

@@ -14,6 +14,7 @@ from mamba_unet.commands import (
     recipe,
     recipes,
     report,
+    scribble,
     serve,
     train,
 )
@@ -24,6 +25,7 @@ COMMANDS = (
     prepare,
     plan,
     export,
+    scribble,
     recipes,
     recipe,
     train,

@@ -9,6 +9,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem
 from mamba_unet.data.readers import detect_layout
 from mamba_unet.data.samples import Samples
+from mamba_unet.data.scribble import write_scribbles
 from mamba_unet.views.intensity import normalise_intensity
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "plan",
     "prepare",
     "write_phantom",
+    "write_scribbles",
 ]

@@ -24,6 +24,7 @@ class Case:
         sources: the image's files: one per channel, or one for all; of a volume in slices, the first of each.
         frames_are_channels: the fourth axis of its file is channels, not time.
         stored_sha256: of the image as stored, before its intensities were scaled; empty where unknown.
+        scribble: as the label, `IGNORE` where nothing is marked; or None.
     """
 
     identifier: str
@@ -36,6 +37,7 @@ class Case:
     sources: tuple[Path, ...]
     frames_are_channels: bool = False
     stored_sha256: str = ""
+    scribble: np.ndarray | None = None
 
     @property
     def source(self) -> Path:

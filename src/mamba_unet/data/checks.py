@@ -18,8 +18,8 @@ def check_case(
     identifier: str,
     image_file: Path,
     image: Volume,
-    label_file: Path,
-    label: Volume,
+    label_file: Path | None,
+    label: Volume | None,
     values: Mapping[int, int],
     *,
     channels: int = 1,
@@ -31,7 +31,7 @@ def check_case(
     Args:
         identifier: the case.
         image_file, label_file: named in the problems.
-        image, label: as stored.
+        image, label: as stored; None for an image that has no label.
         values: stored label value -> class index, or IGNORE.
         channels: that the images of this data set have.
         scaled: the layout promises an image in 0..1 already.
@@ -51,7 +51,9 @@ def check_case(
             f"{image.channels}",
             "convert colours to grey values, or keep images of one kind",
         )
-    if image.shape != label.shape:
+    if label is None:
+        pass
+    elif image.shape != label.shape:
         add(
             label_file,
             "image and label differ in shape",
@@ -69,7 +71,7 @@ def check_case(
         )
 
     for file, volume in ((image_file, image), (label_file, label)):
-        for note in volume.notes:
+        for note in volume.notes if volume else ():
             add(
                 file,
                 "doubtful header",
@@ -112,6 +114,8 @@ def check_case(
                 "scale it as the layout does, or prepare the raw files",
             )
 
+    if label is None:
+        return problems
     found = distinct(label.array)
     outside = [value for value in found if value not in values]
     if outside:
@@ -136,6 +140,51 @@ def check_case(
             "error" if empty_is_error else "warning",
         )
     return problems
+
+
+def check_scribble(
+    identifier: str, file: Path, scribble: Volume, values: Mapping[int, int], label: np.ndarray | None, image: Volume
+) -> list[Problem]:
+    """Every problem of one case's scribble.
+
+    Args:
+        scribble: as stored.
+        values: stored value -> class index, or IGNORE for what is not marked.
+        label: class indices (D, H, W) of the case's label, if it has one.
+        image: of the case.
+    """
+
+    def problem(what: str, expected: str, found: str, remedy: str, severity: str = "error") -> list[Problem]:
+        return [Problem(file, what, expected, found, remedy, severity, identifier)]
+
+    if scribble.shape != image.shape:
+        return problem(
+            "image and scribble differ in shape", f"(D, H, W) = {image.shape}", str(scribble.shape), "draw it anew"
+        )
+    found = distinct(scribble.array)
+    if outside := [value for value in found if value not in values]:
+        return problem(
+            "scribble values outside the classes",
+            f"only {some([str(value) for value in values], 16)}",
+            ", ".join(f"{value:g}" for value in outside[:8]),
+            "correct the scribble; what is not marked has the value of the ignore label",
+        )
+    marked = {value for value in found if values[value] != IGNORE}
+    if not marked:
+        return problem("empty scribble", "some marked pixels", "none", "nothing, if it is meant", "warning")
+    if label is not None:
+        array = scribble.grey[0]
+        wrong = sum(int(((array == value) & (label != values[value]) & (label != IGNORE)).sum()) for value in marked)
+        if wrong:
+            total = int(np.isin(array, list(marked)).sum())
+            return problem(
+                "scribbles that contradict the label",
+                "marks of the class that the label shows",
+                f"{wrong} of {total} marked pixels",
+                "nothing: scribbles are drawn by hand; look at them where it is many",
+                "note",
+            )
+    return []
 
 
 def duplicate_patients(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

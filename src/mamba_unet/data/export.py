@@ -3,7 +3,8 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from mamba_unet.views.labels import IGNORE
 SPLITS = ("train", "val", "test")
 
 
-def export(prepared: PreparedDataset, out: str | Path, layout: str, *, progress: bool = True) -> list[str]:
+def export(
+    prepared: PreparedDataset,
+    out: str | Path,
+    layout: str,
+    *,
+    progress: bool = True,
+    scribble: Callable[[Case], np.ndarray] | None = None,
+) -> list[str]:
     """Write the training, validation and test cases of a prepared data set in another program's layout.
 
     The folder is written beside its place and renamed when it is complete.
@@ -42,6 +50,7 @@ def export(prepared: PreparedDataset, out: str | Path, layout: str, *, progress:
         out: a new or empty folder.
         layout: one of the two above.
         progress: show a progress bar (on a terminal).
+        scribble: in nnU-Net's layout, makes a scribble (D, H, W) of each training case, which is put in `scribblesTr`.
 
     Returns:
         What the exported folder does not tell or leaves out, in words.
@@ -49,7 +58,7 @@ def export(prepared: PreparedDataset, out: str | Path, layout: str, *, progress:
     Raises:
         ValueError: the layout is another, or cannot hold the data; `out` holds files; there is no split `train`.
     """
-    writers = {TRANSUNET.name: _write_transunet, NNUNET.name: _write_nnunet}
+    writers = {TRANSUNET.name: _write_transunet, NNUNET.name: partial(_write_nnunet, scribble=scribble)}
     if layout not in writers:
         raise ValueError(f"no export to the layout {layout!r}; expected one of {', '.join(writers)}")
     out = Path(out)
@@ -114,9 +123,15 @@ def _write_transunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]]
     return ["this layout has neither voxel size nor orientation; distances measured on it are in voxels"]
 
 
-def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], folder: Path, bar: tqdm) -> list[str]:
+def _write_nnunet(
+    prepared: PreparedDataset,
+    splits: dict[str, Sequence[str]],
+    folder: Path,
+    bar: tqdm,
+    scribble: Callable[[Case], np.ndarray] | None,
+) -> list[str]:
     unplaced, labels = [], {name if index else "background": index for index, name in enumerate(prepared.class_names)}
-    if prepared.has_ignored:  # nnU-Net wants the value of its ignore label to be the highest
+    if prepared.has_ignored or scribble:  # nnU-Net wants the value of its ignore label to be the highest
         labels["ignore"] = prepared.num_classes
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
@@ -124,8 +139,12 @@ def _write_nnunet(prepared: PreparedDataset, splits: dict[str, Sequence[str]], f
             for number, (channel, rule) in enumerate(zip(case.image, prepared.intensity, strict=True)):
                 path = folder / f"images{part}" / f"{case.identifier}_{number:04d}"
                 _save_nifti(_in_units(channel, rule), case, path)
-            label = np.where(case.label == IGNORE, np.uint8(prepared.num_classes), case.label)
-            _save_nifti(label, case, folder / f"labels{part}" / case.identifier)
+            annotations = {"labels": case.label}
+            if scribble and split == "train":
+                annotations["scribbles"] = scribble(case)
+            for name, array in annotations.items():
+                label = np.where(array == IGNORE, np.uint8(prepared.num_classes), array)
+                _save_nifti(label, case, folder / f"{name}{part}" / case.identifier)
             if case.affine is None:
                 unplaced.append(case.identifier)
             bar.update()

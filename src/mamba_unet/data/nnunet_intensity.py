@@ -33,7 +33,7 @@ def nnunet_intensity(plan: Plan, patients: Collection[str], progress: bool = Fal
     if all(rule == COLOUR for rule in plan.intensity) or plan.listing.scaled:
         return tuple(plan.intensity)
     found: list[list[np.ndarray]] = [[] for _ in plan.intensity]
-    entries = [entry for entry in plan.listing.entries if entry.patient in patients]
+    entries = [entry for entry in plan.listing.entries if entry.patient in patients and entry.label is not None]
     for entry in tqdm(entries, "intensity", unit="case", disable=None if progress else True):
         try:
             image, label = read_image(entry, plan.listing), read_label(entry)

@@ -17,7 +17,7 @@ from mamba_unet.data.prepared import FORMAT, PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
 from mamba_unet.data.resampled import remove_resampled
-from mamba_unet.data.splits import Split, SplitError, choose_split
+from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
 from mamba_unet.files import atomic_path, write_json, write_text
 
@@ -132,9 +132,16 @@ def prepare(
     remove_resampled(out)
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
     cases = {
-        name: [identifier for identifier, record in records.items() if record["patient"] in set(patients)]
+        name: [
+            identifier
+            for identifier, record in records.items()
+            if record["patient"] in set(patients) and record["label_sha256"] is not None
+        ]
         for name, patients in done.split.patients.items()
+        if name != UNLABELLED
     }
+    if without := [identifier for identifier, record in records.items() if record["label_sha256"] is None]:
+        cases[UNLABELLED] = without
     write_json(
         out / "splits.json",
         {
@@ -170,7 +177,7 @@ def prepare(
 
 def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[str]:
     """Those of the split before duplicates are known; where it is refused, which is told later, all."""
-    patients = {entry.identifier: entry.patient for entry in plan.listing.entries}
+    patients = {entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is not None}
     try:
         split = choose_split(patients, plan.info, own=plan.listing.splits, file=splits, seed=seed)
     except SplitError:
@@ -217,8 +224,9 @@ def _run(
     split = None
     try:
         split = choose_split(
-            {entry.identifier: entry.patient for entry in plan.listing.entries},
+            {entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is not None},
             plan.info,
+            unlabelled={entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is None},
             own=plan.listing.splits,
             file=splits,
             folds=folds,
@@ -245,9 +253,11 @@ def _run(
 
 
 def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
+    label = _described(case.label, "label")
+    scribble = {} if case.scribble is None else _described(case.scribble, "scribble")
     return {
         "patient": case.patient,
-        "shape": list(case.label.shape),
+        "shape": list(case.image.shape[1:]),
         "spacing_mm": case.spacing_mm and list(case.spacing_mm),
         "orientation": case.orientation,
         "affine": None if case.affine is None else case.affine.tolist(),
@@ -255,9 +265,16 @@ def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
         "frames_are_channels": case.frames_are_channels,
         "stored_sha256": case.stored_sha256,
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
-        "label_sha256": hashlib.sha256(case.label).hexdigest(),
-        "label_voxels": {str(index): int(n) for index, n in enumerate(np.bincount(case.label.ravel())) if n},
+        **label,
+        **scribble,
     }
+
+
+def _described(array: np.ndarray | None, name: str) -> dict[str, Any]:
+    if array is None:
+        return {f"{name}_sha256": None, f"{name}_voxels": {}}
+    voxels = {str(index): int(n) for index, n in enumerate(np.bincount(array.ravel())) if n}
+    return {f"{name}_sha256": hashlib.sha256(array).hexdigest(), f"{name}_voxels": voxels}
 
 
 def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
@@ -270,21 +287,25 @@ def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
         "values": sorted(plan.classes.values.items()),
         "threshold": plan.classes.threshold,
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        **({"scribble_values": sorted(plan.scribble_values.items())} if entry.scribble else {}),
     }
 
 
-def _paths(out: Path, identifier: str) -> tuple[Path, Path, Path]:
+def _paths(out: Path, identifier: str) -> tuple[Path, Path, Path, Path]:
+    """Of image, label, scribble and note."""
     return (
         out / "images" / f"{identifier}.npy",
         out / "labels" / f"{identifier}.npy",
+        out / "scribbles" / f"{identifier}.npy",
         out / "cases" / f"{identifier}.json",
     )
 
 
 def _earlier(plan: Plan, entry: Entry, out: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     """The record and warnings of a case that an earlier run has written from the same files in the same way."""
-    image, label, note = _paths(out, entry.identifier)
-    if not (image.is_file() and label.is_file() and note.is_file()):
+    image, label, scribble, note = _paths(out, entry.identifier)
+    wanted = [image, note, *([label] if entry.label else []), *([scribble] if entry.scribble else [])]
+    if not all(path.is_file() for path in wanted):
         return None, []
     said = json.loads(note.read_text(encoding="utf-8"))
     if said["settings"] != json.loads(json.dumps(_settings(plan, entry))):
@@ -294,10 +315,13 @@ def _earlier(plan: Plan, entry: Entry, out: Path) -> tuple[dict[str, Any] | None
 
 def _write(plan: Plan, entry: Entry, case: Case, record: dict[str, Any], found: Sequence[Problem], out: Path) -> None:
     (out / "dataset.json").unlink(missing_ok=True)  # what it describes is about to change
-    image, label, note = _paths(out, entry.identifier)
+    image, label, scribble, note = _paths(out, entry.identifier)
     note.parent.mkdir(parents=True, exist_ok=True)  # first, by which a killed run's folder is known as ours
     note.unlink(missing_ok=True)
-    for path, array in ((image, case.image), (label, case.label)):
+    for path, array in ((image, case.image), (label, case.label), (scribble, case.scribble)):
+        if array is None:
+            path.unlink(missing_ok=True)
+            continue
         with atomic_path(path) as temporary:
             np.save(temporary, array)
     warnings = [{**asdict(problem), "file": str(problem.file)} for problem in found]
@@ -306,7 +330,7 @@ def _write(plan: Plan, entry: Entry, case: Case, record: dict[str, Any], found: 
 
 def _remove_stale(out: Path, identifiers: set[str]) -> None:
     """Remove the arrays of cases that this data set does not have, and what a killed run was writing."""
-    for folder in ("images", "labels", "cases"):
+    for folder in ("images", "labels", "scribbles", "cases"):
         for leftover in (out / folder).glob(".*.*"):
             leftover.unlink(missing_ok=True)
     for note in (out / "cases").glob("*.json"):

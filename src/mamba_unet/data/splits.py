@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from mamba_unet.data.registry import DatasetInfo
 
+UNLABELLED = "unlabelled"  # patients and cases without any label, of whom none is validated or tested
+
 
 class SplitError(ValueError):
     """A split that leaks, names unknown patients or leaves some out."""
@@ -41,7 +43,8 @@ class Split:
     def apart(self, a: str, b: str) -> list[tuple[str, str]]:
         """The pairs of splits, of the same fold, that hold one of the two patients each."""
         homes = [[split for split, members in self.patients.items() if patient in members] for patient in (a, b)]
-        return [(x, y) for x in homes[0] for y in homes[1] if x != y and _fold(x) == _fold(y)]
+        pairs = [(x, y) for x in homes[0] for y in homes[1] if x != y and _fold(x) == _fold(y)]
+        return [pair for pair in pairs if set(pair) != {"train", UNLABELLED}]  # both are learned from
 
 
 def split_name(name: str, fold: int | None) -> str:
@@ -165,12 +168,15 @@ def shipped_split(name: str) -> dict[str, list[str]]:
     return json.loads((resources.files("mamba_unet.data") / "splits" / name).read_text(encoding="utf-8"))
 
 
-def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
+def user_split(
+    file: str | Path, cases: Mapping[str, str], unlabelled: Mapping[str, str] = MappingProxyType({})
+) -> Split:
     """A user's own split, a JSON file {"train": [...], "val": [...], ...} of patients or case identifiers.
 
     Args:
         file: such a file, or a `splits.json` that `prepare` wrote.
-        cases: identifier -> patient of every case.
+        cases: identifier -> patient of every case with a label.
+        unlabelled: the same of those without, which need not be named.
 
     Raises:
         SplitError: a patient is in two splits, unknown, or in none. All of them are named.
@@ -189,6 +195,17 @@ def user_split(file: str | Path, cases: Mapping[str, str]) -> Split:
             f"{str(said)[:60]}",
             "correct the file",
         )
+    others = set(unlabelled.values()) - set(cases.values()) | set(unlabelled) - set(cases)
+    for split, members in said.items():
+        if split not in ("train", UNLABELLED) and (without := sorted(others.intersection(members))):
+            raise SplitError(
+                str(file),
+                f"no label to measure in {split!r}",
+                "patients with labels",
+                ", ".join(without),
+                "take them out; images without labels serve training alone",
+            )
+    said = {split: [name for name in members if name not in others] for split, members in said.items()}
     known = set(cases.values())
     unknown = sorted({name for members in said.values() for name in members if name not in known and name not in cases})
     if unknown:
@@ -216,6 +233,7 @@ def choose_split(
     cases: Mapping[str, str],
     info: DatasetInfo | None,
     *,
+    unlabelled: Mapping[str, str] = MappingProxyType({}),
     own: Mapping[str, Sequence[str]] | None = None,
     file: str | Path | None = None,
     folds: int | None = None,
@@ -225,7 +243,8 @@ def choose_split(
     """The user's split file, else what the folder itself says, else the published split, else a drawn one.
 
     Args:
-        cases: identifier -> patient.
+        cases: identifier -> patient, of those with a label.
+        unlabelled: the same of those without; patients who have nothing else are the split `unlabelled`.
         info: the data set, if it is a known one.
         own: the folder's own split, in patients or cases; where it has "test" and no "val", the rest is divided.
         file: the user's.
@@ -238,7 +257,7 @@ def choose_split(
     """
     patients, uncovered = set(cases.values()), info.uncovered if info else "unassigned"
     if file is not None:
-        split = user_split(file, cases)
+        split = user_split(file, cases, unlabelled)
     elif own and ("train" in own or "test" in own):
         own = {split: sorted({cases.get(name, name) for name in members}) for split, members in own.items()}
         own.setdefault("train", sorted(patients.difference(*own.values())))
@@ -251,6 +270,9 @@ def choose_split(
         split = fit_split(shipped_split(info.split_file), patients, f"shipped for {info.name}", uncovered)
     else:
         split = draw_split(patients, seed, duplicates)
+    if without := sorted(set(unlabelled.values()) - patients):
+        kept = {name: members for name, members in split.patients.items() if name != UNLABELLED}
+        split = Split(split.origin, {**kept, UNLABELLED: without}, split.notes)
     if folds is None:
         return split
     drawn = draw_folds(patients.difference(split.patients.get(uncovered, ())), folds, seed, duplicates)

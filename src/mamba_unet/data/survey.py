@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mamba_unet.data.case import Case
-from mamba_unet.data.checks import check_case
+from mamba_unet.data.checks import check_case, check_scribble
 from mamba_unet.data.classes import LARGEST, MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
 from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers import Entry, Listing, detect_layout
@@ -35,6 +35,7 @@ class Plan:
         name: of the prepared data set.
         intensity: a rule for each channel.
         classes: how stored label values become class indices.
+        scribble_values: the same of scribbles: stored value -> class index, or IGNORE; empty where there are none.
         notes: what was decided on the way.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     classes: Classes
     intensity: tuple[Mapping[str, Any], ...]
     notes: Sequence[str]
+    scribble_values: Mapping[int, int] = field(default_factory=dict)
 
 
 def survey(
@@ -98,7 +100,22 @@ def survey(
         classes=_completed(classes, listing.other_values, ignore),
         intensity=_intensity(intensity or (info.intensity if info else listing.intensity), listing),
         notes=notes,
+        scribble_values=_scribble_values(listing, classes, ignore),
     )
+
+
+def _scribble_values(listing: Listing, classes: Classes, ignore: int | None) -> dict[int, int]:
+    """Raises ValueError if there are scribbles and nothing says which value is no mark."""
+    drawn = [entry.scribble for entry in listing.entries if entry.scribble]
+    if not drawn:
+        return {}
+    unmarked = listing.unmarked if listing.unmarked is not None else ignore
+    if unmarked is None:
+        raise ValueError(
+            f"{drawn[0][0]}: scribbles need a value for what is not marked, since 0 marks the background; say it in "
+            'dataset.json ("labels": {"background": 0, ..., "ignore": VALUE}) or by --ignore-label VALUE'
+        )
+    return dict(sorted({**classes.values, unmarked: IGNORE}.items()))
 
 
 def _intensity(
@@ -240,26 +257,31 @@ def _unreadable(error: UnreadableError, kind: str, case: str) -> Problem:
 def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
     """Read and check one case. The case is None if its arrays cannot be used."""
     volumes, problems = {}, []
-    for kind, read in (
-        ("image", lambda: read_image(entry, plan.listing)),
-        ("label", lambda: read_label(entry)),
+    for kind, there, read in (
+        ("image", entry.image, lambda: read_image(entry, plan.listing)),
+        ("label", entry.label, lambda: read_label(entry)),
+        ("scribble", entry.scribble, lambda: _read(entry.scribble, "scribble")),
     ):
+        if there is None:
+            continue
         try:
             volumes[kind] = read()
         except UnreadableError as error:
             problems.append(_unreadable(error, kind, entry.identifier))
     if problems:
         return None, problems
-    image, label = volumes["image"], volumes["label"]
+    image, label, scribble = (volumes.get(kind) for kind in ("image", "label", "scribble"))
     if image.channels == 1 and len(plan.intensity) == 3:  # a grey picture among pictures in colours
         image = replace(image, array=np.repeat(image.array, 3, axis=1))
-    values, rounded = plan.classes.stored(label.array)
-    label = replace(label, array=values)
+    rounded = False
+    if label is not None:
+        values, rounded = plan.classes.stored(label.array)
+        label = replace(label, array=values)
     problems = check_case(
         entry.identifier,
         entry.image[0][0],
         image,
-        entry.label[0],
+        entry.label[0] if entry.label else None,
         label,
         plan.classes.values,
         channels=len(plan.intensity),
@@ -280,6 +302,16 @@ def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
         )
     if any(problem.severity == "error" for problem in problems):
         return None, problems
+    indices = None if label is None else np.ascontiguousarray(plan.classes.index(label.grey[0]))
+    marks = None
+    if scribble is not None:
+        drawn = replace(plan.classes, values=plan.scribble_values)
+        scribble = replace(scribble, array=drawn.stored(scribble.array)[0])
+        args = (entry.identifier, entry.scribble[0], scribble, drawn.values, indices, image)
+        problems += (found := check_scribble(*args))
+        if any(problem.severity == "error" for problem in found):
+            return None, problems
+        marks = np.ascontiguousarray(drawn.index(scribble.grey[0]))
     array = image.array[0]  # (C, D, H, W)
     try:
         scaled = array.astype(np.float32) if plan.listing.scaled else Preprocessing(plan.intensity).scale_frame(array)
@@ -290,12 +322,13 @@ def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
         identifier=entry.identifier,
         patient=entry.patient,
         image=np.ascontiguousarray(scaled),
-        label=np.ascontiguousarray(plan.classes.index(label.grey[0])),
+        label=indices,
         spacing_mm=image.spacing_mm,
         orientation=image.orientation,
         affine=image.affine,
         sources=tuple(files[0] for files in entry.image),
         frames_are_channels=plan.listing.frames_are_channels,
         stored_sha256=hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
+        scribble=marks,
     )
     return case, problems

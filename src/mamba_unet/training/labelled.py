@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.data.splits import shuffled, split_name
+from mamba_unet.data.splits import UNLABELLED, shuffled, split_name
 
 
 def choose_labelled(
@@ -26,7 +26,17 @@ def choose_labelled(
         ValueError: no case has such an annotation, there are fewer patients, or names that are no training patients.
     """
     split = split_name("train", fold)
-    training = prepared.splits[split]
+    held_out = _held_out(prepared, fold)
+    images = {prepared.image_hash(case) for case in held_out}  # the same image may be there under another name
+    patients_held = {prepared.patient(case) for case in held_out}
+    training = [
+        *prepared.splits[split],
+        *(
+            case
+            for case in prepared.splits.get(UNLABELLED, ())
+            if prepared.patient(case) not in patients_held and prepared.image_hash(case) not in images
+        ),
+    ]
     annotated = prepared.annotated(training, annotation)
     if not annotated:
         raise ValueError(
@@ -36,10 +46,7 @@ def choose_labelled(
     patients = sorted({prepared.patient(case) for case in annotated})
     chosen = patients if labelled is None else _chosen(prepared, patients, labelled, seed, split)
     with_labels = [case for case in annotated if prepared.patient(case) in chosen]
-    held_out = _held_out(prepared, fold)
-    others = [case for case in prepared.splits.get("unlabelled", ()) if prepared.patient(case) not in held_out]
-    rest = [case for case in training if case not in set(with_labels)]
-    return with_labels, [*rest, *others]
+    return with_labels, [case for case in training if case not in set(with_labels)]
 
 
 def _chosen(
@@ -61,11 +68,11 @@ def _chosen(
 
 
 def _held_out(prepared: PreparedDataset, fold: int | None) -> set[str]:
-    """Patients of the fold's splits other than the training split."""
+    """Cases of the fold's splits other than the training split."""
     prefix = split_name("", fold)
-    kept = {split_name("train", fold), "unlabelled"}
+    kept = {split_name("train", fold), UNLABELLED}
     return {
-        prepared.patient(case)
+        case
         for name, cases in prepared.splits.items()
         if name not in kept and name.startswith(prefix) and "/" not in name.removeprefix(prefix)
         for case in cases

@@ -15,7 +15,7 @@ from mamba_unet.volumes.volume import Volume
 
 
 def read_arrays(path: Path, kind: Kind, name: str) -> Volume:
-    """The array `image` or `label` of an HDF5 or npz file, or that of an npy file: (H, W) or (D, H, W).
+    """The array `image`, `label` or `scribble` of an HDF5 or npz file, or that of an npy file: (H, W) or (D, H, W).
 
     Type and size are checked before the values are read.
 

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["image", "label"]  # of an array in a file that holds both; a label's palette means indices, not colours
+# of an array in a file that holds several; a label's palette, and a scribble's, means indices, not colours
+Kind = Literal["image", "label", "scribble"]
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")

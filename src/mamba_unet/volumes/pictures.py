@@ -50,7 +50,7 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
         sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(array.shape[:2] for array in arrays))
         raise RefusedError(f"pages of different sizes: {sizes[:200]}; expected one volume's slices, all alike")
     grey = all(array.ndim == 2 or (array == array[..., :1]).all() for array in arrays)
-    if kind == "label" and not grey:
+    if kind != "image" and not grey:
         raise RefusedError("a label in colours: expected one class index per pixel; convert each colour to an index")
     if grey:
         arrays = [array if array.ndim == 2 else array[..., 0] for array in arrays]

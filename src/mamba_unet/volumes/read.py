@@ -73,8 +73,8 @@ def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
     Args:
         path: NIfTI of two, three or four axes (time last); MHA, MHD or NRRD; PNG, JPEG, BMP, GIF or TIFF, whose pages
             are slices; HDF5, npz or npy; a DICOM file, or a folder or zip of one DICOM series.
-        kind: "image" or "label": which array of a file that holds both, and whether a palette means colours or
-            indices.
+        kind: "image", "label" or "scribble": which array of a file that holds several, and whether a palette means
+            colours or indices.
 
     Raises:
         UnreadableError: absent, damaged, of no kind that is taken, not one volume, complex numbers.

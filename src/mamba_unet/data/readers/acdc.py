@@ -1,13 +1,17 @@
 """ACDC cardiac MRI: as the challenge ships it (NIfTI), and the HDF5 files of SSL4MIS and WSL4MIS."""
 
+import contextlib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mamba_unet.data.problems import Problem
-from mamba_unet.data.readers.base import Layout, Listing, files, pair, stack
+from mamba_unet.data.readers.base import Entry, Layout, Listing, files, pair, stack
 from mamba_unet.volumes.formats import stem
 
 FRAME = re.compile(r"(patient\d+)_frame(\d+)")
+UNMARKED = 4  # what a scribble of WSL4MIS does not mark
 SLICE = re.compile(r"(patient\d+_frame\d+)_slice_?(\d+)")
 
 
@@ -65,11 +69,14 @@ def find_hdf5(source: Path) -> Listing | None:
         volumes = [(stem(file), (file,)) for file in files(folder, "patient*.h5") if FRAME.fullmatch(stem(file))]
         if volumes:
             entries, problems = pair(volumes, volumes)
+            entries, notes = _with_scribbles(entries)
             return Listing(
                 f"{len(volumes)} files {_below(folder, source)}patient*_frame*.h5",
                 entries,
                 problems,
+                notes,
                 dataset="acdc",
+                unmarked=UNMARKED,
                 splits=_lists(source),
             )
     for folder in (source, source / "data" / "slices", source / "slices", source / "ACDC_training_slices"):
@@ -81,15 +88,33 @@ def find_hdf5(source: Path) -> Listing | None:
         if found:
             volumes, problems = stack(found)
             entries, unpaired = pair(volumes, volumes)
+            entries, notes = _with_scribbles(entries)
             return Listing(
                 f"{len(found)} files {_below(folder, source)}patient*_frame*_slice_*.h5",
                 entries,
                 [*problems, *unpaired],
-                ["only slices are there: they are joined into volumes in their order"],
+                ["only slices are there: they are joined into volumes in their order", *notes],
                 dataset="acdc",
+                unmarked=UNMARKED,
                 splits=_lists(source),
             )
     return None
+
+
+def _with_scribbles(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """WSL4MIS' files hold scribbles too, by which Valvano et al. (2021) marked the challenge's images."""
+    import h5py
+
+    found = []
+    for entry in entries:
+        has_scribble = False
+        with contextlib.suppress(OSError), h5py.File(entry.image[0][0], "r") as arrays:  # damage is told later
+            has_scribble = "scribble" in arrays
+        found.append(replace(entry, scribble=entry.image[0] if has_scribble else None))
+    count = sum(entry.scribble is not None for entry in found)
+    return found, [f"{count} cases have scribbles too: `annotation: scribble` in a recipe learns from them"] * bool(
+        count
+    )
 
 
 def _below(folder: Path, source: Path) -> str:

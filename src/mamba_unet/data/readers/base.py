@@ -1,7 +1,7 @@
 """What every reader gives: the cases that lie in a folder, by name, before any of them is read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
 Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 
 ENDINGS = (*NIFTI, *ITK, *PICTURES)
+UNLABELLED = "unlabelled"  # a folder of images that are meant to have no label
+SCRIBBLES = "scribbles"  # a folder of scribbles beside the labels; nnU-Net's layout says scribblesTr
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,20 @@ class Entry:
         patient: whose cases must stay in one split.
         image: the files of each channel, in order; usually a tuple of one.
         label: None for an image without label.
+        scribble: where the case has scribbles.
     """
 
     identifier: str
     patient: str
     image: tuple[Files, ...]
     label: Files | None
+    scribble: Files | None = None
 
     @property
     def files(self) -> list[Path]:
         """All of them, each once."""
-        return list(dict.fromkeys(file for files in (*self.image, self.label or ()) for file in files))
+        groups = (*self.image, self.label or (), self.scribble or ())
+        return list(dict.fromkeys(file for files in groups for file in files))
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Listing:
         labels: class name -> stored label value, where the layout knows it; None: to be taken from the files.
         other_values: stored label values that are right but no class: they become background.
         ignore: the stored label value of voxels without ground truth.
+        unmarked: the value of what a scribble does not mark; None: `ignore`.
         channel_names: one per channel; empty where nothing tells.
         frames_are_channels: the fourth axis of an image is its channels, not time.
         intensity: the rule for the images' intensities, or a list of one rule per channel; None: the data set's.
@@ -67,6 +73,7 @@ class Listing:
     labels: Mapping[str, int] | None = None
     other_values: Sequence[int] = ()
     ignore: int | None = None
+    unmarked: int | None = None
     channel_names: Sequence[str] = ()
     frames_are_channels: bool = False
     intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -103,6 +110,7 @@ def pair(
     images: Iterable[tuple[str, Files | tuple[Files, ...]]],
     labels: Iterable[tuple[str, Files]],
     patients: Mapping[str, str] | None = None,
+    unlabelled: Iterable[tuple[str, Files | tuple[Files, ...]]] = (),
 ) -> tuple[list[Entry], list[Problem]]:
     """Bring images and labels of the same identifier together; what has no partner, or two, is a problem.
 
@@ -110,10 +118,15 @@ def pair(
         images: (identifier, files of one channel, or of each of several channels).
         labels: (identifier, files).
         patients: identifier -> patient; None: by the names, see `group_patients`.
+        unlabelled: images that are meant to have no label.
     """
     problems: list[Problem] = []
-    each = [(identifier, files if isinstance(files[0], tuple) else (files,)) for identifier, files in images]
-    image_files = _unique("image", each, problems)
+    alone = {identifier for identifier, _ in unlabelled}
+    each = [
+        (identifier, files if isinstance(files[0], tuple) else (files,)) for identifier, files in (*images, *unlabelled)
+    ]
+    found = _unique("image", each, problems)
+    image_files = {identifier: files for identifier, files in found.items() if identifier not in alone}
     label_files = _unique("label", [(identifier, (files,)) for identifier, files in labels], problems)
     for kind, other, own, partners in (
         ("image", "label", image_files, label_files),
@@ -131,12 +144,36 @@ def pair(
                 )
             )
     both = sorted(image_files.keys() & label_files.keys())
-    patients = group_patients(both) if patients is None else patients
-    entries = [
-        Entry(identifier, patients[identifier], image_files[identifier], label_files[identifier][0])
-        for identifier in both
-    ]
+    grouped = group_patients([*both, *sorted(alone)])
+    patients = grouped if patients is None else grouped | dict(patients)
+    entries = [Entry(one, patients[one], found[one], label_files[one][0]) for one in both]
+    entries += [Entry(one, patients[one], found[one], None) for one in sorted(alone)]
     return entries, problems
+
+
+def with_scribbles(
+    entries: Iterable[Entry], scribbles: Iterable[tuple[str, Files]], folder: Path
+) -> tuple[list[Entry], list[Problem]]:
+    """The entries with their scribbles; a scribble of no case is a problem.
+
+    Args:
+        scribbles: (identifier, files).
+        folder: that they lie in, for the message.
+    """
+    entries, found = list(entries), dict(scribbles)
+    unknown = sorted(found.keys() - {entry.identifier for entry in entries})
+    problems = [
+        Problem(
+            found[identifier][0],
+            "scribble without image",
+            f"names of images in {folder.name}",
+            f"no image of {identifier}",
+            "add it, or take the scribble away",
+            case=identifier,
+        )
+        for identifier in unknown
+    ]
+    return [replace(entry, scribble=found.get(entry.identifier)) for entry in entries], problems
 
 
 def join_channels(

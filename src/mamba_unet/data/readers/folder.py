@@ -7,7 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mamba_unet.data.problems import some
-from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, join_channels, named, pair
+from mamba_unet.data.readers.base import (
+    ENDINGS,
+    SCRIBBLES,
+    UNLABELLED,
+    Files,
+    Layout,
+    Listing,
+    files,
+    join_channels,
+    named,
+    pair,
+    with_scribbles,
+)
 from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
 
@@ -39,7 +51,14 @@ def find(source: Path) -> Listing | None:
         labels = [(identifier, file) for identifier, file in labels if identifier not in incomplete]
     else:
         stored, problems = [(identifiers[item.file], ((item.file,),)) for item in images], []
-    entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name))
+    alone, drawn = (source / name for name in (UNLABELLED, SCRIBBLES))
+    unlabelled = [(name, ((file,),)) for name, file in named(files(alone))] if alone.is_dir() else []
+    if unlabelled and channels:
+        raise ValueError(f"{alone}: images of several channels without label are read in nnU-Net's layout alone")
+    entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name), unlabelled)
+    marks = [(name, (file,)) for name, file in named(files(drawn))] if drawn.is_dir() else []
+    entries, undrawn = with_scribbles(entries, marks, drawn)
+    unpaired = [*unpaired, *undrawn]
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(
         f"masks in {some(places, 4)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",
@@ -65,7 +84,9 @@ def _images_and_masks(source: Path) -> tuple[list[Item], bool, list[str]]:
         notes.extend(f"left alone, {why}: {folder}, {count} file{'s' * (count > 1)}" for folder, count in left.items())
         return [item for item in items if wanted(item)]
 
-    items = [classify(name, file, source) for name, file in named(_files(source))]
+    others = [source / UNLABELLED, source / SCRIBBLES]
+    found = [file for file in _files(source) if not any(file.is_relative_to(folder) for folder in others)]
+    items = [classify(name, file, source) for name, file in named(found)]
     items = keep(items, lambda item: not item.name.lower().endswith("_superpixels"), "ISIC's superpixels")
     by_folder = any(item.kind == "mask" for item in items)
     if not by_folder:

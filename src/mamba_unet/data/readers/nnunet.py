@@ -1,11 +1,23 @@
 """nnU-Net's raw layout, of its first and its second version, and the Medical Segmentation Decathlon's."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mamba_unet.data.problems import Problem
-from mamba_unet.data.readers.base import ENDINGS, Files, Layout, Listing, files, join_channels, named, pair
+from mamba_unet.data.readers.base import (
+    ENDINGS,
+    SCRIBBLES,
+    UNLABELLED,
+    Files,
+    Layout,
+    Listing,
+    files,
+    join_channels,
+    named,
+    pair,
+    with_scribbles,
+)
 from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
 from mamba_unet.views.intensity import COLOUR
 from mamba_unet.volumes.formats import PICTURES, ending
@@ -52,10 +64,17 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         images, labels, problems = images + more, labels + held_out, problems + wrong
     elif (source / "imagesTs").is_dir():
         notes.append("imagesTs is left alone: it has no labels (labelsTs)")
+    alone, missing = _unlabelled(source, images, labels, read, description)
     incomplete = {problem.case for problem in problems} - {identifier for identifier, _ in images}
+    without = {identifier for identifier, _ in alone}
     entries, unpaired = pair(
-        images, [(identifier, file) for identifier, file in labels if identifier not in incomplete]
+        [(identifier, files) for identifier, files in images if identifier not in without],
+        [(identifier, file) for identifier, file in labels if identifier not in incomplete],
+        unlabelled=alone,
     )
+    drawn = source / f"{SCRIBBLES}Tr"
+    entries, undrawn = with_scribbles(entries, _labels(drawn) if drawn.is_dir() else (), drawn)
+    unpaired = [*missing, *unpaired, *undrawn]
     rules = [channel_intensity(name) for name in description.channel_names]
     if CT in rules:
         notes.append("CT is windowed to -125..275 HU, for abdominal organs; choose another intensity for others")
@@ -73,6 +92,34 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         intensity=description.intensity,
         splits=splits,
     )
+
+
+def _unlabelled(
+    source: Path,
+    images: Sequence[tuple[str, tuple[Files, ...]]],
+    labels: Sequence[tuple[str, Files]],
+    read: Callable[[Path, Description], tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]],
+    description: Description,
+) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
+    """Images without label: those of `unlabelled/`, and those of imagesTr that have none, which a warning tells."""
+    known = {identifier for identifier, _ in labels}
+    alone = [(name, files) for name, files in images if name not in known and files[0][0].parent.name == "imagesTr"]
+    problems = [
+        Problem(
+            files[0][0],
+            "image without label",
+            "a label of each image in imagesTr, unless it is meant to serve without",
+            f"no label of {name}",
+            f"nothing, if it is meant so (docs/few_labels.md; a folder {UNLABELLED} says it without a warning)",
+            "warning",
+            name,
+        )
+        for name, files in alone
+    ]
+    if (source / UNLABELLED).is_dir():
+        more, wrong = read(source / UNLABELLED, description)
+        return [*alone, *more], [*problems, *wrong]
+    return alone, problems
 
 
 def _channels(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
