@@ -1,6 +1,5 @@
 """Checkpoints into networks: our own as they are, and public ones by which of their names are whose of ours."""
 
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,9 +18,9 @@ from mamba_unet.models.baselines.swin_unet import SwinUNet
 from mamba_unet.models.baselines.transunet import TransUNet
 from mamba_unet.models.baselines.unet import UNet
 from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, find_checkpoint, read_metadata
+from mamba_unet.models.fitting import first_convolution, for_channels, inflated, resized
 from mamba_unet.models.mamba_unet import MambaUNet
 from mamba_unet.models.registry import build_model
-from mamba_unet.models.resolution import resize_grid
 
 Weights = dict[str, Tensor]
 
@@ -41,6 +40,7 @@ class LoadReport:
         unexpected: entries of the checkpoint that found no place.
         mismatched: entries whose shape differs, as (name, checkpoint's shape, network's shape).
         adapted: the first convolution's filters, where they were made for another number of channels.
+        inflated: those of `loaded` that were made for images, in a network for volumes; see `fitting.inflated`.
         lineage: hashes of the images that the checkpoint was trained or chosen on, where it is ours.
         preprocessing: how images were brought to it, where it is ours.
     """
@@ -51,6 +51,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     adapted: str = ""
+    inflated: tuple[str, ...] = ()
     lineage: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] | None = None
 
@@ -60,7 +61,9 @@ class LoadReport:
             return f" ({', '.join(map(str, names[:most]))}{more})" if names else ""
 
         return (
-            f"{self.kind}: {len(self.loaded)} parameters loaded; {len(self.missing)} missing{some(self.missing)}; "
+            f"{self.kind}: {len(self.loaded)} parameters loaded"
+            + (f", {len(self.inflated)} of them inflated from images to volumes" if self.inflated else "")
+            + f"; {len(self.missing)} missing{some(self.missing)}; "
             f"{len(self.unexpected)} unexpected{some(self.unexpected)}; "
             f"{len(self.mismatched)} of another shape, which keep their own values{some(self.mismatched)}"
             + (f"; {self.adapted}" if self.adapted else "")
@@ -249,35 +252,6 @@ def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
     return None
 
 
-def _resized(name: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """A checkpoint's value for a network of other sizes than the checkpoint's, where one follows from the other.
-
-    Position embeddings and tables of relative position biases are interpolated.
-    """
-    if name.endswith("position_embeddings") and value.shape[-1] == parameter.shape[-1]:
-        side = math.isqrt(parameter.shape[1])
-        return resize_grid(value, side, side)
-    if name.endswith("relative_position_bias_table") and value.shape[-1] == parameter.shape[-1]:
-        side = math.isqrt(parameter.shape[0])
-        return resize_grid(value[None], side, side)[0]
-    return value
-
-
-def _for_channels(filters: Tensor, channels: int) -> Tensor:
-    """Filters (out, m, *kernel) of a first convolution for another number of input channels.
-
-    Every channel gets the sum over the m channels, divided by their new number: an image whose channels are all alike
-    is answered as before. For one channel that is the sum.
-    """
-    return (filters.sum(dim=1, keepdim=True) / channels).repeat(1, channels, *[1] * (filters.ndim - 2))
-
-
-def _first_convolution(model: nn.Module) -> str | None:
-    """The name of the filters that see the image."""
-    names = (name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
-    return next((f"{name}.weight" for name in names), None)
-
-
 def _kind_for(model: nn.Module, weights: Weights, metadata: CheckpointMetadata | None, where: str) -> CheckpointKind:
     """What the weights are. Raises PretrainedError if they are not for this network."""
     own = set(model.state_dict())
@@ -314,8 +288,9 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
     | `UNet` | WSL4MIS' and SSL4MIS' |
 
     The stages of VMamba and Swin fill the encoder and, mirrored, the decoder; classifiers are left out. The filters of
-    the first convolution are brought to the network's number of channels, see `_for_channels`. A class head of another
-    size keeps its own values. The report says all of it.
+    the first convolution are brought to the network's number of channels, see `for_channels`. A class head of another
+    size keeps its own values. A network for volumes takes the weights of the same network for images, see `inflated`.
+    The report says all of it.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -331,22 +306,25 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
 
     parameters = model.state_dict()
     stages = len(getattr(model, "layers", ()))
-    first, adapted = _first_convolution(model), ""
-    loaded, unexpected, mismatched = [], [], []
+    first, adapted = first_convolution(model), ""
+    loaded, from_images, unexpected, mismatched = [], [], [], []
     for name, value in weights.items():
         targets = [target for target in kind.targets(name, stages) if target in parameters]
         if not targets:
             unexpected.append(name)
         for target in targets:
             parameter = parameters[target]
-            fitted = _resized(target, kind.layout(value, parameter), parameter)
-            if target == first and fitted.ndim == parameter.ndim and fitted.shape[1] != parameter.shape[1]:
+            fitted = resized(target, kind.layout(value, parameter), parameter)
+            if target == first and fitted.ndim > 2 and fitted.shape[1] != parameter.shape[1]:
                 before, channels = fitted.shape[1], parameter.shape[1]
-                fitted = _for_channels(fitted, channels)
+                fitted = for_channels(fitted, channels)
                 adapted = (
                     f"{target} was made for {before} channels: each of the {channels} gets the sum of its filters"
                     + (f" / {channels}" if channels > 1 else "")
                 )
+            if fitted.shape != parameter.shape and getattr(model, "spatial_dims", 2) == 3:
+                fitted = inflated(model, target, fitted, parameter)
+                from_images += [target] * (fitted.shape == parameter.shape)
             if fitted.shape == parameter.shape:
                 parameter.copy_(fitted)
                 loaded.append(target)
@@ -359,7 +337,15 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
     missing = tuple(name for name in parameters if name not in set(loaded))
     lineage, preprocessing = ((), None) if metadata is None else (tuple(metadata.lineage), metadata.preprocessing)
     return LoadReport(
-        kind.name, tuple(loaded), missing, tuple(unexpected), tuple(mismatched), adapted, lineage, preprocessing
+        kind.name,
+        tuple(loaded),
+        missing,
+        tuple(unexpected),
+        tuple(mismatched),
+        adapted,
+        tuple(from_images),
+        lineage,
+        preprocessing,
     )
 
 
