@@ -14,17 +14,23 @@ def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
 
 
 @pytest.mark.parametrize(
-    ("control", "added", "parameters"),
-    [("mamba_unet_no_scan", (), 15_478_272), ("mamba_unet_dwconv", ("scan_conv.weight",), 17_379_072)],
+    ("network", "control", "added", "parameters"),
+    [
+        ("mamba_unet", "mamba_unet_no_scan", (), 15_478_272),
+        ("mamba_unet", "mamba_unet_dwconv", ("scan_conv.weight",), 17_379_072),
+        ("mamba_unet_3d", "mamba_unet_3d_no_scan", (), None),
+        ("mamba_unet_3d", "mamba_unet_3d_dwconv", ("scan_conv.weight",), None),
+    ],
 )
-def test_a_control_is_mamba_unet_parameter_for_parameter_but_for_the_scan(control, added, parameters):
+def test_a_control_is_mamba_unet_parameter_for_parameter_but_for_the_scan(network, control, added, parameters):
     with torch.device("meta"):
-        mamba, other = (shapes(build_model(name, in_channels=3)) for name in ("mamba_unet", control))
+        mamba, other = (shapes(build_model(name, in_channels=3)) for name in (network, control))
     assert {k: v for k, v in mamba.items() if not k.endswith(SCAN)} == {
         k: v for k, v in other.items() if not k.endswith(added)
     }
     assert not any(name.endswith(SCAN) for name in other)
-    assert sum(shape.numel() for shape in other.values()) == parameters
+    if parameters:  # the published network's
+        assert sum(shape.numel() for shape in other.values()) == parameters
 
 
 def test_without_its_scan_ss2d_computes_the_rest():
@@ -56,6 +62,17 @@ def test_whether_a_corners_logits_depend_on_the_opposite_corner(name, whole_imag
     model(x)[0, :, 0, 0].sum().backward()
     assert bool((x.grad[0, 0, -4:, -4:] != 0).all()) == whole_image
     assert (x.grad[0, 0, :4, :4] != 0).all()
+
+
+@pytest.mark.parametrize(("control", "whole_volume"), [("", True), ("_dwconv", True), ("_no_scan", False)])
+def test_whether_a_corner_of_a_volume_depends_on_the_opposite_one(control, whole_volume):
+    torch.manual_seed(0)
+    # without the convolutional stem, whose normalisation reaches over the volume
+    model = build_model(f"mamba_unet_3d{control}", size="nano", stem="patch", spacing=(1, 1, 1)).double().eval()
+    x = torch.randn(1, 1, 64, 64, 64, dtype=torch.float64, requires_grad=True)  # 4 x 4 x 4 in the deepest stage
+    model(x)[0, :, 0, 0, 0].sum().backward()
+    assert bool((x.grad[0, 0, -2:, -2:, -2:] != 0).all()) == whole_volume
+    assert (x.grad[0, 0, :2, :2, :2] != 0).all()
 
 
 def test_an_unknown_scan_is_refused():

@@ -3,7 +3,8 @@ import sys
 import pytest
 import torch
 
-from mamba_unet.models.cost import FLOPS_PER_UPDATE, measure_cost, measure_cost_apart
+from mamba_unet import build_model
+from mamba_unet.models.cost import FLOPS_PER_UPDATE, count_flops, measure_cost, measure_cost_apart
 from mamba_unet.ops import use_backend
 
 
@@ -21,6 +22,23 @@ def test_the_count_does_not_depend_on_who_computes_the_scan():
         with use_backend(backend):
             counts.append(measure_cost("mamba_unet", (32, 64)).gflops)
     assert counts[0] == counts[1]
+
+
+def test_a_volume_of_one_unshrunk_slice_costs_what_the_image_does_and_two_walks_more():
+    """By hand for the nano network at 32 x 32: blocks of 64 and 16 pixels twice and of 4 pixels once, of 32, 64 and 128
+    inner channels and 4 states; a walk also projects x to dt, B and C, and dt to the channels."""
+
+    def extra(pixels: int, blocks: int, inner: int, rank: int) -> int:
+        projections = 2 * inner * (rank + 2 * 4) + 2 * inner * rank
+        return 2 * pixels * blocks * (FLOPS_PER_UPDATE * inner * 4 + projections)
+
+    walks = extra(64, 2, 32, 1) + extra(16, 2, 64, 2) + extra(4, 1, 128, 4)
+    filters = 2 * (27 - 9) * (64 * 2 * 32 + 16 * 2 * 64 + 4 * 128)  # 3 x 3 x 3 in place of 3 x 3
+    counts = []
+    flat = {"stem": "patch", "patch_size": (1, 64, 64)}
+    for name, size, options in (("mamba_unet", (32, 32), {}), ("mamba_unet_3d", (1, 32, 32), flat)):
+        counts.append(count_flops(build_model(name, size="nano", **options).eval(), torch.zeros(1, 1, *size)))
+    assert counts[1] - counts[0] == walks + filters
 
 
 def test_the_control_costs_less_by_its_scan():

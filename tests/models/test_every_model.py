@@ -75,8 +75,8 @@ def test_gradients_reach_every_parameter_and_are_finite(model, sides):
 
 def test_two_images_are_overfitted(model, sides):
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(2, 1, *sides(32, 32), generator=generator)
-    label = torch.zeros(2, *sides(32, 32), dtype=torch.long)
+    image = torch.rand(2, 1, *sides(32, 32, depth=2), generator=generator)
+    label = torch.zeros(2, *sides(32, 32, depth=2), dtype=torch.long)
     label[0, ..., 4:20, 6:18], label[1, ..., 10:30, 3:15] = 1, 2
     image += label[:, None]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

@@ -38,6 +38,38 @@ def test_padding_repeats_the_edge_and_is_cropped_away(nano):
         torch.testing.assert_close(nano(small), nano(padded)[..., :30, :20])
 
 
+def test_a_volume_is_padded_along_each_axis_by_what_its_strides_need():
+    torch.manual_seed(0)
+    model = build_model("mamba_unet_3d", size="nano", spacing=(8, 1.5, 1.5), patch_size=(10, 64, 64)).eval()
+    assert model.stride == (2, 16, 16)
+    small = torch.randn(1, 1, 5, 30, 20)
+    padded = torch.nn.functional.pad(small, (0, 12, 0, 2, 0, 1), mode="replicate")
+    with torch.no_grad():
+        torch.testing.assert_close(model(small), model(padded)[..., :5, :30, :20])
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize(("spacing", "depth"), [((8, 1.5, 1.5), 4), ((1, 1, 1), 16)])
+def test_depth_shrinks_as_the_spacing_has_it(stem, spacing, depth):
+    model = build_model("mamba_unet_3d", size="nano", stem=stem, spacing=spacing).eval()
+    assert model.stride == (depth, 16, 16)
+    x = torch.randn(1, 1, 16, 32, 32)
+    first = model.patch_embed(x) if stem == "patch" else model.stem(x)[0]
+    with torch.no_grad():
+        deepest, _ = model.encode(first)
+    assert deepest.shape == (1, 16 // depth, 2, 2, 64)
+
+
+def test_a_slice_of_a_volume_is_told_from_the_next_one():
+    torch.manual_seed(0)
+    model = build_model("mamba_unet_3d", size="nano").eval()
+    x = torch.zeros(1, 1, 8, 32, 32)
+    x[..., 4, 10, 10] = 1
+    with torch.no_grad():
+        change = (model(x) - model(torch.zeros_like(x))).abs().sum(1)[0]
+    assert change[4, 10, 10] > 2 * max(change[5, 10, 10], change[3, 10, 10])
+
+
 def test_gradient_checkpointing_changes_memory_not_numbers():
     x = torch.randn(1, 1, 32, 32)
     gradients = []
@@ -86,6 +118,9 @@ def test_a_convolutional_stem_tells_neighbouring_pixels_apart():
         ({"depths": (1, 1), "dims": (8, 16, 32)}, "same length"),
         ({"depths": (1, 1), "dims": (8, 20)}, "twice the one before"),
         ({"stem": "cnv"}, "expected patch or conv"),
+        ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
+        ({"spacing": (8, 1, 1)}, "spacing and patch_size shape a network for volumes"),
+        ({"spatial_dims": 3, "spacing": (1, 1)}, "spacing must be three positive numbers"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
@@ -97,3 +132,9 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
 def test_an_image_of_another_shape_is_refused_by_what_was_expected(nano, shape):
     with pytest.raises(ValueError, match=r"expected images \(B, 1, H, W\)"):
         nano(torch.zeros(shape))
+
+
+def test_an_image_is_no_volume():
+    model = build_model("mamba_unet_3d", size="nano")
+    with pytest.raises(ValueError, match=r"expected volumes \(B, 1, D, H, W\) with D, H, W at least 1"):
+        model(torch.zeros(1, 1, 32, 32))

@@ -49,18 +49,23 @@ def measure_cost(
 
     `size` is (H, W), or (D, H, W) for a network that takes volumes.
     """
-    _count_scans()
     model = build_model(name, num_classes=num_classes).eval().to(device)
     x = torch.randn(batch, 1, *size, device=device)
     with torch.inference_mode():
         model(x[..., :32, :32])  # what the first pass loads does not count
         peak = _peak_mib(model, x)
         times = [_timed(model, x) for _ in range(4)][1:]
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters, count_flops(model, x) / 1e9, 1000 * statistics.median(times), peak)
+
+
+def count_flops(model: torch.nn.Module, x: torch.Tensor) -> int:
+    """The floating-point operations of a forward pass, counted as `Cost.gflops` says."""
+    _count_scans()
     # without the fused attention, which on a CPU the counter does not know: its two products count as they are
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)
-    parameters = sum(p.numel() for p in model.parameters())
-    return Cost(parameters, counter.get_total_flops() / 1e9, 1000 * statistics.median(times), peak)
+    return counter.get_total_flops()
 
 
 def measure_cost_apart(name: str, size: Sequence[int], batch: int, device: str) -> Cost:
