@@ -53,7 +53,7 @@ def test_words_stand_to_the_left_and_numbers_to_the_right():
         (6, 0, 1, None),  # 2 / 64
         (7, 1, 1, None),
         (6, 0, 2, "With 6 patients no p below 0.031 is possible, and none below 0.062"),
-        (0, 0, 1, "no p below 1 is possible, and none below 1 after"),
+        (0, 0, 1, "No patient differs: too few"),
     ],
 )
 def test_too_few_patients_are_named(patients, ties, count, said):
@@ -64,7 +64,7 @@ def test_too_few_patients_are_named(patients, ties, count, said):
 
 def test_the_notes_say_how_p_was_computed_and_how_many_tests_it_is_corrected_for():
     exact = " ".join(notes([found(), found(p=None)], "mamba", one_training=False))
-    assert "two-sided, exact; patients" in exact and "corrected for the 1 tests" in exact
+    assert "two-sided, exact; patients" in exact and "corrected for the 1 test of" in exact
     many = " ".join(notes([found(exact=False)], "mamba", one_training=True))
     assert "exact up to 200 patients, beyond that by the normal approximation" in many
     assert "not known here" in many and "not known here" not in exact

@@ -11,7 +11,6 @@ import pytest
 
 from mamba_unet.data import BadDataError, check, prepare
 from mamba_unet.data.checks import check_case
-from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
 
 
@@ -259,15 +258,13 @@ def test_a_label_with_one_type_of_many_values_is_unsuitable(tmp_path, make):
     assert problem.problem == "unsuitable file" and "expected plain numbers" in problem.found
 
 
-def test_a_file_larger_than_the_memory_is_one_bad_case(nnunet, monkeypatch):
-    def read(file, kind):
-        if file.name == "s1.nii.gz":
-            raise MemoryError
-        return read_volume(file, kind)
-
-    monkeypatch.setattr("mamba_unet.data.survey.read_volume", read)
-    (problem,) = check(nnunet(), progress=False).errors
-    assert problem.case == "s1" and "larger than the memory" in problem.found
+def test_a_file_that_ends_its_reader_is_one_bad_case(nnunet, ends_its_reader, tmp_path):
+    source = nnunet()
+    ends_its_reader("mamba_unet.data.survey", "s1.nii.gz")
+    (problem,) = check(source, progress=False).errors
+    assert problem.case == "s1" and problem.problem == "unreadable file" and "SIGABRT" in problem.found
+    prepared = prepare(source, tmp_path / "out", skip_bad=True, progress=False)
+    assert prepared.identifiers == ["s0", "s2", "s3", "s4"]
 
 
 @pytest.fixture

@@ -68,6 +68,15 @@ def test_predictions_that_do_not_fit_are_refused_with_what_to_do(case, tmp_path)
             read_prediction(tmp_path / name, case)
 
 
+def test_a_prediction_that_ends_its_reader_is_named(prepared, tmp_path, ends_its_reader):
+    (name, *_) = prepared.splits["test"]
+    for each in prepared.splits["test"]:
+        np.save(tmp_path / f"{each}.npy", prepared.case(each).label)
+    ends_its_reader("mamba_unet.evaluation.predictions", f"{name}.npy")
+    with pytest.raises(UnreadableError, match=rf"{name}\.npy: reading it ended the process"):
+        evaluate_predictions(tmp_path, prepared, "test")
+
+
 def test_the_labels_themselves_score_one_and_missing_cases_are_listed(prepared, tmp_path):
     names = prepared.splits["train"]
     for name in names:

@@ -123,6 +123,15 @@ def test_acdcs_own_folder_gives_its_truths_and_not_its_images(tmp_path):
     assert [case.case for case in cases] == ["patient001_frame01"] and not failures
 
 
+def test_a_file_that_ends_its_reader_is_one_failed_file(tmp_path, ends_its_reader):
+    for name in "abc":
+        save_labels(tmp_path / f"{name}.nii.gz", heart(4))
+    ends_its_reader("mamba_unet.measures.run", "b.nii.gz")
+    cases, failures = measure_files([tmp_path], progress=False)
+    assert [case.case for case in cases] == ["a", "c"]
+    assert "SIGABRT" in failures[str(tmp_path / "b.nii.gz")]
+
+
 def test_other_formats_are_read_and_a_bad_file_stops_none(tmp_path, capsys):
     sitk = pytest.importorskip("SimpleITK")
     image = sitk.GetImageFromArray(heart(4))

@@ -15,7 +15,7 @@ def test_a_file_gets_a_line_per_minute_and_per_validation(monkeypatch, capsys):
             lines.validated(step, 0.8, 0.9)
     lines.close()
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "iteration 160 of 400: loss 0.5000, about 4 minutes left"
+    assert said[0] == "iteration 160 of 400: loss 0.5000, about 4.0 minutes left"
     assert said[2] == "iteration 250 of 400: validation Dice 0.8000, best 0.9000"
     assert len(said) == 5
 

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import measure
     from mamba_unet.measures.cardiac import cardiac_table
     from mamba_unet.measures.statistics import statistics_table
+    from mamba_unet.words import counted
 
     measured = measure(
         args.labels,
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print(statistics_table(measured.cases))
     if measured.hearts:
         print(cardiac_table(measured.hearts))
-    print(f"{len(measured.cases)} cases measured in {args.out}")
+    print(f"{counted(len(measured.cases), 'case')} measured in {args.out}")
     for name, error in measured.failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     return 1 if measured.failures else 0

@@ -67,6 +67,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import predict
+    from mamba_unet.words import counted
 
     try:
         done = predict(
@@ -90,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; finished cases stay in {args.out}, the same command does the rest", file=sys.stderr)
         return 130
-    before = f" ({len(done.skipped)} were finished before)" if done.skipped else ""
-    print(f"{len(done.written)} segmentations in {args.out}{before}")
+    before = f" ({counted(len(done.skipped), 'case')} finished before)" if done.skipped else ""
+    print(f"{counted(len(done.written), 'segmentation')} in {args.out}{before}")
     if args.cardiac and (args.out / "cardiac.md").is_file():
         print((args.out / "cardiac.md").read_text(encoding="utf-8"))
     for path, error in done.failures.items():

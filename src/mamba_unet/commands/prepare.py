@@ -19,11 +19,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.data import prepare
+    from mamba_unet.words import counted
 
     how = {"skip_bad": args.skip_bad, "intensity": args.intensity}
     prepared = prepare(args.source, args.out, **how, **source_options(args))
     print((args.out / "check.txt").read_text(encoding="utf-8"))
-    print(f"{prepared.name}: {len(prepared.identifiers)} cases of {len(prepared.patients)} patients in {args.out}")
+    cases, patients = counted(len(prepared.identifiers), "case"), counted(len(prepared.patients), "patient")
+    print(f"{prepared.name}: {cases} of {patients} in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))
-    print("split:   " + ", ".join(f"{name} {len(cases)} cases" for name, cases in prepared.splits.items()))
+    print("split:   " + ", ".join(f"{name} {counted(len(cases), 'case')}" for name, cases in prepared.splits.items()))
     return 0

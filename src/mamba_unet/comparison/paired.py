@@ -17,6 +17,7 @@ from mamba_unet.evaluation.significance import (
     rank_sum,
 )
 from mamba_unet.tables import Table, number
+from mamba_unet.words import counted
 
 TRAININGS = ("better trainings", "p over trainings")
 
@@ -90,7 +91,7 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         f"Each network minus {reference}, one value per patient: the mean over the patient's classes, cases and "
         f"trainings. Wilcoxon's signed-rank test, two-sided, {how}; patients without a difference (ties) do not "
         "enter it.",
-        f"p (Holm) is corrected for the {count} tests of this table.",
+        f"p (Holm) is corrected for the {counted(count, 'test')} of this table.",
         "The median is over all patients compared, its interval the percentile bootstrap over patients "
         f"({BOOTSTRAP_SAMPLES:,} samples, seed {BOOTSTRAP_SEED}). r is the matched-pairs rank-biserial correlation: +1 "
         "better in every patient, -1 worse in every patient.",
@@ -103,9 +104,11 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         "rank-sum test of their means, not corrected; with three trainings each it cannot be below 0.1. Where it is "
         "large, other seeds may reverse the difference.",
     ]
-    if count * smallest > 0.05:
+    if most == 0:
+        lines.append("No patient differs: too few to find anything.")
+    elif count * smallest > 0.05:
         lines.append(
-            f"With {most} patients no p below {smallest:.2g} is possible, and none below "
+            f"With {counted(most, 'patient')} no p below {smallest:.2g} is possible, and none below "
             f"{min(1.0, count * smallest):.2g} after the correction: too few to find anything at the 5 % level."
         )
     if one_training:

@@ -20,6 +20,7 @@ from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.tables import Table
 from mamba_unet.training.recipe import PLACE_KEYS
+from mamba_unet.words import counted
 
 EXAMPLES = 4
 TESTED = ("dice", "hd95")
@@ -151,11 +152,13 @@ class Comparison:
 
     def result_notes(self) -> list[str]:
         """What belongs under the tables of results."""
-        evaluation, patients = self.evaluation, set(self.evaluation.cases.values())
+        evaluation = self.evaluation
+        cases = counted(len(evaluation.cases), "case")
+        patients = counted(len(set(evaluation.cases.values())), "patient")
         where = "the split test" if self.folds is None else f"the test parts of {self.folds} folds together"
         lines = [
-            f"{len(evaluation.cases)} cases of {len(patients)} patients: {where}. Means of the foreground classes' "
-            "means. ± is the standard deviation over trainings, absent where there was one: how much a training "
+            f"{cases} of {patients}: {where}. Means of the foreground classes' means. ± is the standard deviation over "
+            "trainings, absent where there was one: how much a training "
             f"varies, not how much patients do. {self._seeds_text()}",
             "Best in bold, second underlined, as rounded here; ↑ higher is better, ↓ lower. A mean distance that "
             "leaves infinite ones out is not marked.",

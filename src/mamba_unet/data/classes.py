@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mamba_unet.views.labels import IGNORE
+from mamba_unet.words import counted
 
 LARGEST = 2**16 - 1  # a label value beyond it is a slip, such as -1 stored without a sign
 MOST_CLASSES = 254  # besides the background: indices are uint8, and one of them is IGNORE
@@ -142,7 +143,7 @@ def declared(labels: Mapping[str, int], class_names: Sequence[str] | None) -> di
         return dict(labels)
     if len(class_names) != len(labels) - 1:
         raise ValueError(
-            f"--class-names names {_count(len(class_names), 'class')} ({_some(class_names)}); expected "
+            f"--class-names names {counted(len(class_names), 'class')} ({_some(class_names)}); expected "
             f"{len(labels) - 1}, as the data describes: {_some(list(labels)[1:])}"
         )
     return {"background": 0, **dict(zip(class_names, sorted(labels.values())[1:], strict=True))}
@@ -188,8 +189,8 @@ def _named(found: Found, possible: Sequence[int], common: Sequence[int], names: 
     if possible and len(possible) < len(names) and possible[-1] <= len(names):
         return list(range(1, len(names) + 1))  # some class is in no mask, and the values are the classes' numbers
     raise ValueError(
-        f"--class-names names {_count(len(names), 'class')} ({_some(names)}), but the masks hold "
-        f"{_count(len(possible), 'value')} besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
+        f"--class-names names {counted(len(names), 'class')} ({_some(names)}), but the masks hold "
+        f"{counted(len(possible), 'value')} besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
         + (
             "if other values are grey levels at the edges of one class, add --binary-masks [THRESHOLD]"
             if len(names) == 1
@@ -232,7 +233,3 @@ def _evidence(found: Found, common: Sequence[int]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" + ("" if number == 1 else "es" if word.endswith("s") else "s")

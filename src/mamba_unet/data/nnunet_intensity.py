@@ -12,22 +12,27 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mamba_unet.data.classes import distinct
 from mamba_unet.data.survey import Plan, read_image, read_label
 from mamba_unet.views.intensity import COLOUR, ZSCORE, window
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.isolated import Reader
 
 PERCENTILES = (0.5, 99.5)
 SAMPLES = 10_000  # foreground voxels of a case
 AIR_HU = -500  # images whose values go below are in Hounsfield units
 
 
-def nnunet_intensity(plan: Plan, patients: Collection[str], progress: bool = False) -> tuple[Mapping[str, Any], ...]:
+def nnunet_intensity(
+    plan: Plan, patients: Collection[str], reader: Reader, progress: bool = False
+) -> tuple[Mapping[str, Any], ...]:
     """A rule for each channel of a data set.
 
     Args:
         plan: the data set; a channel whose rule is a window is CT, and so is one whose values say so.
         patients: those of the training, whose images are looked at.
+        reader: the process that reads them.
         progress: show a bar.
     """
     if all(rule == COLOUR for rule in plan.intensity) or plan.listing.scaled:
@@ -36,12 +41,14 @@ def nnunet_intensity(plan: Plan, patients: Collection[str], progress: bool = Fal
     entries = [entry for entry in plan.listing.entries if entry.patient in patients and entry.label is not None]
     for entry in tqdm(entries, "intensity", unit="case", disable=None if progress else True):
         try:
-            image, label = read_image(entry, plan.listing), read_label(entry)
+            image, label = read_image(entry, plan.listing, reader), read_label(entry, reader)
         except UnreadableError:
             continue  # reported with the case
         if image.shape != label.shape or image.channels != len(found):
             continue
         values, _ = plan.classes.stored(label.array)
+        if not plan.classes.values.keys() >= set(distinct(values)):
+            continue  # so is a value that is no class
         index = plan.classes.index(values[0, 0])
         marked = np.flatnonzero((index > 0) & (index != IGNORE))
         if not marked.size:

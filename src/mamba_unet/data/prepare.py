@@ -20,6 +20,7 @@ from mamba_unet.data.resampled import remove_resampled
 from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
 from mamba_unet.files import atomic_path, write_json, write_text
+from mamba_unet.volumes.isolated import Reader
 
 
 def check(
@@ -43,17 +44,19 @@ def check(
     Raises:
         ValueError: the layout is unknown or ambiguous, or `dataset` does not fit it.
     """
-    plan = survey(
-        Path(source),
-        dataset,
-        layout,
-        None,
-        patient_regex=patient_regex,
-        class_names=class_names,
-        binary_masks=binary_masks,
-        ignore_label=ignore_label,
-    )
-    return _run(plan, None, splits, folds, seed, progress).report
+    with Reader() as reader:
+        plan = survey(
+            Path(source),
+            dataset,
+            layout,
+            None,
+            reader,
+            patient_regex=patient_regex,
+            class_names=class_names,
+            binary_masks=binary_masks,
+            ignore_label=ignore_label,
+        )
+        return _run(plan, reader, None, splits, folds, seed, progress).report
 
 
 def prepare(
@@ -108,20 +111,22 @@ def prepare(
     if any((parent / "cases").is_dir() and (parent / "dataset.json").is_file() for parent in out.resolve().parents):
         raise ValueError(f"{out} lies inside a prepared data set; give a folder of its own")
     _refuse_other_source(source, out)
-    plan = survey(
-        source,
-        dataset,
-        layout,
-        None if intensity == "nnunet" else intensity,
-        patient_regex=patient_regex,
-        class_names=class_names,
-        binary_masks=binary_masks,
-        ignore_label=ignore_label,
-    )
-    if intensity == "nnunet":
-        training = _training_patients(plan, splits, seed)
-        plan = replace(plan, intensity=nnunet_intensity(plan, training, progress))
-    done = _run(plan, out, splits, folds, seed, progress)
+    with Reader() as reader:
+        plan = survey(
+            source,
+            dataset,
+            layout,
+            None if intensity == "nnunet" else intensity,
+            reader,
+            patient_regex=patient_regex,
+            class_names=class_names,
+            binary_masks=binary_masks,
+            ignore_label=ignore_label,
+        )
+        if intensity == "nnunet":
+            training = _training_patients(plan, splits, seed)
+            plan = replace(plan, intensity=nnunet_intensity(plan, training, reader, progress))
+        done = _run(plan, reader, out, splits, folds, seed, progress)
     bad = {problem.case for problem in done.report.errors}
     if done.split is None or (bad and not skip_bad) or None in bad or not done.records.keys() - bad:
         raise BadDataError(done.report)
@@ -203,7 +208,13 @@ class _Done:
 
 
 def _run(
-    plan: Plan, out: Path | None, splits: str | Path | None, folds: int | None, seed: int, progress: bool
+    plan: Plan,
+    reader: Reader,
+    out: Path | None,
+    splits: str | Path | None,
+    folds: int | None,
+    seed: int,
+    progress: bool,
 ) -> _Done:
     """The one pass over the files; with `out` the good cases are written."""
     problems, records = list(plan.listing.problems), {}
@@ -213,7 +224,7 @@ def _run(
     for entry in bar:
         record, found = _earlier(plan, entry, out) if out else (None, [])
         if record is None:
-            case, found = examine(plan, entry)
+            case, found = examine(plan, entry, reader)
             if case is not None:
                 record = _record(plan, entry, case)
                 if out and not any(problem.severity == "error" for problem in found):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mamba_unet.words import counted
+
 SKIP = "repair or remove the file, or leave the case out (--skip-bad)"
 SEVERITIES = ("error", "warning", "note")
 WIDTH = 80
@@ -72,7 +74,7 @@ class CheckReport:
         """
         lines = [
             f"{self.source}: {self.layout} ({self.why})",
-            f"{self.dataset}, {len(self.cases)} cases, classes: {', '.join(self.class_names)}",
+            f"{self.dataset}, {counted(len(self.cases), 'case')}, classes: {', '.join(self.class_names)}",
             *(f"note: {note}" for note in self.notes),
         ]
         groups: dict[tuple[str, ...], list[Problem]] = {}
@@ -96,10 +98,7 @@ class CheckReport:
                 *_row("found", "; ".join(found) + (f"; {more} others" if more else "")),
                 *_row("what to do", remedy),
             ]
-        counts = (
-            f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
-            for rows, word in ((self.errors, "error"), (self.warnings, "warning"))
-        )
+        counts = (counted(len(rows), word) for rows, word in ((self.errors, "error"), (self.warnings, "warning")))
         return "\n".join([*map(_printable, lines), "", ", ".join(counts)])
 
 

@@ -1,8 +1,12 @@
-"""What a data set is, settled before its images are read, and the reading of one case by it."""
+"""What a data set is, settled before its images are read, and the reading of one case by it.
+
+All files are read in the process of a `volumes.isolated.Reader`: one at which a library crashes is one bad case.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from mamba_unet.views.intensity import COLOUR, MINMAX, intensity_rules
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.volumes.formats import Kind, UnreadableError
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume, join_channels, join_slices
 
@@ -55,6 +60,7 @@ def survey(
     dataset: str | None,
     layout: str | None,
     intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    reader: Reader,
     *,
     patient_regex: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -84,12 +90,12 @@ def survey(
         classes, note = _known(info, listing.labels, source)
         notes += [note] if note else []
     elif binary_masks is not False:
-        classes, note = _binary(listing, names, None if binary_masks is True else float(binary_masks), ignore)
+        classes, note = _binary(listing, reader, names, None if binary_masks is True else float(binary_masks), ignore)
         notes.append(note)
     elif listing.labels is not None:
         classes = _classes(declared(listing.labels, names))
     else:
-        classes = _classes(infer(collect(_labels(listing.entries)), names, ignore))
+        classes = _classes(infer(collect(_labels(listing.entries, reader)), names, ignore))
         notes += [] if names else ["classes are named by their values; --class-names NAME ... gives them names"]
     return Plan(
         source,
@@ -98,7 +104,7 @@ def survey(
         info,
         name=info.name if info else listing.name or source.resolve().name,
         classes=_completed(classes, listing.other_values, ignore),
-        intensity=_intensity(intensity or (info.intensity if info else listing.intensity), listing),
+        intensity=_intensity(intensity or (info.intensity if info else listing.intensity), listing, reader),
         notes=notes,
         scribble_values=_scribble_values(listing, classes, ignore),
     )
@@ -119,7 +125,7 @@ def _scribble_values(listing: Listing, classes: Classes, ignore: int | None) -> 
 
 
 def _intensity(
-    rules: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, listing: Listing
+    rules: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, listing: Listing, reader: Reader
 ) -> tuple[Mapping[str, Any], ...]:
     """A rule for each channel of the images: as given, else 0 to 255 for colours and minimum to maximum for others.
 
@@ -129,7 +135,7 @@ def _intensity(
     channels, colours = 1, False
     for entry in listing.entries[:: max(1, len(listing.entries) // PROBED)][:PROBED]:
         try:
-            image = read_image(entry, listing)
+            image = read_image(entry, listing, reader)
         except UnreadableError:
             continue  # reported with the case
         if image.channels > channels:
@@ -171,14 +177,14 @@ def _known(info: DatasetInfo, labels: Mapping[str, int] | None, source: Path) ->
 
 
 def _binary(
-    listing: Listing, names: Sequence[str] | None, threshold: float | None, ignore: int | None
+    listing: Listing, reader: Reader, names: Sequence[str] | None, threshold: float | None, ignore: int | None
 ) -> tuple[Classes, str]:
     """One class, of all stored values from a threshold on."""
     described = list(listing.labels or ())[1:]
     names = names or described or ["foreground"]
     if len(names) != 1:
         raise ValueError(f"--binary-masks makes one class, but {len(names)} are named: {', '.join(names)[:200]}")
-    found = collect(_labels(listing.entries))
+    found = collect(_labels(listing.entries, reader))
     white, threshold = binary(found, threshold, ignore)
     note = f"binary masks: values from {threshold:g} on are {names[0]!r}, others background; {found.describe(4)}"
     return Classes(["background", names[0]], {0: 0, white: 1}, threshold), note
@@ -203,41 +209,42 @@ def _completed(classes: Classes, other_values: Sequence[int], ignore: int | None
     return replace(classes, values=dict(sorted(values.items())))
 
 
-def _labels(entries: Sequence[Entry]) -> Iterator[tuple[Path, np.ndarray]]:
+def _labels(entries: Sequence[Entry], reader: Reader) -> Iterator[tuple[Path, np.ndarray]]:
     """(file, array) of every label that can be read; the others are reported with their cases."""
     for entry in entries:
         if entry.label is None:
             continue
         try:
-            yield entry.label[0], _read(entry.label, "label").grey[0]
+            yield entry.label[0], _read(entry.label, "label", reader).grey[0]
         except UnreadableError:
             continue
 
 
-def read_image(entry: Entry, listing: Listing) -> Volume:
+def read_image(entry: Entry, listing: Listing, reader: Reader) -> Volume:
     """The image of a case, its channels joined. Raises UnreadableError that names the file."""
-    channels = [_read(files, "image", frames=listing.frames_are_channels) for files in entry.image]
+    channels = [_read(files, "image", reader, frames=listing.frames_are_channels) for files in entry.image]
     image = join_channels(channels)
     return image.frames_as_channels() if listing.frames_are_channels and image.channels == 1 else image
 
 
-def read_label(entry: Entry) -> Volume:
+def read_label(entry: Entry, reader: Reader) -> Volume:
     """The label of a case as stored. Raises UnreadableError that names the file."""
-    return _read(entry.label, "label")
+    return _read(entry.label, "label", reader)
 
 
-def _read(files: Sequence[Path], kind: Kind, frames: bool = False) -> Volume:
+def _read(files: Sequence[Path], kind: Kind, reader: Reader, frames: bool = False) -> Volume:
     """One channel, or a label; what is no array of numbers, or too large for the memory, is an `UnreadableError` too.
 
     Args:
         files: one, or the slices of a volume in order.
         kind: "image" or "label".
+        reader: the process that reads.
         frames: whether several frames are right.
     """
     try:
-        volume = join_slices([read_volume(file, kind) for file in files])
+        volume = join_slices([reader.read(partial(read_volume, file, kind), file) for file in files])
     except MemoryError as error:
-        raise UnreadableError(files[0], "larger than the memory; is its header damaged?") from error
+        raise UnreadableError(files[0], "larger than the memory; is its header damaged?", True) from error
     if volume.array.dtype.kind not in "biuf":
         raise UnreadableError(files[0], f"values of type {volume.array.dtype}; expected plain numbers")
     if volume.frames > 1 and not frames:
@@ -248,19 +255,18 @@ def _read(files: Sequence[Path], kind: Kind, frames: bool = False) -> Volume:
 
 
 def _unreadable(error: UnreadableError, kind: str, case: str) -> Problem:
-    # a library's error behind it: the file is damaged; else it was read, and is not what was looked for
-    problem = "unreadable file" if error.__cause__ else "unsuitable file"
+    problem = "unreadable file" if error.damaged else "unsuitable file"
     reason = error.reason.replace(repr(str(error.file)), "it").replace(str(error.file), "it")  # the same for all files
     return Problem(error.file, problem, f"a readable {kind}", reason, SKIP, case=case)
 
 
-def examine(plan: Plan, entry: Entry) -> tuple[Case | None, list[Problem]]:
+def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list[Problem]]:
     """Read and check one case. The case is None if its arrays cannot be used."""
     volumes, problems = {}, []
     for kind, there, read in (
-        ("image", entry.image, lambda: read_image(entry, plan.listing)),
-        ("label", entry.label, lambda: read_label(entry)),
-        ("scribble", entry.scribble, lambda: _read(entry.scribble, "scribble")),
+        ("image", entry.image, lambda: read_image(entry, plan.listing, reader)),
+        ("label", entry.label, lambda: read_label(entry, reader)),
+        ("scribble", entry.scribble, lambda: _read(entry.scribble, "scribble", reader)),
     ):
         if there is None:
             continue

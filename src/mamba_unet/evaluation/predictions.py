@@ -1,6 +1,7 @@
 """Predictions that another program made: found, read and measured like ours. Arrays are (D, H, W)."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
 from mamba_unet.volumes.geometry import misplacement
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
 
@@ -43,10 +45,11 @@ def evaluate_predictions(
     files = find_predictions(folder, identifiers)
 
     def predict(case: Case) -> np.ndarray:
-        return read_prediction(files[case.identifier], case, prepared.label_values)
+        return read_prediction(files[case.identifier], case, prepared.label_values, reader)
 
     cases = (prepared.case(identifier) for identifier in identifiers)
-    evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
+    with Reader() as reader:
+        evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
     if out is not None:
         evaluation.write(out)
     return evaluation
@@ -75,18 +78,22 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     return {identifier: path for identifier, (path,) in found.items()}
 
 
-def read_prediction(file: Path, case: Case, label_values: Sequence[int] = ()) -> np.ndarray:
+def read_prediction(
+    file: Path, case: Case, label_values: Sequence[int] = (), reader: Reader | None = None
+) -> np.ndarray:
     """The class indices of a prediction file, (D, H, W) as the case's image.
 
     Args:
         file: with class indices, or a picture with the values of the data's masks, as `predict` writes pictures.
         case: whose prediction it is.
         label_values: the stored value of each class in the data's masks.
+        reader: a process to read in, for files that may end it.
 
     Raises:
         UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
     """
-    volume = read_volume(file, "label")
+    read = partial(read_volume, file, "label")
+    volume = read() if reader is None else reader.read(read, file)
     expected = case.image.shape[1:]  # without channels
     if volume.array.shape != (1, 1, *expected):
         found = volume.shape if volume.frames == 1 else (volume.frames, *volume.shape)

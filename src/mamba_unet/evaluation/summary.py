@@ -26,6 +26,7 @@ from mamba_unet.evaluation.metrics import (
 )
 from mamba_unet.files import to_csv, write_json, write_text
 from mamba_unet.tables import Table, number
+from mamba_unet.words import counted
 
 BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 0
@@ -254,10 +255,10 @@ def format_interval(statistic: dict[str, Any]) -> str:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     """The lines that belong under every table: who was counted, how, in which unit."""
-    cases, patients = summary["cases"], summary["patients"]
+    cases, patients = counted(summary["cases"], "case"), counted(summary["patients"], "patient")
     bootstrap = summary["bootstrap"]
     lines = [
-        f"Mean ± standard deviation over {cases} cases of {patients} patients; 95 % interval: bootstrap over patients "
+        f"Mean ± standard deviation over {cases} of {patients}; 95 % interval: bootstrap over patients "
         f"({bootstrap['samples']} samples, seed {bootstrap['seed']})."
     ]
     if summary["distance_unit"] == "mixed":
@@ -279,7 +280,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
             gaps.append(f"{name} absent from label and prediction in {undefined}")
         if infinite:
             gaps.append(f"{name} absent from one of them in {infinite}")
-    lines.append(f"Of {cases} cases: {'; '.join(gaps)}." if gaps else f"All {cases} cases counted in every class.")
+    lines.append(f"Of {cases}: {'; '.join(gaps)}." if gaps else f"All {cases} counted in every class.")
     return lines
 
 

@@ -292,8 +292,11 @@ def _jobs(
     probabilities: bool,
     reader: Reader | None,
 ) -> list[Job]:
+    def read_apart(read: Callable[[], Volume], path: Path) -> Volume:
+        return read() if reader is None else reader.read(read, path)
+
     def read_file(file: VolumeFile) -> PreparedVolume:
-        volume = file.read() if reader is None else reader.read(file.read, file.path)
+        volume = read_apart(file.read, file.path)
         return predictor.prepare(replace(volume, name=file.name), slice_axis, probabilities)
 
     def read_case(identifier: str) -> PreparedVolume:
@@ -304,7 +307,7 @@ def _jobs(
                 identifier, case.image[None], spacing_mm=case.spacing_mm, slices_along=0, source=case.source
             )
         else:
-            read = join_channels([read_volume(file) for file in case.sources])
+            read = join_channels([read_apart(partial(read_volume, file), file) for file in case.sources])
             read = read.frames_as_channels() if case.frames_are_channels else read
             volume = predictor.preprocessing.as_trained(replace(read, name=identifier))
         return predictor.prepare(volume, slice_axis, probabilities, scaled=case.affine is None)

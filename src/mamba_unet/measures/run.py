@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
 from mamba_unet.volumes.find import VolumeFile, find_volumes
 from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending, stem
 from mamba_unet.volumes.geometry import Turn, misplacement, slice_axis
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
 from mamba_unet.volumes.write import stored_class_names
@@ -31,7 +33,7 @@ def measure_files(
     spacing_mm: Sequence[float] | None = None,
     progress: bool = True,
 ) -> tuple[list[CaseStatistics], dict[str, str]]:
-    """Measure label files one after another; a bad one does not stop the others.
+    """Measure label files one after another; a bad one does not stop the others, whatever it does to its reader.
 
     Args:
         labels: files, folders and globs of label maps: NIfTI, MHA, NRRD, HDF5 or npz with an array `label`. Where some
@@ -54,16 +56,17 @@ def measure_files(
     found = [file for file in found if file.name.endswith("_gt")] or found
     pictures = {file.name: file for file in find_volumes(images)} if images else {}
     measured, failures = [], {}
-    for file in tqdm(found, desc="measure", unit="case", disable=not progress):
-        name = file.name.removesuffix("_gt")
-        try:
-            if images and name not in pictures:
-                raise ValueError(f"no image is called {name!r}; there are {', '.join(sorted(pictures))}")
-            measured.append(_measure_file(name, file, pictures.get(name), class_names, spacing_mm))
-        except UnreadableError as error:
-            failures[str(file.path)] = error.reason if error.file == file.path else str(error)
-        except (OSError, ValueError) as error:
-            failures[str(file.path)] = str(error)
+    with Reader() as reader:
+        for file in tqdm(found, desc="measure", unit="case", disable=not progress):
+            name = file.name.removesuffix("_gt")
+            try:
+                if images and name not in pictures:
+                    raise ValueError(f"no image is called {name!r}; there are {', '.join(sorted(pictures))}")
+                measured.append(_measure_file(name, file, pictures.get(name), class_names, spacing_mm, reader))
+            except UnreadableError as error:
+                failures[str(file.path)] = error.reason if error.file == file.path else str(error)
+            except (OSError, ValueError) as error:
+                failures[str(file.path)] = str(error)
     return measured, failures
 
 
@@ -83,11 +86,12 @@ def _measure_file(
     picture: VolumeFile | None,
     class_names: Sequence[str] | None,
     spacing_mm: Sequence[float] | None,
+    reader: Reader,
 ) -> CaseStatistics:
-    label = read_labels(file)
+    label = read_labels(file, reader)
     for note in label.notes:
         log.warning("%s: %s", file.path, note)
-    image = None if picture is None else align(picture.read(), label)
+    image = None if picture is None else align(reader.read(picture.read, picture.path), label)
     if spacing_mm is not None:
         if label.spacing_mm is not None and not np.allclose(label.spacing_mm, spacing_mm, rtol=1e-3):
             log.warning("%s: voxels of %s mm are taken to be %s mm, as stated", file.path, label.spacing_mm, spacing_mm)
@@ -139,7 +143,7 @@ def align(image: Volume, label: Volume) -> np.ndarray:
     return image.grey
 
 
-def read_labels(file: VolumeFile) -> Volume:
+def read_labels(file: VolumeFile, reader: Reader) -> Volume:
     """A label map with its geometry: class indices (T, 1, D, H, W), uint8.
 
     What a slope or another program's rounding left a hair beside a whole number is rounded, with a note. An identity
@@ -148,7 +152,8 @@ def read_labels(file: VolumeFile) -> Volume:
     Raises:
         UnreadableError: damaged, or an image rather than a label map.
     """
-    volume = file.read() if file.series is not None else read_volume(file.path, "label")
+    read = file.read if file.series is not None else partial(read_volume, file.path, "label")
+    volume = reader.read(read, file.path)
     array, notes = volume.array, volume.notes
     if not np.isfinite(array).all():
         raise UnreadableError(file.path, "holds NaN or infinite values; expected class indices 0, 1, 2, ...")

@@ -24,6 +24,7 @@ from mamba_unet.report.cases import class_name, every_case, extremes, missing, s
 from mamba_unet.report.run import Run, read_run
 from mamba_unet.runs import RunFolder
 from mamba_unet.tables import Html, Table, number
+from mamba_unet.words import duration
 
 SYNTHETIC = (
     "This network was trained and measured on synthetic images, not on patients. The numbers show that the software "
@@ -73,9 +74,8 @@ def _header(run: Run) -> str:
     facts = []
     if run.progress:
         done, planned, hours = (run.progress[key] for key in ("iteration", "iterations", "hours"))
-        duration = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
         of = "" if run.progress.get("out_of_time") else f" of {planned:,}"
-        facts.append(f"{done:,}{of} iterations in {duration}")
+        facts.append(f"{done:,}{of} iterations in {duration(3600 * hours)}")
     start = run.recipe.get("pretrained")
     facts.append(f"started from {Path(start).name}" if start else "started from random weights")
     if "train" in run.split:

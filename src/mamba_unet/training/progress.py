@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from mamba_unet.words import duration
+
 LINE_EVERY_S = 60
 
 
@@ -57,7 +59,7 @@ class Lines(Progress):
         if now - self.said >= LINE_EVERY_S:
             self.said = now
             left = (now - self.began) / (step - self.first) * (self.iterations - step)
-            self._print(f"iteration {step} of {self.iterations}: loss {loss:.4f}, about {left / 60:.0f} minutes left")
+            self._print(f"iteration {step} of {self.iterations}: loss {loss:.4f}, about {duration(left)} left")
 
     def validated(self, step: int, dice: float, best: float) -> None:
         self._print(f"iteration {step} of {self.iterations}: validation Dice {dice:.4f}, best {best:.4f}")

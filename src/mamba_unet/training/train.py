@@ -34,6 +34,7 @@ from mamba_unet.training.recipe import PLAN, ModelRecipe, Recipe, RecipeError, e
 from mamba_unet.training.state import load_state
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.view import KINDS, View
+from mamba_unet.words import counted, duration
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,8 @@ def train(
         training.run()
     if leader:
         log.info(
-            "%s: %d iterations in %.1f minutes, best mean foreground Dice on the validation patients %.4f",
-            run, training.step, training.seconds / 60, training.best_dice,
+            "%s: %s in %s, best mean foreground Dice on the validation patients %.4f",
+            run, counted(training.step, "iteration"), duration(training.seconds), training.best_dice,
         )  # fmt: skip
     return run.path
 

@@ -55,11 +55,16 @@ TAKEN = (
 
 
 class UnreadableError(ValueError):
-    """A file that is truncated, of another kind than its name says, or without the array looked for."""
+    """A file that is truncated, of another kind than its name says, or without the array looked for.
 
-    def __init__(self, file: Path, reason: str):
+    Attributes:
+        file, reason: the message is both.
+        damaged: whether the file is known to be; else it may be whole, and is not what was looked for.
+    """
+
+    def __init__(self, file: Path, reason: str, damaged: bool = False):
         super().__init__(f"{printable(str(file))}: {reason}")
-        self.file, self.reason = file, reason
+        self.file, self.reason, self.damaged = file, reason, damaged
 
 
 class RefusedError(ValueError):
@@ -98,21 +103,18 @@ def called(beginning: bytes) -> str:
 
 @contextmanager
 def reading(file: Path, problem: str = "") -> Iterator[None]:
-    """Turn whatever is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem.
-
-    It has a cause where the file is damaged, and none where it is whole and not what is taken.
-    """
+    """Turn whatever is raised at a damaged or refused file into an `UnreadableError` that names it, and the problem."""
     try:
         yield
     except UnreadableError:
         raise
     except RefusedError as error:
-        raise UnreadableError(file, printable(f"{problem}{error}")) from (
-            error if isinstance(error, DamagedError) else None
-        )
+        raise UnreadableError(file, printable(f"{problem}{error}"), isinstance(error, DamagedError)) from None
     except MemoryError as error:
-        raise UnreadableError(file, f"{printable(problem)}needs more memory than the machine has") from error
+        raise UnreadableError(file, f"{printable(problem)}needs more memory than the machine has", True) from error
     except Exception as error:  # a damaged file can raise anything in the libraries that take it apart
         what = "cannot be opened" if isinstance(error, OSError) and error.errno else "damaged or cut short"
         said = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-        raise UnreadableError(file, f"{printable(problem)}{what}; copy it again, or leave it out ({said})") from error
+        raise UnreadableError(
+            file, f"{printable(problem)}{what}; copy it again, or leave it out ({said})", True
+        ) from error

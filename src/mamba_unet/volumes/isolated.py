@@ -80,7 +80,7 @@ class Reader:
                 kind, answer = _receive(process.stdout)
             except (OSError, EOFError, pickle.UnpicklingError):
                 self._stop()
-                raise UnreadableError(path, self._epitaph(process.returncode, late.is_set())) from None
+                raise UnreadableError(path, self._epitaph(process.returncode, late.is_set()), True) from None
             except BaseException:  # interrupted between question and answer: the next answer would be this one's
                 self._stop()
                 raise
@@ -90,7 +90,7 @@ class Reader:
             return answer
         if kind == "wrong":
             raise ValueError(answer)
-        raise UnreadableError(*(answer if kind == "unreadable" else (path, answer)))
+        raise UnreadableError(*(answer if kind == "unreadable" else (path, answer, True)))
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # modules are looked for where this process does, whatever started it
@@ -178,7 +178,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         try:
             answer = ("volume", read())
         except UnreadableError as error:
-            answer = ("unreadable", (error.file, error.reason))
+            answer = ("unreadable", (error.file, error.reason, error.damaged))
         except MemoryError:
             answer = ("failed", "needs more memory than the limit (--max-memory)")
         except ValueError as error:

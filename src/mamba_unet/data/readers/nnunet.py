@@ -21,6 +21,7 @@ from mamba_unet.data.readers.base import (
 from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
 from mamba_unet.views.intensity import COLOUR
 from mamba_unet.volumes.formats import PICTURES, ending
+from mamba_unet.words import counted
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -79,7 +80,7 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
     if CT in rules:
         notes.append("CT is windowed to -125..275 HU, for abdominal organs; choose another intensity for others")
     return Listing(
-        f"imagesTr, labelsTr and dataset.json; {len(entries)} cases",
+        f"imagesTr, labelsTr and dataset.json; {counted(len(entries), 'case')}",
         entries,
         [*problems, *unpaired],
         notes,

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from mamba_unet.words import counted
+
 # What follows a patient's name where several files are of one patient. A dot is no separator: names may be DICOM UIDs.
 SLICE = re.compile(r"[ _-]+(slice|frame|phase|time)[ _-]?\d+$", re.IGNORECASE)
 SIDE = re.compile(r"([ _-]+(left|right|l|r|od|os|ou)|(?<=\d)[lr])$", re.IGNORECASE)
@@ -63,11 +65,11 @@ def describe_patients(patients: Mapping[str, str], how: str) -> str:
     """ "12 cases of 4 patients by ..., as P00: P00_0, P00_1", for a person who may know better."""
     sizes = Counter(patients.values())
     if len(sizes) == len(patients):
-        return f"{len(patients)} cases, each a patient of its own (--patient-regex groups them)"
+        return f"{counted(len(patients), 'case')}, each a patient of its own (--patient-regex groups them)"
     largest = max(sizes, key=lambda patient: sizes[patient])
     members = [identifier for identifier, patient in patients.items() if patient == largest]
     shown = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
-    return f"{len(patients)} cases of {len(sizes)} patients {how}, as {largest}: {shown}"
+    return f"{counted(len(patients), 'case')} of {counted(len(sizes), 'patient')} {how}, as {largest}: {shown}"
 
 
 def _beginnings(name: str) -> list[str]:

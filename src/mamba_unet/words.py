@@ -1,0 +1,13 @@
+"""Numbers in sentences."""
+
+
+def counted(number: int, word: str) -> str:
+    """ "1 case", "1,204 cases", "2 classes"."""
+    return f"{number:,} {word}" + ("" if number == 1 else "es" if word.endswith("s") else "s")
+
+
+def duration(seconds: float) -> str:
+    """ "12 s", "3.5 minutes", "2.0 hours"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
