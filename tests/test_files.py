@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mamba_unet.files import atomic_path, write_json
+from mamba_unet.files import atomic_path, remove_temporaries, write_json
 
 
 def test_an_error_while_writing_leaves_the_file_that_was_there_and_nothing_else(tmp_path):
@@ -62,3 +62,15 @@ def test_names_as_long_as_a_disk_allows_are_written(tmp_path):
 def test_half_a_character_of_a_files_name_is_kept_in_json(tmp_path):
     write_json(tmp_path / "a.json", {"name": "a\udcff"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a\udcff"}
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    names = (".0a1b2c3d.a.json", ".1a1b2c3d.b.json", ".keep", "c.json")
+    for name in names:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / names[0], (0, 0))
+    remove_temporaries(tmp_path, older_than_s=60)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:]}
+    remove_temporaries(tmp_path)
+    remove_temporaries(tmp_path / "absent")
+    assert {path.name for path in tmp_path.iterdir()} == {*names[2:]}

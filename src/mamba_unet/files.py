@@ -6,10 +6,13 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how the names begin that `atomic_path` gives
 
 
 @contextmanager
@@ -33,6 +36,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: str | Path, older_than_s: float = 0) -> None:
+    """Remove what processes that were killed have left half-written in a folder.
+
+    Args:
+        folder: may be absent; folders in it are left alone.
+        older_than_s: seconds since the last change, where another process may be writing there now.
+    """
+    for path in Path(folder).glob(".*"):
+        with suppress(OSError):  # another process was faster, or it is not ours to remove
+            if TEMPORARY.match(path.name) and path.stat().st_mtime <= time.time() - older_than_s:
+                path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

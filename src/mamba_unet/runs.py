@@ -18,15 +18,13 @@ report.html          what `report` wrote
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from mamba_unet.files import remove_temporaries
 from mamba_unet.models.checkpoint import FILE_NAMES
-
-TEMPORARY = re.compile(r"\.([0-9a-f]{8}\.|last\.ckpt$)")  # files.atomic_path's, and those of versions before it
 
 
 class RunFolder:
@@ -117,9 +115,7 @@ class RunFolder:
 
     def remove_temporaries(self) -> None:
         """Remove the half-written files of a run that was killed."""
-        for path in self.path.glob(".*"):
-            if TEMPORARY.match(path.name):
-                path.unlink(missing_ok=True)
+        remove_temporaries(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

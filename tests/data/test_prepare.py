@@ -168,7 +168,7 @@ def test_a_killed_run_is_not_taken_for_a_finished_one_and_goes_on(tmp_path, make
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it finished before it could be killed"
-    (out / "images" / ".99.patient001_frame01.npy").write_bytes(b"half an array")
+    (out / "images" / ".0a1b2c3d.patient001_frame01.npy").write_bytes(b"half an array")
     with pytest.raises(ValueError, match="unfinished"):
         PreparedDataset(out)
     finished = {path.stem: path.stat().st_mtime_ns for path in (out / "cases").glob("p*.json")}

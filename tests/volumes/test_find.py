@@ -204,3 +204,14 @@ def test_a_further_channel_is_no_case_of_its_own(tmp_path):
     with pytest.raises(UnreadableError, match=r"the first of 2 channels .*x_0001.*the network takes one"):
         x.read()
     assert names(tmp_path) == ["x", "x_0001", "y_0001", "z"]  # labels have no channels
+
+
+def test_a_case_without_one_of_its_channels_is_refused_alone(tmp_path):
+    write_nifti(
+        tmp_path / "x_0000.nii.gz", tmp_path / "x_0001.nii.gz", tmp_path / "y_0001.nii", tmp_path / "z_0000.nii"
+    )
+    x, y, z = find_volumes([tmp_path], channels=2)
+    assert x.read().channels == 2 and (y.name, z.name) == ("y", "z")
+    for case, there in ((y, "y_0001"), (z, "z_0000")):
+        with pytest.raises(UnreadableError, match=rf"expected {case.name}_0000 to {case.name}_0001; found {there}"):
+            case.read()

@@ -57,3 +57,16 @@ def test_no_program_of_another_format_is_started(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     with pytest.raises(UnreadableError, match="cannot identify"):
         read_volume(tmp_path / "a.png")
+
+
+def test_the_one_limit_is_ours_and_not_pillows(tmp_path, monkeypatch):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    packed = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + packed)
+    monkeypatch.setattr(limits, "max_bytes", 1 << 30)
+    with pytest.raises(UnreadableError, match=r"needs 1\.12 GiB of memory, the limit is 1 GiB"):
+        read_volume(tmp_path / "a.png")
+    assert Image.MAX_IMAGE_PIXELS

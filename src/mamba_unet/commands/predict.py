@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
             progress=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print(f"interrupted; finished cases stay in {args.out}, the same command does the rest", file=sys.stderr)
+        again = "the same command without --overwrite" if args.overwrite else "the same command"
+        print(f"interrupted; finished cases stay in {args.out}, {again} does the rest", file=sys.stderr)
         return 130
     before = f" ({counted(len(done.skipped), 'case')} finished before)" if done.skipped else ""
     print(f"{counted(len(done.written), 'segmentation')} in {args.out}{before}")

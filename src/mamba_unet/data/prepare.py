@@ -19,7 +19,7 @@ from mamba_unet.data.readers import Entry
 from mamba_unet.data.resampled import remove_resampled
 from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
-from mamba_unet.files import atomic_path, write_json, write_text
+from mamba_unet.files import atomic_path, remove_temporaries, write_json, write_text
 from mamba_unet.volumes.isolated import Reader
 
 
@@ -342,8 +342,7 @@ def _write(plan: Plan, entry: Entry, case: Case, record: dict[str, Any], found: 
 def _remove_stale(out: Path, identifiers: set[str]) -> None:
     """Remove the arrays of cases that this data set does not have, and what a killed run was writing."""
     for folder in ("images", "labels", "scribbles", "cases"):
-        for leftover in (out / folder).glob(".*.*"):
-            leftover.unlink(missing_ok=True)
+        remove_temporaries(out / folder)
     for note in (out / "cases").glob("*.json"):
         if note.stem not in identifiers:
             for path in _paths(out, note.stem):

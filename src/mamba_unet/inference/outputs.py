@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import write_json
+from mamba_unet.files import remove_temporaries, write_json
 from mamba_unet.inference.predictor import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
 from mamba_unet.volumes.formats import PICTURES, ending
 
 AUTO = "auto"
+STALE_S = 60  # since a half-written file was changed: then nobody writes it any more, on this machine or another
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
 
@@ -173,13 +174,16 @@ class OutputFolder:
         return files
 
     def merge(self) -> dict[str, str]:
-        """Write the tables of all cases that these networks finished here, by whichever machine.
+        """Write the tables of all cases that these networks finished here, by whichever machine; remove what killed
+        runs left half-written.
 
         Tables that are there already are written again too, because they may describe labels that were replaced.
 
         Returns:
             For each heart that could not be measured the reason.
         """
+        for folder in (self.folder, self.folder / "cases"):
+            remove_temporaries(folder, STALE_S)
         cases = []
         for path in sorted((self.folder / "cases").glob("*.json")):
             record = self._record(path.stem)

@@ -73,7 +73,8 @@ def find_volumes(
     an image of that name). Whether a file named here can be read is seen only when it is.
 
     Where the number of channels that a network takes is given, nnU-Net's files `CASE_0000`, `CASE_0001`, ... are one
-    volume (colours are in one file already, so pictures are not joined to three channels).
+    volume (colours are in one file already, so pictures are not joined to three channels); one without all its channels
+    cannot be read.
 
     Names are those of the files without endings and nnU-Net's `_0000`; a single DICOM series has its folder's or zip's,
     one of several `<folder>_<series number>_<description>`.
@@ -85,7 +86,7 @@ def find_volumes(
 
     Raises:
         ValueError: a path that does not exist, an input that stands for nothing, two volumes of one name, slices of a
-            DICOM series given one by one, a case without all its channels.
+            DICOM series given one by one.
     """
     found: dict[str, VolumeFile] = {}
     listed = [volume for given in inputs for volume in _expand(given)]
@@ -129,19 +130,26 @@ def _join_channels(files: Sequence[VolumeFile], count: int, called: Mapping[Path
         cases[key][int(match[2])] = file.path
     if count == 1:
         return _refuse_further_channels(files, cases)
-    for (folder, case), found in cases.items():
-        if sorted(found) != list(range(count)):
-            there = ", ".join(path.name for path in found.values())
-            raise ValueError(
-                f"{folder / case}: the network takes {count} channels, expected {case}_0000 to {case}_{count - 1:04d}; "
-                f"found {there}"
-            )
     return [
-        replace(one, path=channels[0], channels=tuple(channels[number] for number in range(count)))
-        if (channels := cases.get((one.path.parent, one.name)))
-        else one
+        _complete(one, channels, count) if (channels := cases.get((one.path.parent, one.name))) else one
         for one in joined
     ]
+
+
+def _complete(case: VolumeFile, channels: Mapping[int, Path], count: int) -> VolumeFile:
+    """A case with the files of all its channels; one without some of them is refused when it is read."""
+    files = tuple(channels[number] for number in sorted(channels))
+    if sorted(channels) == list(range(count)):
+        return replace(case, path=files[0], channels=files)
+    return replace(case, read=partial(_refuse_incomplete, case.path, case.name, files, count))
+
+
+def _refuse_incomplete(path: Path, case: str, files: Sequence[Path], count: int) -> Volume:
+    raise UnreadableError(
+        path,
+        f"the network takes {count} channels, expected {case}_0000 to {case}_{count - 1:04d}; found "
+        f"{', '.join(file.name for file in files)}: add what is missing, or leave the case out",
+    )
 
 
 def _refuse_further_channels(

@@ -1,7 +1,7 @@
 """Pictures of 1 to 32 bits: grey values, colours, or the indices of a label."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
     from PIL import Image, ImageOps
 
     notes: tuple[str, ...] = ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked here
+    with _without_pillows_limit():
         with Image.open(path, formats=FORMATS) as picture:
             pages = getattr(picture, "n_frames", 1)
             if picture.format == "MPO" and pages > 1:  # a camera's JPEG with another view or a preview behind it
@@ -57,6 +56,18 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
         return replace(Volume.from_array(np.stack(arrays), name=name), notes=notes)
     arrays = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1) for array in arrays]
     return replace(Volume.from_array(np.stack(arrays), name=name, channel_axis=-1), notes=notes)
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow counts pixels and not bytes, and its limit is no setting of ours: `require_memory` is asked instead."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _tile(picture: Any) -> int:
