@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.data.splits import (
+    Split,
     SplitError,
     check_leaks,
     choose_split,
@@ -13,6 +15,7 @@ from mamba_unet.data.splits import (
     fit_split,
     shipped_split,
     shuffled,
+    split_name,
     user_split,
 )
 
@@ -47,6 +50,60 @@ def test_drawn_split_is_70_10_20_and_depends_on_the_seed_alone():
     assert sorted(chain(*split.patients.values())) == PATIENTS
     assert draw_split(reversed(PATIENTS)) == split
     assert draw_split(PATIENTS, seed=1) != split
+    assert draw_split(PATIENTS, seed=0) == split and shuffled(PATIENTS) == shuffled(PATIENTS, 0)
+    assert draw_folds(PATIENTS, 4) == draw_folds(PATIENTS, 4, 0) != draw_folds(PATIENTS, 4, 1)
+    assert choose_split(CASES, None) == split
+
+
+@pytest.mark.parametrize(
+    ("count", "given", "sizes"),
+    [
+        (4, 0, [2, 1, 1]),
+        (14, 0, [10, 1, 3]),
+        (15, 0, [10, 2, 3]),  # 1.5 is rounded to the even number
+        (25, 0, [18, 2, 5]),
+        (36, 0, [25, 4, 7]),
+        (3, 1, [1, 1, 1]),
+        (13, 1, [10, 2, 1]),
+        (22, 2, [18, 2, 2]),
+        (31, 1, [26, 4, 1]),
+    ],
+)
+def test_sizes_are_rounded_and_none_is_empty(count, given, sizes):
+    patients = [f"q{k:02d}" for k in range(count)]
+    split = draw_split(patients, test=patients[:given])
+    assert [len(members) for members in split.patients.values()] == sizes
+    assert split.origin.startswith("test as given; train and val drawn" if given else "drawn by patient, 70/10/20")
+    assert not given or split.patients["test"] == patients[:given]
+
+
+def test_one_patient_beside_the_test_is_too_few():
+    with pytest.raises(SplitError, match="too few patients: a, b"):
+        draw_split("ab", test="b")
+
+
+def test_a_person_reads_the_sizes_of_the_split_without_those_of_the_folds():
+    split = Split("drawn", {"train": ["a", "b"], "val": ["c"], "fold0/train": ["a", "c"]}, ["a note"])
+    assert split.describe() == ["split, in patients: train 2, val 1 (drawn)", "a note"]
+
+
+def test_two_patients_are_apart_only_within_one_fold():
+    split = Split("drawn", {"train": ["a"], "val": ["b"], "fold0/test": ["a"], "fold1/val": ["b"], "fold1/test": ["a"]})
+    assert split.apart("a", "b") == [("train", "val"), ("fold1/test", "fold1/val")]
+    assert split.apart("b", "a") == [("val", "train"), ("fold1/val", "fold1/test")]
+    assert split.apart("a", "a") == []
+
+
+def test_splits_of_folds_have_names_of_their_own():
+    assert (split_name("val", None), split_name("val", 0)) == ("val", "fold0/val")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(6, "x0, x1, x2, x3, x4, x5"), (7, "x0, x1, x2, x3, x4, x5, ... (7 in all)")]
+)
+def test_of_many_names_six_are_told(count, said):
+    (note,) = fit_split({"train": ["p00", *(f"x{k}" for k in range(count))]}, ["p00"], "published", "rest").notes
+    assert note.endswith(f": {said}")
 
 
 def test_three_patients_are_one_each_and_two_are_too_few():
@@ -69,6 +126,7 @@ def test_folds_test_every_patient_once_and_never_leak():
 def test_impossible_numbers_of_folds(folds):
     with pytest.raises(SplitError, match=r"Expected: 3\.\.20"):
         draw_folds(PATIENTS, folds)
+    assert [len(members) for name, members in draw_folds(PATIENTS, 20).items() if "test" in name] == [1] * 20
 
 
 def test_duplicates_stay_together():
@@ -126,6 +184,8 @@ def test_users_split_takes_what_prepare_wrote(tmp_path):
         ({"train": {"val": ["p00"]}}, "no split"),
         ({"train": [["p00"], ["p01"]]}, "no split"),
         ({"train": [1, 2]}, "no split"),
+        ({"train": [*PATIENTS, 3]}, "no split"),
+        ({"train": PATIENTS, "val": 3}, "no split"),
     ],
 )
 def test_users_errors_name_the_patients(tmp_path, content, message):
@@ -174,3 +234,15 @@ def test_a_folder_that_lists_validation_patients_alone_gets_the_published_split(
     cases = {f"patient{number:03d}_frame01": f"patient{number:03d}" for number in (1, 2, 71, 81)}
     split = choose_split(cases, DATASETS["acdc"], own={"val": ["patient001"]})
     assert split == choose_split(cases, DATASETS["acdc"])
+
+
+def test_the_users_file_goes_before_all_else_and_may_have_folds(tmp_path):
+    file = write(tmp_path, {"b": PATIENTS[:3], "a": PATIENTS[3:]})
+    split = choose_split(CASES, DATASETS["acdc"], own={"train": PATIENTS}, file=file, folds=4)
+    assert split.patients["b"] == PATIENTS[:3] and len(split.patients) == 2 + 12
+    assert split.origin == "given: mine.json; 4 folds by patient, seed 0"
+
+
+def test_a_known_data_set_without_a_published_split_gets_a_drawn_one():
+    info = replace(DATASETS["acdc"], split_file=None)
+    assert choose_split(CASES, info) == draw_split(PATIENTS)

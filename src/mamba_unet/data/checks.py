@@ -9,6 +9,7 @@ import numpy as np
 from mamba_unet.data.classes import distinct
 from mamba_unet.data.problems import SKIP, Problem, some
 from mamba_unet.data.splits import Split
+from mamba_unet.views.intensity import FINITE
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.volumes.geometry import misplacement, through_plane
 from mamba_unet.volumes.volume import Volume
@@ -98,8 +99,8 @@ def check_case(
             image_file,
             "NaN or infinity in the image",
             "finite numbers",
-            f"{bad} pixels",
-            "replace them, or export anew",
+            f"{bad:,} of {image.array.size:,} pixels",
+            FINITE,
         )
     else:
         low, high = image.array.min(), image.array.max()

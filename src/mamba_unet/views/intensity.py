@@ -61,6 +61,13 @@ def intensity_rules(rules: Mapping[str, Any] | Sequence[Mapping[str, Any]], chan
     return tuple(intensity_rule(rule) for rule in rules)
 
 
+# what is outside of a brain or a field of view is known to its owner alone
+FINITE = (
+    "give them the value of the background, as np.where(np.isfinite(array), array, 0) does in Python and "
+    "`fslmaths IN -nan OUT` in FSL"
+)
+
+
 def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.ndarray:
     """Scale one channel of a whole image (a volume, not its slices one by one) to 0..1.
 
@@ -83,7 +90,10 @@ def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.n
         image = np.asarray(image, dtype=np.float32)
     low, high = np.float32(image.min()), np.float32(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("the image holds NaN or infinite values; replace them before scaling it")
+        bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+        raise ValueError(
+            f"NaN or infinite values, or values beyond float32, in {bad:,} of {image.size:,} voxels; {FINITE}"
+        )
     if intensity["method"] == "zscore":
         deviation = image.std(dtype=np.float64)
         return (image - np.float32(image.mean(dtype=np.float64))) / np.float32(6 * deviation or 1) + np.float32(0.5)

@@ -1,9 +1,12 @@
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mamba_unet.training.objectives import losses
 from mamba_unet.training.objectives.losses import segmentation_loss, soft_dice_loss
 from mamba_unet.views.labels import IGNORE
 
@@ -11,8 +14,8 @@ from mamba_unet.views.labels import IGNORE
 def test_a_sure_and_right_prediction_costs_nothing():
     label = torch.tensor([[[0, 1], [2, 1]]])
     logits = 100.0 * torch.nn.functional.one_hot(label, 3).movedim(-1, 1)
-    losses = segmentation_loss(logits, label)
-    assert losses["loss"].item() == pytest.approx(0, abs=1e-5)
+    found = segmentation_loss(logits, label)
+    assert found["loss"].item() == pytest.approx(0, abs=1e-5)
 
 
 def test_dice_of_a_uniform_prediction_by_hand():
@@ -33,9 +36,9 @@ def test_dice_sums_run_over_the_whole_batch():
 
 
 def test_the_loss_is_half_of_cross_entropy_and_dice():
-    losses = segmentation_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
-    assert losses["cross_entropy"].item() == pytest.approx(math.log(4))
-    assert losses["loss"] == 0.5 * (losses["cross_entropy"] + losses["dice_loss"])
+    found = segmentation_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+    assert found["cross_entropy"].item() == pytest.approx(math.log(4))
+    assert found["loss"] == 0.5 * (found["cross_entropy"] + found["dice_loss"])
 
 
 def test_half_precision_logits_are_summed_in_float32():
@@ -60,9 +63,9 @@ def test_ignored_pixels_are_left_out_of_both_parts():
 
 def test_a_batch_without_any_label_gives_a_loss_and_gradients_of_zero():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    losses = segmentation_loss(logits, torch.full((1, 4, 4), IGNORE))
-    losses["loss"].backward()
-    assert all(value == 0 for value in losses.values()) and (logits.grad == 0).all()
+    found = segmentation_loss(logits, torch.full((1, 4, 4), IGNORE))
+    found["loss"].backward()
+    assert all(value == 0 for value in found.values()) and (logits.grad == 0).all()
 
 
 def test_where_nothing_is_ignored_the_numbers_are_those_without_it_bit_for_bit():
@@ -76,3 +79,51 @@ def test_where_nothing_is_ignored_the_numbers_are_those_without_it_bit_for_bit()
     assert torch.equal(loss, plain)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, plain)]
     assert torch.equal(*gradients)
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Runs a function on two inputs as two processes would, in threads that add up tensors together."""
+    barrier, given = threading.Barrier(2, timeout=60), {}
+
+    def all_reduce(x):
+        given[threading.get_ident()] = x.clone()
+        barrier.wait()
+        x.copy_(sum(given.values()))
+        barrier.wait()
+
+    def run(function, *inputs):
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(function, inputs))
+
+    monkeypatch.setattr(losses.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(losses.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(losses.dist, "all_reduce", all_reduce)
+    return run
+
+
+@pytest.mark.parametrize("ignored", [0, 30, 96, 192])
+def test_two_processes_have_the_loss_and_the_gradient_of_one_with_both_batches(two_processes, monkeypatch, ignored):
+    torch.manual_seed(0)
+    logits, label = torch.randn(4, 3, 6, 8, requires_grad=True), torch.randint(3, (4, 6, 8))
+    label.view(-1)[:ignored] = IGNORE  # of the first process alone, at 96 all that it has; at 192 nobody has any
+    with monkeypatch.context() as alone:
+        alone.setattr(losses.dist, "is_initialized", lambda: False)
+        joint = segmentation_loss(logits, label)
+        (expected,) = torch.autograd.grad(joint["loss"], logits)
+
+    def process(part: slice) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        mine = logits.detach()[part].requires_grad_()
+        found = segmentation_loss(mine, label[part])
+        return {name: value.detach() for name, value in found.items()}, torch.autograd.grad(found["loss"], mine)[0]
+
+    (first, gradient), (second, other) = two_processes(process, slice(2), slice(2, 4))
+    for name in joint:
+        torch.testing.assert_close((first[name] + second[name]) / 2, joint[name].detach())
+    torch.testing.assert_close(torch.cat([gradient, other]) / 2, expected)  # gradients are averaged
+
+
+def test_one_labelled_pixel_counts():
+    label = torch.full((1, 4, 4), IGNORE)
+    label[0, 0, 0] = 1
+    assert segmentation_loss(torch.zeros(1, 2, 4, 4), label)["cross_entropy"].item() == pytest.approx(math.log(2))
