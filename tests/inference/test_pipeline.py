@@ -380,7 +380,7 @@ def test_the_command_fails_by_its_exit_code_and_names_each_bad_case(nano, save_s
     save_scan("bad.nii.gz").write_bytes(b"nothing")
     assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
-    assert said.out.startswith("1 segmentations") and f"failed: {tmp_path}/images/bad.nii.gz: " in said.err
+    assert said.out.startswith("1 segmentation in") and f"failed: {tmp_path}/images/bad.nii.gz: " in said.err
     assert main(["predict", str(nano / "1"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 2
     assert "--overwrite" in capsys.readouterr().err
 

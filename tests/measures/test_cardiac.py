@@ -129,6 +129,12 @@ def test_implausible_results_carry_notes():
     gap, cut = heart(60), heart(60)
     gap[2][gap[2] == 3] = 0
     assert "left ventricle missing in a slice between others at ED" in notes(gap, heart(24))
+    late = heart(60)
+    late[3][late[3] == 3] = 0
+    assert "left ventricle missing in a slice between others at ES" in notes(heart(60), late)
+    assert "slices at ES" not in notes(heart(60), heart(0)) + notes(heart(60), heart(1)) + notes(heart(60), heart(24))
+    assert "left ventricle in 1 slice at ES and 4 at ED" in notes(heart(60), heart(30, slices=1))
+    assert "slice" not in notes(heart(60, slices=3), heart(30, slices=2))  # two thirds are enough
     cut[2, 0, 5] = 3
     assert "left ventricle cut off by the image border at ED" in notes(cut, heart(24))
 
@@ -239,6 +245,19 @@ def test_one_voxel_of_a_left_ventricle_is_one():
     assert find_phases([0, 1]) == (1, 1)
 
 
+def test_frames_in_any_order_are_taken_by_their_numbers(tmp_path):
+    cases = [case(f"p_frame{n:02}", heart(lv), source=tmp_path / "a.nii.gz") for n, lv in ((9, 60), (5, 24), (1, 60))]
+    (one,), _ = cardiac_cases(cases)
+    assert (one.ed, one.es) == ("p_frame01", "p_frame05")
+    (tmp_path / "Info.cfg").write_text("ED: 1\nES: 7\n")
+    assert "there are frames 1, 5, 9" in cardiac_cases(cases)[1]["p"]
+
+
+def test_a_heart_of_which_one_frame_has_no_size_fails():
+    _, failures = cardiac_cases([case("p_ED", heart(60)), case("p_ES", heart(24), spacing_mm=None)])
+    assert "--spacing D H W" in failures["p"]
+
+
 def test_one_frame_alone_or_without_spacing_fails_with_what_to_do():
     hearts, failures = cardiac_cases(
         [
@@ -274,4 +293,6 @@ def test_the_tables_hold_the_numbers_and_the_doubts(tmp_path):
     table = (tmp_path / "cardiac.md").read_text()
     assert table == cardiac_table(hearts)
     assert re.search(r"\| p1 +\| frame01 \| frame09 \| +5.4 \| +2.2 \| +3.2 \| +60.0 \|", table)
+    assert re.match(r"\|-+\|-+\|-+\|-+:\|", table.splitlines()[1])
+    assert "to be checked" not in cardiac_table(hearts[:1])
     assert "| p2* " in table and "- p2: left ventricle larger at ES" in table

@@ -15,6 +15,7 @@ import numpy as np
 from mamba_unet.files import to_csv, write_text
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, structure_statistics
 from mamba_unet.tables import Table, number
+from mamba_unet.words import counted
 
 MYOCARDIUM_G_PER_ML = 1.05  # as SCMR's recommendations have it (Schulz-Menger et al. 2020)
 FEWEST_SLICES = 2 / 3  # of ED's slices that show the left ventricle at ES; in ACDC's 100 patients it is at least 0.7
@@ -223,7 +224,9 @@ def _doubts(structure: str, ed: StructureStatistics, es: StructureStatistics) ->
             notes.append(f"{structure} missing in a slice between others at {phase}")
     before, after = (sum(area > 0 for area in one.area_pixels) for one in (ed, es))
     if structure == LV and 0 < after < FEWEST_SLICES * before:
-        notes.append(f"{structure} in {after} slices at ES and {before} at ED: slices at the base may be missing")
+        notes.append(
+            f"{structure} in {counted(after, 'slice')} at ES and {before} at ED: slices at the base may be missing"
+        )
     return notes
 
 
