@@ -12,7 +12,7 @@ from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.result import Comparison
 from mamba_unet.evaluation.metrics import OVERLAP_METRICS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe
+from mamba_unet.training.recipe import FewLabelsRecipe, ModelRecipe, OptimizerRecipe, Recipe
 
 INF, NAN = float("inf"), float("nan")
 PREPARED = SimpleNamespace(name="hearts", description="", fingerprint="f", class_names=["background", "a", "b"])
@@ -133,12 +133,38 @@ def test_the_networks_table_shows_where_recipes_differ_and_nothing_else():
     )
     titles, rows = said.networks().titles, said.networks().rows
     assert titles == [
-        *("network", "model", "parameters", "starts from", "optimizer.lr"),
+        *("network", "model", "parameters", "learned from", "starts from", "optimizer.lr"),
         *("trainings", "iterations", "time per training", "GPU memory"),
     ]
-    assert rows[0] == ["mamba", "mamba_unet", "1,234", "random weights", "0.01", "2", "10,000", "2.0 h", "2.0 GiB"]
-    assert rows[1][1:5] == ["unet", "1,234", "imagenet.pth", "0.05"]
-    assert rows[2] == ["nnunet", "external predictions", "-", "-", "-", "1", "-", "-", "-"]
+    start = ["mamba", "mamba_unet", "1,234", "all patients", "random weights", "0.01"]
+    assert rows[0] == [*start, "2", "10,000", "2.0 h", "2.0 GiB"]
+    assert rows[1][1:6] == ["unet", "1,234", "all patients", "imagenet.pth", "0.05"]
+    assert rows[2] == ["nnunet", "external predictions", "-", "-", "-", "-", "1", "-", "-", "-"]
+
+
+def test_the_table_says_whose_labels_each_network_learned_from():
+    flat = evaluation([[0.8, 0.6]] * 3, FLAT)
+    few = Recipe(objective="cps", labelled=["a", "b"], few_labels=FewLabelsRecipe([ModelRecipe("unet")]))
+    scribbles = Recipe(objective="partial_ce", annotation="scribble")
+    learned = [
+        (few, {"labelled_patients": 7, "unlabelled_patients": 63, "annotation": "label", "marked": 1.0}),
+        (scribbles, {"labelled_patients": 70, "unlabelled_patients": 0, "annotation": "scribble", "marked": 0.0107}),
+        (Recipe(), {"labelled_patients": 1, "unlabelled_patients": 0, "annotation": "label", "marked": 0.5}),
+    ]
+    entries = []
+    for number, (recipe, said) in enumerate(learned):
+        one = entry(f"row{number}", flat, recipe=recipe)
+        entries.append(dataclasses.replace(one, runs=[{**run, **said} for run in one.runs]))
+    found = comparison(*entries)
+    table = found.networks()
+    assert [row[table.titles.index("learned from")] for row in table.rows] == [
+        "7 patients and 63 without labels",
+        "70 patients' scribbles (1.1 %)",
+        "1 patient, 50 % of the pixels labelled",
+    ]
+    assert table.rows[0][1] == "mamba_unet + unet" and "objective" in table.titles and "labelled" not in table.titles
+    assert any("few_labels.validated" in note for note in found.network_notes())
+    assert any("dense labels, whatever was learned from" in note for note in found.result_notes())
 
 
 def test_json_has_every_value_and_no_number_that_json_has_not():

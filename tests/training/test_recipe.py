@@ -116,7 +116,8 @@ FINE = {"mamba_unet_fine", "mamba_unet_fine_no_scan", "mamba_unet_fine_dwconv"}
     ],
 )
 def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
-    recipes = [load_recipe(name) for name in PUBLISHED if f"base: {base}\n" in recipe_text(name)]
+    heirs = [name for name in PUBLISHED if f"base: {base}\n" in recipe_text(name) and name != "acdc_few"]
+    recipes = [load_recipe(name) for name in heirs]
     assert {recipe.model.name for recipe in recipes} == set(list_models()) - VOLUMES - without
     assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
 

@@ -26,6 +26,7 @@ EXAMPLES = 4
 TESTED = ("dice", "hd95")
 NOT_OF_THE_NETWORK = PLACE_KEYS | {"seed", "fold"}  # keys that say nothing about the network
 
+LEARNED_FROM = "learned from"
 SYNTHETIC = "Synthetic data: drawn images, not patients. The numbers say nothing about medical images."
 
 
@@ -82,7 +83,7 @@ class Comparison:
     def networks(self) -> Table:
         """What each network is, where its recipe differs from the others', and what its training cost."""
         recipes = {name: _flat(asdict(entry.recipe)) for name, entry in self.entries.items() if entry.recipe}
-        shown = ("model.name", "pretrained", "iterations")  # columns of their own
+        shown = ("model.name", "few_labels.partners", "labelled", "annotation", "pretrained", "iterations")
         keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
         differing = [
             key
@@ -91,7 +92,7 @@ class Comparison:
             and key not in shown
             and len({str(recipe.get(key)) for recipe in recipes.values()}) > 1
         ]
-        titles = ["network", "model", "parameters", "starts from", *differing, "trainings", "iterations"]
+        titles = ["network", "model", "parameters", LEARNED_FROM, "starts from", *differing, "trainings", "iterations"]
         titles += ["time per training", "GPU memory"]
         several_machines = len(self._machines) > 1  # whose times do not compare
         titles += ["trained on"] if several_machines else []
@@ -109,8 +110,9 @@ class Comparison:
             rows.append(
                 [
                     name,
-                    recipe["model.name"],
+                    " + ".join(member.name for member in entry.recipe.members),
                     f"{entry.parameters:,}",
+                    " and ".join(dict.fromkeys(_learned_from(run) for run in entry.runs)),
                     "random weights" if start is None else Path(start).name,
                     *("-" if recipe.get(key) is None else str(recipe[key]) for key in differing),
                     str(len(entry.runs)),
@@ -121,7 +123,7 @@ class Comparison:
             )
             if several_machines:
                 rows[-1].append(" and ".join(dict.fromkeys(run["machine"] for run in entry.runs)))
-        return Table(titles, rows, left=(0, 1, 3))
+        return Table(titles, rows, left=(0, 1, 3, 4))
 
     @property
     def _machines(self) -> list[str]:
@@ -180,6 +182,8 @@ class Comparison:
         lines.append(EMPTY_MASK_POLICY)
         if evaluation.ignored_pixels:
             lines.append(f"{evaluation.ignored_pixels:,} pixels without ground truth (label 255) are not counted.")
+        else:
+            lines.append("Measured on dense labels, whatever was learned from: every pixel counts.")
         gaps = []
         for name, statistics in self.statistics.items():
             undefined, infinite = statistics["dice"].undefined, statistics["hd95"].infinite
@@ -194,6 +198,11 @@ class Comparison:
     def network_notes(self) -> list[str]:
         """What belongs under the table of networks."""
         lines = ["Columns named as recipe keys are those in which the recipes differ; all other keys are the same."]
+        if any(len(entry.recipe.members) > 1 for entry in self.entries.values() if entry.recipe):
+            lines.append(
+                "Where several networks were trained together, numbers and parameters are those of the one that the "
+                "recipe says is validated (few_labels.validated)."
+            )
         if len(self._machines) == 1:
             lines.append(f"Time includes validation. Trained on: {self._machines[0]}.")
         elif self._machines:
@@ -256,6 +265,19 @@ class Comparison:
                 "tests": self.tests,
             }
         )
+
+
+def _learned_from(run: Mapping[str, Any]) -> str:
+    """As "7 patients and 63 without labels", "70 patients' scribbles (1.1 %)"."""
+    if run.get("labelled_patients") is None:  # of a version that had labels of all
+        return "all patients"
+    counted = run["labelled_patients"]
+    text = f"{counted} patient{'s' * (counted != 1)}"
+    if run["annotation"] == "scribble":
+        text += f"{chr(39) if counted != 1 else chr(39) + 's'} scribbles ({100 * run['marked']:.2g} %)"
+    elif run["marked"] < 1:
+        text += f", {100 * run['marked']:.2g} % of the pixels labelled"
+    return text + (f" and {run['unlabelled_patients']} without labels" if run["unlabelled_patients"] else "")
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _read_evaluation(run: str, prepared: PreparedDataset, split: str, convention
 
 def _describe(run: Recipe, out: Path) -> dict[str, Any]:
     folder = RunFolder(run.out)
-    progress, versions = folder.read_progress(), folder.read_versions()
+    progress, versions, learned = folder.read_progress(), folder.read_versions(), folder.read_annotation()
     return {
         "folder": folder.path.relative_to(out).as_posix(),
         "seed": run.seed,
@@ -244,6 +244,13 @@ def _describe(run: Recipe, out: Path) -> dict[str, Any]:
         "hours": progress["hours"],
         "peak_gpu_memory_mib": progress.get("peak_gpu_memory_mib"),
         "machine": ", ".join(versions["gpus"]) or f"{versions['cpu']}, {versions['threads']} threads",
+        "annotation": learned.get("annotation"),
+        "marked": learned.get("marked"),
+        **{
+            name: None if name not in learned else len(learned[name])
+            for name in ("labelled_patients", "unlabelled_patients")
+        },
+        "validation_dice_of_others": progress.get("best_validation_dice_of_others", {}),
     }
 
 

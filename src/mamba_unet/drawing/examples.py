@@ -52,13 +52,24 @@ class Example:
     @classmethod
     def of_case(cls, case: "Case", number: int, predictions: Mapping[str, np.ndarray]) -> "Example":
         """A slice of a case, cut to the surroundings of what is labelled; `predictions` are (D, H, W)."""
-        labels = {"ground truth": case.label, **predictions}
+        labels = {} if case.label is None else {"ground truth": case.label}
+        labels |= predictions
         return cls(
             f"{case.identifier}, slice {number + 1}",
             picture(case.image, number),
             {name: label[number] for name, label in labels.items()},
             case.spacing_mm[1:] if case.spacing_mm else (1, 1),
         ).cropped()
+
+    @classmethod
+    def of_slice(cls, case: "Case", number: int, labels: Mapping[str, np.ndarray]) -> "Example":
+        """As `of_case`, of label maps (1, H, W) of that slice alone."""
+        alone = replace(
+            case,
+            image=case.image[:, number : number + 1],
+            label=None if case.label is None else case.label[number : number + 1],
+        )
+        return replace(cls.of_case(alone, 0, labels), name=f"{case.identifier}, slice {number + 1}")
 
     def cropped(self) -> "Example":
         """The square around everything labelled, half as wide again, as far as the image reaches."""

@@ -6,6 +6,7 @@ H W pixels of one slice.
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,8 +75,11 @@ def plot_curves(metrics_csv_paths: Iterable[str | Path], out_png: str | Path, cl
 
 
 def draw_loss(axes: "Axes", curves: Curves, theme: Theme) -> None:
-    """Training loss and its two parts: each value pale, the running mean strong."""
+    """Training loss and all its parts: each value pale, the running mean strong."""
     colors = {"train/loss": theme.text, "train/cross_entropy": theme.line, "train/dice_loss": theme.accent}
+    others = [column for column in curves if column.startswith("train/") and column not in colors]
+    free = [color for column, color in colors.items() if column not in curves]
+    colors |= dict(zip(others, itertools.cycle([*free, *PALETTE[1:]]), strict=False))
     for column, color in colors.items():
         if column in curves:
             steps, values = curves[column]
@@ -96,6 +100,10 @@ def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Seq
     for index, name in enumerate(names, start=1):
         if prefix + name in curves:
             axes.plot(*curves[prefix + name], color=class_color(index), linewidth=1.4, label=name)
+    for column, (steps, values) in curves.items():  # networks beside the one that is chosen
+        if column.startswith("val_") and column.endswith("/dice"):
+            name = column.removeprefix("val_").removesuffix("/dice")
+            axes.plot(steps, values, color=theme.text, linewidth=1, linestyle="--", label=f"mean, {name}")
     title = "Dice on the validation patients"
     if "val/dice" in curves and np.isfinite(curves["val/dice"][1]).any():
         steps, values = curves["val/dice"]

@@ -273,6 +273,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     lines.append(summary["empty_masks"])
     if summary["ignored_pixels"]:
         lines.append(f"{summary['ignored_pixels']:,} pixels without ground truth (label 255) are not counted.")
+    else:
+        lines.append("Measured on dense labels: every pixel counts.")
     gaps = []
     for name, statistics in summary["classes"].items():
         undefined, infinite = statistics["dice"]["undefined"], statistics.get("hd95", {}).get("infinite", 0)

@@ -85,8 +85,9 @@ def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedData
         raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
     metadata = read_metadata(weights)
     own = metadata is None or metadata.fingerprint in ("", prepared.fingerprint)
+    network = weights.stem.removeprefix("best_") + "_" if weights.stem.startswith("best_") else ""  # beside the best
     other = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', prepared.name)}-{prepared.fingerprint[:8]}_"
-    return RunFolder(weights.parent).evaluation(split if own else other + split)
+    return RunFolder(weights.parent).evaluation(network + (split if own else other + split))
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:

@@ -35,6 +35,41 @@ def segmentations(run: Run, seed: int) -> "tuple[str, Figure | None]":
     return section("Segmentations", content), segmentation_figure(examples, run.class_names)
 
 
+def pseudo_labels(run: Run) -> str:
+    """The section of what was taken for labels at moments of the training; nothing for a training that did not."""
+    files = sorted((run.folder / "pseudo_labels").glob("moment_*.npz"))
+    if not files:
+        return ""
+    if run.prepared is None:
+        return section("Pseudo labels", missing(f"No pictures: the images are not at hand ({run.why_no_data})."))
+    moments = [dict(np.load(file)) for file in files]
+    known, figures = set(run.prepared.identifiers), []
+    for place, identifier in enumerate(moments[0]["cases"].tolist()):
+        if identifier not in known:
+            continue
+        case, position = run.prepared.case(identifier), int(moments[0]["slices"][place])
+        answers = {
+            f"{key.partition('/')[2]}, iteration {moment['iteration']}": label[None]
+            for moment in moments
+            for key, label in moment.items()
+            if key.startswith(f"{place}/")
+        }
+        names = sorted(answers, key=lambda name: name.partition(",")[0])  # a network's moments beside one another
+        example = Example.of_slice(case, position, {name: answers[name] for name in names})
+        columns = "".join(
+            f"<span>{image(pixels, f'{example.name}: {name}')}<small>{escape(name)}</small></span>"
+            for name, pixels in zip(("image", *example.labels), example.pictures(), strict=True)
+        )
+        figures.append(
+            f"<figure><div class='triptych'>{columns}</div><figcaption>{escape(example.name)}</figcaption></figure>"
+        )
+    text = (
+        "What the training took for labels, on training images whose own labels it did not see or that have scribbles "
+        "alone. The ground truth is shown where the data has it, to compare."
+    )
+    return section("Pseudo labels", f"<p>{text}</p>{_legend(run)}<div class='examples'>{''.join(figures)}</div>")
+
+
 def extremes(run: Run) -> tuple[str, set[str]]:
     """The best and the worst cases, and which of them are pictured; nothing where there are too few to tell."""
     dice = {case: value for case, value in run.evaluation.per_case().items() if np.isfinite(value)}

@@ -20,7 +20,7 @@ from mamba_unet.drawing.html import bullets, page, section, themed_figure, warni
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS, METRIC_TITLES
 from mamba_unet.evaluation.summary import format_interval
 from mamba_unet.files import atomic_path, write_text
-from mamba_unet.report.cases import class_name, every_case, extremes, missing, segmentations
+from mamba_unet.report.cases import class_name, every_case, extremes, missing, pseudo_labels, segmentations
 from mamba_unet.report.run import Run, read_run
 from mamba_unet.runs import RunFolder
 from mamba_unet.tables import Html, Table, number
@@ -62,7 +62,7 @@ def write_report(
             _write_figure(figures / "segmentations.png", figure)
         best_and_worst, linked = extremes(run)
         sections += [_result(run), shown, _image_dice(run, figures), best_and_worst]
-    sections.append(_training(run))
+    sections += [_training(run), pseudo_labels(run)]
     if run.evaluation is not None:
         sections.append(every_case(run, linked))
     sections.append(_making(run))
@@ -79,7 +79,7 @@ def _header(run: Run) -> str:
     start = run.recipe.get("pretrained")
     facts.append(f"started from {Path(start).name}" if start else "started from random weights")
     if "train" in run.split:
-        facts.append(f"trained on {_patients(run, run.split['train'])}")
+        facts.append(_learned_from(run))
     validation = run.checkpoint.validation if run.checkpoint else None
     if validation:
         facts.append(
@@ -89,6 +89,18 @@ def _header(run: Run) -> str:
     title = f"<h1>{escape(run.model)} <span>on {escape(run.dataset)}</span></h1>"
     text = f"{title}<p class='facts'>{escape('; '.join(facts))}.</p>"
     return f"<header>{text}{warning(SYNTHETIC, 'Synthetic data.') if run.synthetic else ''}</header>"
+
+
+def _learned_from(run: Run) -> str:
+    """Whose labels or scribbles, and whose images without."""
+    if not run.annotation:
+        return f"trained on {_patients(run, run.split['train'])}"
+    labelled, unlabelled = (run.annotation[f"{kind}_cases"] for kind in ("labelled", "unlabelled"))
+    text = f"trained on {_patients(run, labelled)}"
+    if run.annotation["annotation"] == "scribble":
+        text += f", by scribbles on {100 * run.annotation['marked']:.2g} % of their pixels"
+    count = len(run.annotation["unlabelled_patients"])
+    return text + (f", and on images of {_count(count, 'patient')} without labels" if unlabelled else "")
 
 
 def _result(run: Run) -> str:

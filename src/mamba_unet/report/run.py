@@ -24,7 +24,7 @@ class Run:
         folder: that `train` wrote.
         recipe: recipe.yaml as text and as a mapping.
         split: split -> identifiers of its cases.
-        versions, progress: as `train` wrote them.
+        annotation, versions, progress: as `train` wrote them.
         curves: of the logs.
         checkpoint: the metadata of best.safetensors.
         evaluation: the one reported.
@@ -37,6 +37,7 @@ class Run:
     recipe_text: str
     recipe: Mapping[str, Any]
     split: Mapping[str, Sequence[str]]
+    annotation: Mapping[str, Any]
     versions: Mapping[str, Any]
     progress: Mapping[str, Any]
     curves: Curves
@@ -144,6 +145,7 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         recipe_text=recipe_text,
         recipe=recipe,
         split=folder.read_split(),
+        annotation=folder.read_annotation(),
         versions=folder.read_versions(),
         progress=folder.read_progress(),
         curves=read_curves(folder.metrics),

@@ -1,0 +1,198 @@
+"""Train, compare and write down all rows of docs/few_labels.md on ACDC: few labels, and scribbles.
+
+    python benchmarks/few_labels.py --source path/to/WSL4MIS/ACDC --out few --seeds 0,1,2 --iterations 3000
+
+prepares the data in OUT/data, trains every row under the same number of iterations in OUT/comparison (what is complete
+is not trained again, what was stopped goes on), chooses every checkpoint on the 10 validation patients, measures it on
+the 20 test patients, and writes benchmarks/results/few_labels_<hardware>_<date>.md and .json. Further words override
+all recipes. --rows takes some rows; what a missing row would be compared with is left out.
+"""
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mamba_unet.commands.options import seeds
+from mamba_unet.comparison.entry import Entry
+from mamba_unet.comparison.run import compare
+from mamba_unet.data import PreparedDataset
+from mamba_unet.evaluation.significance import holm, paired_test
+from mamba_unet.inference.evaluate import evaluate_checkpoint
+from mamba_unet.runs import RunFolder
+from mamba_unet.tables import number
+from mamba_unet.training.recipe import Recipe, load_recipe, recipe_text
+from measuring import run, table, write_result
+
+UNET = {"name": "unet", "size": None}
+SEVEN = load_recipe("acdc_few").labelled
+PATIENTS = {3: SEVEN[:3], 7: SEVEN, 70: None}
+SEMI = {
+    "mean teacher": ("acdc_few_mean_teacher", []),
+    "cps": ("acdc_few_cps", [UNET]),
+    "semi-mamba-unet": ("acdc_few_semi_mamba_unet", [UNET]),
+}
+SCRIBBLE = {
+    "partial ce": ("acdc_few_scribble", []),
+    "mixed": ("acdc_few_mixed", None),  # of two decoders
+    "weak-mamba-unet": ("acdc_few_weak_mamba_unet", [UNET, UNET]),
+}
+DIFFERS = "224 x 224 resized, 30,000 iterations, Mamba and Swin from ImageNet weights, one training, checkpoint not \
+chosen on patients apart from the test"
+PUBLISHED = [  # row, Dice, what differs from ours; rows of the same name in two papers are not mixed
+    ("semi-mamba-unet, 7", 0.9114, "arXiv 2402.07245", f"batch of 16; {DIFFERS}"),
+    ("U-Net + Swin-Unet in its place, 7", 0.9105, "arXiv 2402.07245", f"batch of 16; {DIFFERS}"),
+    ("weak-mamba-unet", 0.9171, "arXiv 2402.10887", f"batch of 12; {DIFFERS}"),
+]
+
+
+def rows() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Row -> recipe, and the keys that differ from it. "U-Net" in a row's name: each of its networks is one."""
+    named: dict[str, tuple[str, dict[str, Any]]] = {}
+    for kind, model in (("", {}), ("U-Net, ", {"model": UNET})):
+        for count, patients in PATIENTS.items():
+            named[f"{kind}supervised, {count}"] = ("acdc_few", {"labelled": patients, **model})
+        for count in (3, 7):
+            for method, (recipe, partners) in SEMI.items():
+                keys = {"labelled": PATIENTS[count], **model}
+                named[f"{kind}{method}, {count}"] = (recipe, keys | _partners(model, partners))
+        for method, (recipe, partners) in SCRIBBLE.items():
+            named[f"{kind}{method}"] = (recipe, model | _partners(model, partners))
+    return named
+
+
+def _partners(model: Mapping[str, Any], partners: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {"few_labels": {"partners": list(partners)}} if model and partners else {}
+
+
+def baselines(row: str) -> dict[str, str]:
+    """What a row is tested against, and what that says."""
+    kind, name = ("U-Net, ", row.removeprefix("U-Net, ")) if row.startswith("U-Net, ") else ("", row)
+    method, _, count = name.partition(", ")
+    against = {}
+    if method in SEMI:
+        against[f"{kind}supervised, {count}"] = "what images without labels add"
+    if method in SCRIBBLE:
+        against[f"{kind}supervised, 70"] = "what scribbles cost against dense labels"
+    if not kind:
+        against[f"U-Net, {row}"] = "whether Mamba is what helps"
+    return against
+
+
+def tests(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """One for each row and what it is compared with, over patients, corrected together."""
+    found = []
+    for row, entry in entries.items():
+        values = entry.per_patient("dice")
+        for other, question in baselines(row).items():
+            if other in entries:
+                expected = entries[other].per_patient("dice")
+                test = paired_test([values[p] for p in expected], list(expected.values()), higher_is_better=True)
+                found.append({"row": row, "against": other, "question": question, **asdict(test)})
+    for test, p in zip(found, holm([test["p"] for test in found]), strict=True):
+        test["p_holm"] = p
+    return found
+
+
+def reached(entries: Mapping[str, Entry]) -> list[list[str]]:
+    """What the issue asks: the share of the gap between few and all labels, and of the Dice of dense labels."""
+    dice = {row: entry.statistic("dice").mean for row, entry in entries.items()}
+    lines = []
+    for row in entries:
+        kind = "U-Net, " if row.startswith("U-Net, ") else ""
+        method, _, count = row.removeprefix(kind).partition(", ")
+        everything = dice.get(f"{kind}supervised, 70")
+        few = dice.get(f"{kind}supervised, {count}")
+        if None in (dice[row], everything):
+            continue
+        if method in SEMI and few is not None and everything > few:
+            lines.append([row, f"{100 * (dice[row] - few) / (everything - few):.0f} % of the gap to 70 patients"])
+        if method in SCRIBBLE:
+            lines.append([row, f"{100 * dice[row] / everything:.1f} % of the Dice of dense labels"])
+    return lines
+
+
+def other_networks(entries: Mapping[str, Entry], folder: Path, prepared: PreparedDataset) -> list[list[str]]:
+    """Test Dice of the networks beside the chosen one, each by its own best checkpoint on the validation patients."""
+    lines = []
+    for row, entry in entries.items():
+        found: dict[str, list[float]] = {}
+        for described in entry.runs:
+            for name in described["validation_dice_of_others"]:
+                weights = RunFolder(folder / described["folder"]).best_of(name)
+                found.setdefault(name, []).append(evaluate_checkpoint(weights, prepared).mean_foreground_dice)
+        lines += [[row, name, number(sum(values) / len(values), 4)] for name, values in found.items()]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="ACDC as WSL4MIS ships it, with its scribbles")
+    parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=rows(), help="default: all; quote names")
+    args, words = parser.parse_known_args()
+
+    data, folder = args.out / "data", args.out / "comparison"
+    run("prepare", args.source, data)
+    prepared = PreparedDataset(data)
+    chosen = {row: rows()[row] for row in args.rows or rows()}
+    recipes: dict[str, Recipe] = {
+        row: load_recipe(load_recipe(recipe, keys), words) for row, (recipe, keys) in chosen.items()
+    }
+    reference = next((row for row in ("supervised, 7", "supervised, 70") if row in recipes), None)
+    comparison = compare(recipes, data, folder, seeds=args.seeds, reference=reference, progress=True)
+
+    found = tests(comparison.entries)
+    others = other_networks(comparison.entries, folder, prepared)
+    gaps = reached(comparison.entries)
+    given = ["--source", args.source.name, "--out", args.out.name, "--seeds", ",".join(map(str, args.seeds)), *words]
+    given += ["--rows", *args.rows] if args.rows else []
+    command = "python benchmarks/few_labels.py " + shlex.join(given)
+    lines = [
+        f"Command: `{command}`. Every row has the same number of iterations and batch; numbers of patients are those "
+        "with labels, of 70.",
+        "",
+        (folder / "table.md").read_text(encoding="utf-8"),
+        "",
+        "## Paired tests over the test patients, Dice",
+        "",
+        table(
+            ["row", "against", "says", "median difference", "p", "p (Holm)"],
+            [
+                [
+                    *(test["row"], test["against"], test["question"]),
+                    number(test["median_difference"], 4, signed=True),
+                    *(number(test[key], 4) for key in ("p", "p_holm")),
+                ]
+                for test in found
+            ],
+        ),
+        "",
+        *(["## How far it goes", "", table(["row", "mean Dice"], gaps), ""] if gaps else []),
+        "## The other networks of each training",
+        "",
+        "The table above has the network that the recipe says is saved; here each other one, at its own best.",
+        "",
+        table(["row", "network", "Dice"], others),
+        "",
+        "## Published",
+        "",
+        table(["row", "Dice", "source", "what differs"], [[a, f"{b:.4f}", c, d] for a, b, c, d in PUBLISHED]),
+    ]
+    values = {
+        "command": command,
+        "fingerprint": prepared.fingerprint,
+        "recipes": {row: recipe_text(recipe) for row, (recipe, _) in chosen.items()},
+        "tests": found,
+        "other_networks": others,
+        "comparison": json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
+    }
+    write_result("few_labels", "Few labels and scribbles on ACDC under one budget", lines, values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Recipes for few labels and scribbles beside a supervised one: one comparison, its tables, and a run's report."""
+
+import json
+import re
+
+import pytest
+
+from mamba_unet.comparison.run import compare
+from mamba_unet.data import prepare, write_scribbles
+from mamba_unet.inference.evaluate import evaluate_checkpoint
+from mamba_unet.report import write_report
+from mamba_unet.training.recipe import load_recipe
+
+KEYS = {
+    "supervised": {},
+    "teacher": {"objective": "mean_teacher", "labelled": 2, "few_labels": {"validated": 1}},
+    "scribbles": {"objective": "partial_ce", "annotation": "scribble"},
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(phantom, tmp_path_factory):
+    """The phantom with scribbles beside its labels."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scribbles(phantom, folder / "raw", progress=False)
+    return prepare(folder / "raw", folder / "prepared", splits=folder / "raw" / "splits.json", progress=False)
+
+
+@pytest.fixture(scope="module")
+def compared(recipes, drawn, tmp_path_factory):
+    out = tmp_path_factory.mktemp("few")
+    named = {name: load_recipe(load_recipe(recipes[0]), keys) for name, keys in KEYS.items()}
+    return compare(named, drawn.folder, out), out
+
+
+def test_the_tables_say_what_each_learned_from_and_on_what_all_were_measured(compared, drawn):
+    comparison, out = compared
+    table = comparison.networks()
+    column = [row[table.titles.index("learned from")] for row in table.rows]
+    assert column[:2] == ["5 patients", "2 patients and 3 without labels"]
+    assert re.fullmatch(r"5 patients' scribbles \(\d\.\d+ %\)", column[2])
+    said = json.loads((out / "comparison.json").read_text())
+    (run,) = said["networks"]["teacher"]["trainings"]
+    assert (run["labelled_patients"], run["unlabelled_patients"]) == (2, 3)
+    assert list(run["validation_dice_of_others"]) == ["student"]
+    assert "Measured on dense labels, whatever was learned from" in (out / "table.md").read_text()
+
+
+def test_the_network_beside_the_chosen_one_is_measured_into_a_folder_of_its_own(compared, drawn):
+    folder = compared[1] / "runs" / "teacher" / "seed0"
+    before = (folder / "evaluation_test" / "summary.json").read_bytes()
+    evaluation = evaluate_checkpoint(folder / "best_student.safetensors", drawn)
+    assert "Measured on dense labels: every pixel counts." in evaluation.notes()
+    assert (folder / "evaluation_student_test" / "summary.json").is_file()
+    assert (folder / "evaluation_test" / "summary.json").read_bytes() == before
+
+
+def test_a_report_shows_pseudo_labels_and_what_was_learned_from(compared):
+    runs = compared[1] / "runs"
+    page = write_report(runs / "teacher" / "seed0").read_text()
+    assert "trained on 2 patients (2 cases), and on images of 3 patients without labels" in page
+    moments = page[page.index("<h2>Pseudo labels</h2>") :]
+    assert moments.count("teacher, iteration 2</small>") == moments.count("teacher, iteration 4</small>") == 3
+    assert "student, iteration" not in moments and "ground truth" in moments
+    assert "Pseudo labels" not in write_report(runs / "supervised" / "seed0").read_text()
+    assert re.search(
+        r"by scribbles on \d\.\d+ % of their pixels", write_report(runs / "scribbles" / "seed0").read_text()
+    )
