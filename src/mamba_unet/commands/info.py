@@ -6,7 +6,9 @@ from mamba_unet.commands.options import Commands, command, device
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "info", "show versions, devices and which scan backend is used", run)
+    parser = command(commands, "info", "show what a checkpoint is; without one, versions, devices and backends", run)
+    checkpoint = "run folder, .safetensors file, hub id (hf:owner/name) or name of a network of the repository"
+    parser.add_argument("checkpoint", nargs="?", help=checkpoint)
     parser.add_argument("--models", action="store_true", help="also measure what each network costs")
     parser.add_argument(
         "--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models"
@@ -17,6 +19,8 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.checkpoint is not None:
+        return _about(args.checkpoint)
     from mamba_unet.environment import describe_environment
     from mamba_unet.inference import choose_device
     from mamba_unet.ops import backend_status
@@ -32,6 +36,18 @@ def run(args: argparse.Namespace) -> int:
         what = f"{args.batch} x 1 x {height} x {width}, in 3D {args.batch} x 1 x {args.depth} x {height} x {width},"
         print(f"\nforward pass of {what} on {chosen}:")
         print(_costs((args.depth, height, width), args.batch, str(chosen)), end="")
+    return 0
+
+
+def _about(checkpoint: str) -> int:
+    from mamba_unet.models.card import describe
+    from mamba_unet.models.checkpoint import find_checkpoint
+
+    path = find_checkpoint(checkpoint)
+    said = {"file": f"{path}, {path.stat().st_size / 1e6:.1f} MB"} | describe(path)
+    width = max(map(len, said)) + 2
+    for title, words in said.items():
+        print(f"{title:<{width}}{words}")
     return 0
 
 

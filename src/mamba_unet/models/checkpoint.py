@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ HUB = "hf:"  # what a hub id begins with: a path that is missing must not be ask
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 
 
-# The trained networks in the repository's folder checkpoints/: name -> file and sha256. They are no part of the
-# package, whose licence is another than theirs.
+# The trained networks in the repository's folder checkpoints/: name -> file, sha256 and licence. They are no part of
+# the package, whose licence is another than theirs.
 SHIPPED_FOLDER = Path(__file__).parents[3] / "checkpoints"
 SHIPPED = {
     "acdc": (
         "acdc_mamba_unet_fine.safetensors",
         "d22aa3fb8a55cba6c1dac5d64c6b8e19124dceeb57e762bcd1df06721e2eb6b8",
+        "non-commercial research only, as the ACDC data",
     )
 }
 
@@ -55,6 +56,9 @@ class CheckpointMetadata:
         validation: metrics on the validation patients that chose this checkpoint, and the step.
         label_values: the stored value of each class in the labels of the training data; empty where unknown.
         lineage: hashes of the images that this network, and those it started from, were trained or chosen on.
+        patients: split -> how many patients, of the splits that it was trained and chosen on.
+        license: of the weights; empty where nobody said it.
+        evaluations: name of a split or data set -> `evaluation.summary.Evaluation.summary` of it.
     """
 
     model: str
@@ -67,6 +71,9 @@ class CheckpointMetadata:
     validation: Mapping[str, Any] = field(default_factory=dict)
     label_values: Sequence[int] = field(default_factory=list)
     lineage: Sequence[str] = field(default_factory=list)
+    patients: Mapping[str, int] = field(default_factory=dict)
+    license: str = ""
+    evaluations: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
@@ -107,12 +114,19 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
             f"{path} was written by mamba-unet {printable(str(fields.get('version', 'unknown')))[:40]} and cannot be "
             f"understood by this one, {__version__} ({printable(str(error))[:300]}); install that version"
         ) from error
-    return metadata
+    return metadata if metadata.license else replace(metadata, license=_shipped_license(Path(path)))
+
+
+def _shipped_license(path: Path) -> str:
+    """Of a file of `SHIPPED`, whose header does not tell it; of any other, nothing."""
+    known = {SHIPPED_FOLDER / file: license for file, _, license in SHIPPED.values()}
+    return known.get(path, "")
 
 
 def _check(metadata: CheckpointMetadata) -> None:
     """Refuse fields of other types: a damaged header says so here, and not where it is used."""
     types = {"model": str, "config": dict, "class_names": list, "preprocessing": dict, "lineage": list}
+    types |= {"patients": dict, "license": str, "evaluations": dict}
     wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
     if wrong or not metadata.class_names or not all(isinstance(name, str) for name in metadata.class_names):
         raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")
@@ -166,7 +180,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def _shipped(name: str) -> Path:
-    file, digest = SHIPPED[name]
+    file, digest, _ = SHIPPED[name]
     path = SHIPPED_FOLDER / file
     if not path.is_file():
         raise FileNotFoundError(

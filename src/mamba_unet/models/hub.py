@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
 
 from mamba_unet import __version__
+from mamba_unet.models.card import model_card
 from mamba_unet.models.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
@@ -20,8 +21,10 @@ from mamba_unet.models.checkpoint import (
 )
 
 
-class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-segmentation"]):
-    """Adds to the mixin that a network's `metadata` travels in the header of `model.safetensors`.
+class HubModel(
+    PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-segmentation"], pipeline_tag="image-segmentation"
+):
+    """Adds to the mixin that a network's `metadata` travels in the header of `model.safetensors`, and a model card.
 
     Pickled weights (`pytorch_model.bin`) are never read.
     """
@@ -34,6 +37,8 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
         *,
         class_names: Sequence[str] | None = None,
         preprocessing: Any = None,
+        license: str | None = None,
+        evaluations: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> str | None:
         """Write a folder that `from_pretrained` and, where the network has metadata, `mamba-unet predict` take.
@@ -46,29 +51,60 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
                 preprocessing={"intensity": {"method": "minmax"}, "image_size": (224, 224)},
             )
 
+        Its README.md is a model card, see `card.model_card`; one that is there already is left as it is.
+
         Args:
             save_directory: to write.
             class_names: of every class; the first is background.
             preprocessing: how images were prepared: `views.preprocessing.Preprocessing` or its JSON; or, for slices
                 that are resized, `intensity` (a rule, or a list with one for each channel), `image_size` and, where
                 known, `orientation` of the training arrays, "SPL".
+            license: of the weights, as the hub names it ("cc-by-4.0") or in words.
+            evaluations: name of a split or data set -> what `mamba_unet.evaluate` gave for it, for the card.
             kwargs: as huggingface_hub's mixin takes them.
 
         Raises:
-            ValueError: only one of the two is given to a network without metadata, or they do not fit it.
+            ValueError: only one of `class_names` and `preprocessing` is given to a network without metadata, or they
+                do not fit it.
         """
-        if class_names is not None or preprocessing is not None:
-            self.metadata = self._described(class_names, preprocessing)
+        self._describe(class_names, preprocessing, license, evaluations)
         return super().save_pretrained(save_directory, **kwargs)
 
-    def _described(self, class_names: Sequence[str] | None, preprocessing: Any) -> CheckpointMetadata:
+    def push_to_hub(
+        self, repo_id: str, *, license: str | None = None, evaluations: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> str:
+        """Publish the network with its model card on the Hugging Face Hub; arguments as `save_pretrained` has them."""
+        self._describe(None, None, license, evaluations)
+        return super().push_to_hub(repo_id, **kwargs)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """See `card.model_card`; that of the mixin where nothing is known about the network."""
+        if self.metadata is None:
+            return super().generate_model_card(*args, **kwargs)
+        return ModelCard(model_card(self.metadata, sum(one.numel() for one in self.parameters())))
+
+    def _describe(
+        self,
+        class_names: Sequence[str] | None,
+        preprocessing: Any,
+        license: str | None,
+        evaluations: Mapping[str, Any] | None,
+    ) -> None:
+        """Add what was said to the network's metadata, if anything was."""
         from mamba_unet.models.registry import name_of  # which imports the networks, and they this module
 
-        known = {} if self.metadata is None else asdict(self.metadata)
-        known |= {} if class_names is None else {"class_names": list(class_names)}
+        said = {
+            "class_names": class_names and list(class_names),
+            "license": license,
+            "evaluations": evaluations and {name: _summary(one) for name, one in evaluations.items()},
+        }
+        said = {key: value for key, value in said.items() if value}
         config = dict(self._hub_mixin_config)
         if preprocessing is not None:
-            known["preprocessing"] = _preprocessing_json(preprocessing, config["in_channels"])
+            said["preprocessing"] = _preprocessing_json(preprocessing, config["in_channels"])
+        if not said:
+            return
+        known = ({} if self.metadata is None else asdict(self.metadata)) | said
         if absent := {"class_names", "preprocessing"} - known.keys():
             raise ValueError(f"to predict with this network, {' and '.join(sorted(absent))} must be given too")
         if len(known["class_names"]) != config["num_classes"]:
@@ -76,7 +112,7 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
                 f"the network has {config['num_classes']} classes, background included; got the names "
                 f"{', '.join(known['class_names'])}"
             )
-        return CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
+        self.metadata = CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(save_directory / SAFETENSORS_SINGLE_FILE, self, self.metadata)
@@ -122,6 +158,11 @@ class HubModel(PyTorchModelHubMixin, library_name="mamba-unet", tags=["image-seg
         model.load_state_dict(load_file(path, device=map_location), strict=strict)
         model.metadata = metadata
         return model.eval()
+
+
+def _summary(evaluation: Any) -> dict[str, Any]:
+    """Of an `Evaluation`, or one as it lies in a run's summary.json."""
+    return dict(evaluation) if isinstance(evaluation, Mapping) else evaluation.summary()
 
 
 def _preprocessing_json(given: Any, channels: int) -> dict[str, Any]:

@@ -148,6 +148,11 @@ class TrainingData:
             absent = {index for index in absent if not (label == index).any()}
         return [self.prepared.class_names[index] for index in sorted(absent)]
 
+    def patients(self) -> dict[str, int]:
+        """How many patients the network is trained on and chosen on."""
+        cases = {"train": self.training_cases, "val": self.validation_cases}
+        return {split: len({self.prepared.case(case).patient for case in held}) for split, held in cases.items()}
+
     def hashes(self) -> list[str]:
         """Of the images that the network is trained and chosen on; they tell an image whatever its case is called."""
         cases = (*self.training_cases, *self.unlabelled_cases, *self.validation_cases)

@@ -114,6 +114,7 @@ def train(
         version=__version__,
         label_values=prepared.label_values,
         lineage=lineage,
+        patients=source.patients(),
     )
     if leader and loaded is not None and loaded.preprocessing is not None:
         _warn_of_other_preprocessing(loaded, recipe, prepared)
