@@ -1,6 +1,7 @@
 # make demo             the whole way on a synthetic data set: prepare, train, evaluate, predict, report
 # make demo DATA=DIR    the same on your own data, ACDC for example
 # make test             the tests
+# make test-nnunet      those that need nnU-Net and MONAI Label's client, from PyPI, in an environment of their own
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ else
 SOURCE := $(OUT)/phantom
 endif
 
-.PHONY: demo test install install-test lint
+.PHONY: demo test test-nnunet install install-test lint
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -48,3 +49,18 @@ test: install-test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
+
+# nnU-Net and torchvision, which it brings, have no place in the environment of everyday: some forty packages. Of MONAI
+# Label only the client is used, without what its server needs.
+OTHERS := .venv-others
+
+$(OTHERS)/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/python -m pip install --quiet --upgrade pip
+	$(OTHERS)/bin/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(OTHERS)/bin/python -m pip install --quiet -c constraints.txt -e ".[test]" "nnunetv2>=2.8,<2.9" requests
+	$(OTHERS)/bin/python -m pip install --quiet --no-deps "monailabel>=0.8.5,<0.9"
+	touch $@
+
+test-nnunet: $(OTHERS)/.installed
+	$(OTHERS)/bin/python -m pytest tests/nnunet tests/serve/test_monai_label.py

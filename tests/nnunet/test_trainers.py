@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from mamba_unet import nnunet
-from mamba_unet.cli import main
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.data.export import export
 
@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(find_spec("nnunetv2") is None, reason="nnU-Net is not here; `make test-nnunet` installs it"),
 ]
 
+Run = Callable[..., str]
+TIMEOUT_S = 1800  # of a busy machine
 DATASET = "Dataset501_Phantom"
 BRIEF = """
 from mamba_unet.nnunet.trainers import mamba_unet_trainers as ours
@@ -82,6 +84,7 @@ def nnunet_run(tmp_path_factory):
     (folder / "trainers" / "brief_trainers.py").write_text(BRIEF)
     environment = os.environ | {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
     environment |= {
+        "nnUNet_def_n_proc": "1",
         "nnUNet_extTrainer": os.pathsep.join([str(nnunet.TRAINERS), str(folder / "trainers")]),
         "OMP_NUM_THREADS": "1",
     }
@@ -92,10 +95,13 @@ def nnunet_run(tmp_path_factory):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
     def run(command: str, *words: object) -> str:
-        program = Path(sys.executable).with_name(f"nnUNetv2_{command}")
+        """A command of nnU-Net, or ours."""
+        program = [Path(sys.executable).with_name(f"nnUNetv2_{command}")]
+        if command == "compare":
+            program = [sys.executable, "-m", "mamba_unet", command]
         workers = {"nnUNet_n_proc_DA": "0" if command == "train" else "1"}
         done = subprocess.run(
-            [program, *map(str, words)], env=environment | workers, capture_output=True, text=True, timeout=900
+            [*program, *map(str, words)], env=environment | workers, capture_output=True, text=True, timeout=TIMEOUT_S
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
@@ -106,7 +112,7 @@ def nnunet_run(tmp_path_factory):
     return prepared, run, folder
 
 
-def predicted(prepared: PreparedDataset, run, folder: Path, configuration: str, trainer: str) -> Path:
+def predicted(prepared: PreparedDataset, run: Run, folder: Path, configuration: str, trainer: str) -> Path:
     """Train, predict the test cases, and check that the predictions are such."""
     log = run("train", 501, configuration, 0, "-tr", trainer, "-device", "cpu")
     assert "Epoch 1" in log and "Training done" in log and "nan" not in log.lower().split("training done")[0], log
@@ -125,12 +131,10 @@ def predicted(prepared: PreparedDataset, run, folder: Path, configuration: str, 
 
 @pytest.mark.parametrize("trainer", ["BriefMambaUNet", "BriefMambaUNetFine", "BriefMambaUNetNoScan"])
 def test_nnunet_trains_and_predicts_with_our_trainer_and_compare_takes_the_predictions(nnunet_run, trainer):
-    prepared, _, folder = nnunet_run
-    out = predicted(*nnunet_run, "2d", trainer)
-    assert main(["evaluate", "--predictions", str(out), "--data", str(prepared.folder)]) == 0
-    words = ["compare", "--data", str(prepared.folder), "--out", str(folder / f"comparison_{trainer}")]
-    assert main([*words, "--external", f"nnunet={out}"]) == 0
-    assert "\n| nnunet " in (folder / f"comparison_{trainer}" / "table.md").read_text()
+    prepared, run, folder = nnunet_run
+    predictions, out = predicted(*nnunet_run, "2d", trainer), folder / f"comparison_{trainer}"
+    run("compare", "--data", prepared.folder, "--out", out, "--external", f"nnunet={predictions}")
+    assert "\n| nnunet " in (out / "table.md").read_text()
 
 
 def test_nnunet_trains_and_predicts_with_a_network_of_its_plans(nnunet_run):
@@ -149,5 +153,5 @@ def test_patches_of_three_axes_are_refused_in_words():
     class Configuration:
         patch_size = (16, 32, 32)
 
-    with pytest.raises(ValueError, match="segments slices, .* take nnU-Net's configuration 2d"):
+    with pytest.raises(ValueError, match=r"segments slices, .* take nnU-Net's configuration 2d"):
         trainers.nnUNetTrainerMambaUNet.build_network_architecture(None, Configuration(), 1, 4)

@@ -26,7 +26,7 @@ USE = (
 def count_parameters(path: str | Path) -> int:
     """Of the network whose weights are in a safetensors file, by its header alone."""
     with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118: it is no mapping
+        names = [name for name in file.keys() if not name.endswith(STATISTICS)]
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
@@ -171,12 +171,13 @@ def _metrics(evaluations: Mapping[str, Any]) -> str:
 
 
 def _loading(metadata: CheckpointMetadata) -> str:
+    shape = f"(B, {metadata.config.get('in_channels', 'C')}, H, W)"
     return (
         "```\npip install mamba-unet\n"
         f"mamba-unet predict {HUB}OWNER/NAME image.nii.gz --out results\n```\n\n"
         "```python\nimport mamba_unet as mu\n\n"
         f'segmentation = mu.Predictor("{HUB}OWNER/NAME")("image.nii.gz")  # prepared as in training\n'
-        f'network = mu.load("{HUB}OWNER/NAME")  # (B, {metadata.config.get("in_channels", "C")}, H, W) -> logits\n```\n\n'
+        f'network = mu.load("{HUB}OWNER/NAME")  # {shape} -> logits\n```\n\n'
         "OWNER/NAME is this model on the hub, or the path of a folder without `hf:`."
     )
 

@@ -1,7 +1,6 @@
 """The page's server: the files of the page, and the interface that it talks to; `guard` says who may use it."""
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,13 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import ClientDisconnect
 
 from mamba_unet.drawing.colors import class_color
-from mamba_unet.serve.guard import LOOPBACK, length, refusal, seal
+from mamba_unet.serve import monai_label
+from mamba_unet.serve.guard import LOOPBACK, refusal, seal
 from mamba_unet.serve.job import Job
-from mamba_unet.serve.jobs import DISK_FULL, Jobs, Refused
+from mamba_unet.serve.jobs import Jobs, Refused
 from mamba_unet.serve.result import FILES
+from mamba_unet.serve.uploads import receive_file
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -109,33 +109,22 @@ def create_app(
 
     @app.put("/api/jobs/{identifier}/upload", status_code=204)
     async def upload(identifier: str, request: Request, name: Annotated[str, Query(max_length=1000)]) -> None:
-        job = jobs.get(identifier)
-        jobs.make_room(job, length(request))
-        with jobs.adding(job, name) as path:
-            try:
-                with open(path, "wb") as file:
-                    async for chunk in request.stream():
-                        jobs.get(identifier)  # still there, and not forgotten
-                        jobs.make_room(job, len(chunk))
-                        job.size += len(chunk)
-                        file.write(chunk)
-            except (ClientDisconnect, Refused, OSError) as error:
-                jobs.remove(job)  # half a file is of no use
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise Refused(507, DISK_FULL) from error
-                if not isinstance(error, ClientDisconnect):
-                    raise
+        await receive_file(request, jobs, jobs.get(identifier), name)
+
+    async def take_on(job: Job, model: str, slice_axis: str | None, volume: int | None = None) -> None:
+        """Have a job read, and put it into the queue."""
+        jobs.start(job, model, slice_axis)
+        async with job.turn:
+            async with readers:
+                await run_in_threadpool(jobs.find, job, volume)
+            if job.state == "reading":
+                async with large if job.large else readers:
+                    await run_in_threadpool(jobs.read, job)
 
     @app.post("/api/jobs/{identifier}/start")
     async def start(identifier: str, wanted: Start) -> dict[str, Any]:
         job = jobs.get(identifier)
-        jobs.start(job, wanted.model, wanted.slice_axis)
-        async with job.turn:
-            async with readers:
-                await run_in_threadpool(jobs.find, job, wanted.volume)
-            if job.state == "reading":
-                async with large if job.large else readers:
-                    await run_in_threadpool(jobs.read, job)
+        await take_on(job, wanted.model, wanted.slice_axis, wanted.volume)
         return _state(jobs, job)
 
     @app.post("/api/jobs/{identifier}/cancel")
@@ -160,6 +149,7 @@ def create_app(
             raise Refused(404, f"There is no {file} of this volume.")
         return FileResponse(path, media_type="application/octet-stream", filename=f"{job.name}_{file}")
 
+    app.include_router(monai_label.routes(predictors, jobs, take_on, token))
     app.mount("/", _Page(directory=STATIC, html=True))
     return app
 

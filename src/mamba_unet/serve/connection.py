@@ -7,6 +7,8 @@ import time
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mamba_unet.serve.guard import uploads
+
 PATIENCE_S = 30  # for a whole request; for the next bytes of an upload; for a reader of an answer
 WAITING = 100  # connections without a whole request; of more, the oldest ends
 
@@ -32,7 +34,7 @@ class Connection(H11Protocol):
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 return self._go_on()
-            if self.scope["method"] == "PUT":
+            if uploads(self.scope["method"], self.scope["path"]):
                 self._go_on()
         if self.since is None:
             self._wait()

@@ -14,6 +14,8 @@ from fastapi.responses import PlainTextResponse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BODY_BYTES = 10_000  # of a request that is not an upload
+INFER = "/infer/"  # of MONAI Label's clients, who may send the image with the request
+LOGIN = ("/auth/", "/auth/token")  # where they get the token, for a password
 HEADERS = {
     # the viewer sets styles and pictures of its own, but loads no code
     "Content-Security-Policy": (
@@ -29,7 +31,8 @@ HEADERS = {
 
 def refusal(request: Request, token: str | None, hosts: Sequence[str]) -> Response | None:
     """The refusal of a request that nobody at our page made; None lets it pass."""
-    if request.method == "POST" and (length(request) > BODY_BYTES or "transfer-encoding" in request.headers):
+    small = request.method == "POST" and not uploads(request.method, request.url.path)
+    if small and (length(request) > BODY_BYTES or "transfer-encoding" in request.headers):
         return PlainTextResponse("Only an upload may be as large as this.", 413)
     host = request.headers.get("host", "")
     if token is None and re.fullmatch(r"\[?(.*?)\]?(:\d+)?", host.lower())[1] not in hosts:
@@ -37,20 +40,25 @@ def refusal(request: Request, token: str | None, hosts: Sequence[str]) -> Respon
     origin = request.headers.get("origin")
     if request.method not in ("GET", "HEAD") and origin not in (None, f"http://{host}", f"https://{host}"):
         return PlainTextResponse("Requests of other pages are refused.", 403)
-    if token is not None:
+    if token is not None and request.url.path not in LOGIN:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         given = (request.cookies.get(_cookie(request)), bearer, request.query_params.get("token"))
-        if not any(_equal(word, token) for word in given):
+        if not any(fits(word, token) for word in given):
             return PlainTextResponse("Open the address that the server printed: it ends with its token.", 401)
     return None
 
 
 def seal(request: Request, response: Response, token: str | None) -> None:
     """Add the headers that every answer has, and the token's cookie where the address brought the token."""
-    if token is not None and _equal(request.query_params.get("token"), token):
+    if token is not None and fits(request.query_params.get("token"), token):
         response.set_cookie(_cookie(request), token, httponly=True, samesite="strict")
     response.headers.update(HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
+
+
+def uploads(method: str, path: str) -> bool:
+    """Whether a request may bring an image, and so be large and take its time."""
+    return method == "PUT" or (method == "POST" and path.startswith(INFER))
 
 
 def length(request: Request) -> int:
@@ -62,5 +70,6 @@ def _cookie(request: Request) -> str:
     return f"mamba_unet_token_{request.scope['server'][1]}"
 
 
-def _equal(given: str | None, token: str) -> bool:
+def fits(given: str | None, token: str) -> bool:
+    """Whether this is the token; how long the answer takes does not tell how much of it is right."""
     return given is not None and secrets.compare_digest(given.encode(), token.encode())
