@@ -49,6 +49,10 @@ class BriefMambaUNetNoScan(Brief, ours.nnUNetTrainerMambaUNetNoScan):
     pass
 
 
+class BriefMambaUNet3D(Brief, ours.nnUNetTrainerMambaUNet3D):
+    pass
+
+
 class BriefPlans(Brief, nnUNetTrainer):
     pass
 """
@@ -106,7 +110,20 @@ def nnunet_run(tmp_path_factory):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    run("plan_and_preprocess", "-d", 501, "-c", "2d", "-npfp", 1, "-np", 1, "--verify_dataset_integrity")
+    run(
+        "plan_and_preprocess",
+        "-d",
+        501,
+        "-c",
+        "2d",
+        "3d_fullres",
+        "-npfp",
+        1,
+        "-np",
+        1,
+        1,
+        "--verify_dataset_integrity",
+    )
     preprocessed = folder / "preprocessed" / DATASET
     (preprocessed / "splits_final.json").write_bytes((folder / "raw" / DATASET / "splits_final.json").read_bytes())
     return prepared, run, folder
@@ -129,10 +146,20 @@ def predicted(prepared: PreparedDataset, run: Run, folder: Path, configuration: 
     return out
 
 
-@pytest.mark.parametrize("trainer", ["BriefMambaUNet", "BriefMambaUNetFine", "BriefMambaUNetNoScan"])
-def test_nnunet_trains_and_predicts_with_our_trainer_and_compare_takes_the_predictions(nnunet_run, trainer):
+@pytest.mark.parametrize(
+    ("trainer", "configuration"),
+    [
+        ("BriefMambaUNet", "2d"),
+        ("BriefMambaUNetFine", "2d"),
+        ("BriefMambaUNetNoScan", "2d"),
+        ("BriefMambaUNet3D", "3d_fullres"),
+    ],
+)
+def test_nnunet_trains_and_predicts_with_our_trainer_and_compare_takes_the_predictions(
+    nnunet_run, trainer, configuration
+):
     prepared, run, folder = nnunet_run
-    predictions, out = predicted(*nnunet_run, "2d", trainer), folder / f"comparison_{trainer}"
+    predictions, out = predicted(*nnunet_run, configuration, trainer), folder / f"comparison_{trainer}"
     run("compare", "--data", prepared.folder, "--out", out, "--external", f"nnunet={predictions}")
     assert "\n| nnunet " in (out / "table.md").read_text()
 

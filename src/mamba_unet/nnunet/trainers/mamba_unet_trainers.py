@@ -10,11 +10,12 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from mamba_unet.models.registry import model_spec
 from mamba_unet.nnunet import PlannedNetwork
 
 
 class nnUNetTrainerMambaUNet(nnUNetTrainer):
-    """Mamba-UNet of the paper, in 2D.
+    """Mamba-UNet of the paper, for slices.
 
     The optimiser is that of our recipe `scratch_2d`, for a network from random weights, without its warm-up and its
     average of the weights: AdamW, no weight decay where it would only harm. nnU-Net's own is for its U-Net. The
@@ -38,18 +39,21 @@ class nnUNetTrainerMambaUNet(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> PlannedNetwork:
         """The network, for training and, without deep supervision, for prediction."""
-        patch = configuration_manager.patch_size
-        if len(patch) != 2:
+        patch, axes = configuration_manager.patch_size, model_spec(cls.network_name).spatial_dims
+        if len(patch) != axes:
+            kind, remedy = ("slices", "2d") if axes == 2 else ("volumes", "3d_fullres")
             raise ValueError(
-                f"{cls.__name__} segments slices, but this configuration has patches of {tuple(patch)}; take nnU-Net's "
-                "configuration 2d"
+                f"{cls.__name__} segments {kind}, but this configuration has patches of {tuple(patch)}; take nnU-Net's "
+                f"configuration {remedy}"
             )
+        shape = {} if axes == 2 else {"spacing": configuration_manager.spacing, "patch_size": patch}
         return PlannedNetwork(
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
             network=cls.network_name,
             size=cls.network_size,
+            **shape,
             **cls.network_arguments,
         )
 
@@ -80,3 +84,16 @@ class nnUNetTrainerMambaUNetNoScan(nnUNetTrainerMambaUNet):
     """The control: the same network without its scan."""
 
     network_name = "mamba_unet_no_scan"
+
+
+class nnUNetTrainerMambaUNet3D(nnUNetTrainerMambaUNet):
+    """For volumes, at half width; it shrinks the axes as the spacing of the plans asks."""
+
+    network_name = "mamba_unet_3d"
+    network_size = "mini"
+
+
+class nnUNetTrainerMambaUNet3DNoScan(nnUNetTrainerMambaUNet3D):
+    """The control for volumes, without its scan."""
+
+    network_name = "mamba_unet_3d_no_scan"
