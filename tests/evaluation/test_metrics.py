@@ -299,3 +299,15 @@ def test_only_distances_have_a_unit_in_their_title():
 def test_importing_metrics_loads_neither_scipy_nor_torch():
     code = "import sys, mamba_unet.evaluation.metrics; assert not {'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_classes_of_either_map_are_measured_where_their_number_is_not_said():
+    low, high = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [2, 0]])
+    assert list(segmentation_metrics(low, high)) == list(segmentation_metrics(high, low)) == [1, 2]
+
+
+def test_a_negative_index_is_refused_in_either_map():
+    good, bad = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [-1, 0]])
+    for name, maps in (("prediction", (bad, good)), ("label", (good, bad))):
+        with pytest.raises(ValueError, match=rf"{name} value -1 is not in 0\.\.1"):
+            segmentation_metrics(*maps)
