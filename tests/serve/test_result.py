@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mamba_unet.serve.result import IMAGE, _focus, write_image
+from mamba_unet.inference import Segmentation
+from mamba_unet.serve.result import IMAGE, _focus, write_image, write_result
 from mamba_unet.volumes.volume import Volume
 
 
@@ -39,3 +40,14 @@ def test_one_looks_first_at_the_middle_of_the_segmented_slices():
     label[2, :, :] = 1  # the fullest
     label[3, 5, 5] = label[4, 2:5, 6:9] = label[5, 5, 5] = label[6, 5, 5] = 1
     assert _focus(label, 0) == [7, 3, 4]
+
+
+def test_an_image_that_does_not_fit_is_noted(tmp_path):
+    label = np.zeros((1, 2, 3, 4), np.uint8)
+    volume = Volume("a", label[:, None].astype(np.float32), np.eye(4), (1.0, 1.0, 1.0))
+    for misfits, notes in (
+        (["pixels are 9 mm"], ["Image and network may not fit: pixels are 9 mm; its result may be wrong."]),
+        ([], []),
+    ):
+        given = Segmentation(volume, label, volume.array, ["background", "heart"], 0, misfits=misfits)
+        assert write_result(tmp_path, given)["notes"] == notes

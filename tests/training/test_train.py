@@ -57,6 +57,7 @@ def test_a_run_folder_holds_what_is_needed_to_trust_and_repeat_the_run(recipe, p
     assert list(logged(folder, "val/dice")) == [3, 7]
     model, metadata = load_checkpoint(folder)
     assert not model.training
+    assert metadata.seen["cases"] == len(phantom.splits["train"]) and len(metadata.seen["stored"]) == 1
     assert metadata.class_names == phantom.class_names and metadata.fingerprint == phantom.fingerprint
     best = max(logged(folder, "val/dice").values())
     assert metadata.validation["mean_foreground_dice"] == pytest.approx(best)

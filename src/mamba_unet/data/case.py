@@ -1,5 +1,6 @@
 """One case: an image, its label and where they lie in space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Case:
         sources: the image's files: one per channel, or one for all; of a volume in slices, the first of each.
         frames_are_channels: the fourth axis of its file is channels, not time.
         stored_sha256: of the image as stored, before its intensities were scaled; empty where unknown.
+        stored_quantiles: of its intensities, see `views.intensity.intensity_quantiles`; empty where unknown.
         scribble: as the label, `IGNORE` where nothing is marked; or None.
     """
 
@@ -37,6 +39,7 @@ class Case:
     sources: tuple[Path, ...]
     frames_are_channels: bool = False
     stored_sha256: str = ""
+    stored_quantiles: Sequence[Sequence[float]] = ()
     scribble: np.ndarray | None = None
 
     @property

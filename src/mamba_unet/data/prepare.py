@@ -275,6 +275,7 @@ def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
         "sources": [str(file.resolve()) for file in case.sources],
         "frames_are_channels": case.frames_are_channels,
         "stored_sha256": case.stored_sha256,
+        "stored_quantiles": [[float(f"{value:.6g}") for value in channel] for channel in case.stored_quantiles],
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
         **label,
         **scribble,

@@ -142,6 +142,14 @@ class PreparedDataset:
             contents.update(record[f"{annotation}_sha256"].encode())
         return marked / max(1, total), contents.hexdigest()
 
+    def label_voxels(self, identifier: str) -> dict[int, int]:
+        """Class index -> voxels of it; classes that are absent are left out."""
+        return {int(index): voxels for index, voxels in self._record(identifier)["label_voxels"].items()}
+
+    def stored_quantiles(self, identifier: str) -> list[list[float]]:
+        """Of each channel's intensities as stored; empty in data that an earlier version prepared."""
+        return self._record(identifier).get("stored_quantiles", [])
+
     @property
     def has_ignored(self) -> bool:
         """Whether some label has pixels without ground truth."""

@@ -19,7 +19,7 @@ from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers import Entry, Listing, detect_layout
 from mamba_unet.data.readers.patients import describe_patients, match_patients
 from mamba_unet.data.registry import DATASETS, DatasetInfo
-from mamba_unet.views.intensity import COLOUR, MINMAX, intensity_rules
+from mamba_unet.views.intensity import COLOUR, MINMAX, intensity_quantiles, intensity_rules
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.volumes.formats import Kind, UnreadableError
@@ -335,6 +335,7 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         sources=tuple(files[0] for files in entry.image),
         frames_are_channels=plan.listing.frames_are_channels,
         stored_sha256=hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
+        stored_quantiles=intensity_quantiles(array),
         scribble=marks,
     )
     return case, problems

@@ -4,6 +4,7 @@ One thread reads an image ahead, the networks run in the caller's thread, one th
 the image being read, those whose tiles are in the networks' batch and the one being written, however many the inputs.
 """
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,6 +28,8 @@ from mamba_unet.volumes.geometry import SLICE_AXES
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -245,8 +248,10 @@ class Pipeline:
 
     def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
         start = time.perf_counter()
+        if segmentation.warning:
+            log.warning("%s: %s", segmentation.volume.where, segmentation.warning)
         files = self.folder.write(segmentation, job.source, job.inputs)
-        self.cases[job.name]["outputs"] = [file.name for file in files]
+        self.cases[job.name] |= {"outputs": [file.name for file in files], "misfits": list(segmentation.misfits)}
         seconds = {"network": segmentation.network_seconds, "writing": time.perf_counter() - start}
         self.cases[job.name]["seconds"] |= seconds
         return files

@@ -17,9 +17,10 @@ from torch import nn
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.inference.fit import anatomy_misfits, image_misfits
 from mamba_unet.inference.scores import run_tiles
 from mamba_unet.measures.statistics import StructureStatistics, structure_statistics
-from mamba_unet.models.checkpoint import find_checkpoint
+from mamba_unet.models.checkpoint import CheckpointMetadata, find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.view import Tiles, View, on_grid
@@ -47,6 +48,7 @@ class Segmentation:
         probabilities: (T, K, D, H, W) float32, or None where they were not asked for.
         label_values: the value of each class in a picture; empty: its index.
         network_seconds: the time in the networks, its share of the batches.
+        misfits: in what image or answer are unlike those of the training, see `inference.fit`.
     """
 
     volume: Volume
@@ -57,6 +59,12 @@ class Segmentation:
     probabilities: np.ndarray | None = None
     label_values: Sequence[int] = ()
     network_seconds: float = 0.0
+    misfits: Sequence[str] = ()
+
+    @property
+    def warning(self) -> str:
+        """The misfits as a sentence; empty where there are none."""
+        return f"{'; '.join(self.misfits)}; its result may be wrong" if self.misfits else ""
 
     @property
     def label(self) -> np.ndarray:
@@ -166,6 +174,7 @@ class PreparedVolume:
         turn: from the axes of the image to those of training.
         tiles: what the networks see, of each view that they have, and their answers so far.
         weights: share of the networks that see it so.
+        misfits: in what it is unlike the images of the training.
         network_seconds: the time in the networks.
     """
 
@@ -176,8 +185,10 @@ class PreparedVolume:
         turn: Turn,
         tiles: Sequence[Tiles],
         weights: Sequence[float] = (1,),
+        misfits: Sequence[str] = (),
     ) -> None:
         self.volume, self.image, self.turn, self.tiles, self.weights = volume, image, turn, tiles, weights
+        self.misfits = list(misfits)
         self.network_seconds = 0.0
 
     @property
@@ -185,23 +196,26 @@ class PreparedVolume:
         """Tiles that the networks have not answered."""
         return sum(tiles.waiting for tiles in self.tiles)
 
-    def finish(self, class_names: Sequence[str], label_values: Sequence[int] = ()) -> Segmentation:
-        """The segmentation, once every tile is answered."""
+    def finish(self, metadata: CheckpointMetadata) -> Segmentation:
+        """The segmentation, once every tile is answered, by networks of these classes."""
         labels, scores = self.tiles[0].labels, self.tiles[0].scores
         if len(self.tiles) > 1:
             scores = sum(
                 np.float32(weight) * tiles.scores for weight, tiles in zip(self.weights, self.tiles, strict=True)
             )
             labels = scores.argmax(axis=1).astype(np.uint8)
+        spacing, slices = self.volume.spacing_mm, labels.shape[1]
+        misfits = anatomy_misfits(metadata.seen, labels, metadata.class_names, spacing, slices)
         return Segmentation(
             volume=self.volume,
             labels=self.turn.undo(labels),
             image=self.image,
-            class_names=class_names,
+            class_names=metadata.class_names,
             slice_axis=self.turn.axes[0],
             probabilities=None if scores is None else self.turn.undo(scores),
-            label_values=label_values,
+            label_values=metadata.label_values,
             network_seconds=self.network_seconds,
+            misfits=[*self.misfits, *misfits],
         )
 
 
@@ -296,6 +310,8 @@ class Predictor:
                 progress(total - prepared.waiting, total)
 
         (segmentation,) = self.segment([prepared], report)
+        if segmentation.warning:
+            log.warning("%s: %s", volume.where, segmentation.warning)
         return segmentation
 
     def prepare(
@@ -329,7 +345,10 @@ class Predictor:
             view.tiles(on_grid(turned, spacing_mm, view), classes, keep, turned.shape[-3:]) for view, _ in self._views
         ]
         weights = [len(members) / len(self.members) for _, members in self._views]
-        return PreparedVolume(volume, image, turn, tiles, weights)
+        stored, rules, view = None if scaled else volume.array[0], self.preprocessing.intensity, self._views[0][0]
+        keeps_pixels = view.spacing_mm is None and getattr(view, "fit", "crop") == "crop"
+        misfits = image_misfits(self.metadata.seen, turned[0], stored, rules, spacing_mm, keeps_pixels)
+        return PreparedVolume(volume, image, turn, tiles, weights, misfits)
 
     def segment(
         self, volumes: Iterable[PreparedVolume], progress: Callable[[int], None] | None = None
@@ -343,7 +362,7 @@ class Predictor:
         for number, (_, members) in enumerate(self._views):  # a volume passes them one after another
             volumes = run_tiles(members, volumes, self.batch_size, self.tta, progress, number)
         for prepared in volumes:
-            yield prepared.finish(self.metadata.class_names, self.metadata.label_values)
+            yield prepared.finish(self.metadata)
 
     def require_data(self, prepared: PreparedDataset) -> None:
         """Refuse prepared data whose images or classes are not what the networks know.

@@ -59,6 +59,7 @@ class CheckpointMetadata:
         patients: split -> how many patients, of the splits that it was trained and chosen on.
         license: of the weights; empty where nobody said it.
         evaluations: name of a split or data set -> `evaluation.summary.Evaluation.summary` of it.
+        seen: what the training cases are like, as `inference.fit.describe_training` says it; empty where unknown.
     """
 
     model: str
@@ -74,6 +75,7 @@ class CheckpointMetadata:
     patients: Mapping[str, int] = field(default_factory=dict)
     license: str = ""
     evaluations: Mapping[str, Any] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
@@ -127,6 +129,7 @@ def _check(metadata: CheckpointMetadata) -> None:
     """Refuse fields of other types: a damaged header says so here, and not where it is used."""
     types = {"model": str, "config": dict, "class_names": list, "preprocessing": dict, "lineage": list}
     types |= {"patients": dict, "license": str, "evaluations": dict}
+    types |= {"seen": dict}
     wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
     if wrong or not metadata.class_names or not all(isinstance(name, str) for name in metadata.class_names):
         raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")

@@ -22,6 +22,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json, write_text
+from mamba_unet.inference.fit import describe_training
 from mamba_unet.models.checkpoint import CheckpointMetadata, read_metadata
 from mamba_unet.models.loading import LoadReport, load_pretrained
 from mamba_unet.models.registry import build_model, model_spec, resolve_config
@@ -115,6 +116,7 @@ def train(
         label_values=prepared.label_values,
         lineage=lineage,
         patients=source.patients(),
+        seen=describe_training(prepared, source.training_cases) if leader else {},
     )
     if leader and loaded is not None and loaded.preprocessing is not None:
         _warn_of_other_preprocessing(loaded, recipe, prepared)
