@@ -31,7 +31,7 @@ SHIPPED_FOLDER = Path(__file__).parents[3] / "checkpoints"
 SHIPPED = {
     "acdc": (
         "acdc_mamba_unet_fine.safetensors",
-        "d22aa3fb8a55cba6c1dac5d64c6b8e19124dceeb57e762bcd1df06721e2eb6b8",
+        "ddf48f9c475e311574147eb7ebe7f03784b9befcd4a92b2eb4b9df169cee8361",
         "non-commercial research only, as the ACDC data",
     )
 }
@@ -128,8 +128,7 @@ def _shipped_license(path: Path) -> str:
 def _check(metadata: CheckpointMetadata) -> None:
     """Refuse fields of other types: a damaged header says so here, and not where it is used."""
     types = {"model": str, "config": dict, "class_names": list, "preprocessing": dict, "lineage": list}
-    types |= {"patients": dict, "license": str, "evaluations": dict}
-    types |= {"seen": dict}
+    types |= {"patients": dict, "license": str, "evaluations": dict, "seen": dict}
     wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
     if wrong or not metadata.class_names or not all(isinstance(name, str) for name in metadata.class_names):
         raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")
