@@ -29,6 +29,7 @@ from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.views.intensity import window
 from mamba_unet.views.patches import Patches
 from mamba_unet.views.preprocessing import Preprocessing
+from mamba_unet.volumes.isolated import Reader
 from measuring import process_peak_mib, table, write_result
 
 SHAPE, SPACING_MM = (400, 512, 512), (1.0, 0.8, 0.8)  # D, H, W
@@ -68,9 +69,10 @@ def draw(folder: Path) -> None:
 def prepare_one(folder: Path) -> float:
     """MiB that preparing the case takes: read, checked, scaled and written, as `prepare` does with each case."""
     before = process_peak_mib()
-    plan = survey(folder / "raw", None, None, None)
-    (entry,) = plan.listing.entries
-    case, problems = examine(plan, entry)
+    with Reader() as reader:
+        plan = survey(folder / "raw", None, None, None, reader)
+        (entry,) = plan.listing.entries
+        case, problems = examine(plan, entry, reader)
     if case is None:
         raise SystemExit(str(problems))
     _write(plan, entry, case, _record(plan, entry, case), problems, folder / "prepared")

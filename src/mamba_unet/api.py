@@ -91,9 +91,9 @@ def predict(
         out: folder to write to.
         data: a prepared data set, the cases of whose `split` are predicted too.
         split: of `data`.
-        tta: average over eight mirrors and quarter turns.
+        tta: average over eight mirrors and quarter turns of slices, or mirrors of patches.
         slice_axis: "x", "y" or "z": cut slices across this axis; None takes the one of the acquisition.
-        batch_size: slices at a time; None takes 16, on a CPU 4.
+        batch_size: slices at a time, None takes 16, on a CPU 4; or patches, None takes 2, on a CPU 1.
         device: "auto", "cpu", "cuda", ...
         outputs: of "auto" (a picture for a picture, NIfTI for all else), "nifti", "picture", "dicom-seg",
             "probabilities", "preview", "statistics".

@@ -29,11 +29,13 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("network")
     ensemble = "further checkpoints, whose probabilities are averaged with the first one's"
     group.add_argument("--ensemble", nargs="+", action="extend", default=[], metavar="CHECKPOINT", help=ensemble)
-    tta = "average over eight mirrors and quarter turns; takes eight times as long"
+    tta = "average over eight mirrors and turns of each slice, or mirrors of each patch; takes eight times as long"
     group.add_argument("--tta", action="store_true", help=tta)
     slicing = "cut slices across this axis, as NIfTI counts them (default: the acquisition's through-plane axis)"
     group.add_argument("--slice-axis", choices="xyz", help=slicing)
-    group.add_argument("--batch-size", type=int, metavar="N", help="slices at a time (default: 16, on a CPU 4)")
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="slices at a time (default: 16, on a CPU 4), or patches (2, 1)"
+    )
     options.device(group)
     group = parser.add_argument_group("what is written of a case")
     kinds = (

@@ -19,6 +19,7 @@ from mamba_unet.views.labels import IGNORE
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.isolated import Reader
 
+NNUNET_NOTE = "intensities as nnU-Net chooses them: CT between percentiles of its foreground, else z-scores"
 PERCENTILES = (0.5, 99.5)
 SAMPLES = 10_000  # foreground voxels of a case
 AIR_HU = -500  # images whose values go below are in Hounsfield units

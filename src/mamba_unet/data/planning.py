@@ -65,7 +65,11 @@ class VolumePlan:
             ["training cases", str(self.cases), ""],
             ["their voxel size", _mm(self.median_spacing_mm), "median; slices x rows x columns"],
             ["their shape", _by(self.median_shape), "median"],
-            ["voxel size for the network", _mm(self.spacing_mm), "view.spacing_mm"],
+            [
+                "voxel size for the network",
+                "each image's own" if self.spacing_mm is None else _mm(self.spacing_mm),
+                "view.spacing_mm",
+            ],
             ["shape at that size", _by(self.grid_shape), "median"],
             ["patch", _by(self.size), "view.size"],
             ["patches in a batch", str(self.batch_size), "batch_size"],
@@ -73,7 +77,7 @@ class VolumePlan:
             *(["intensity" if not number else "", rule, ""] for number, rule in enumerate(self.intensity)),
         ]
         notes = "".join(f"note: {note}\n" for note in self.notes)
-        return Table(["plan for 3D", "", "a recipe's key"], rows).text() + "\n" + notes
+        return Table(["plan for 3D", "", "a recipe's key"], rows, left=(0, 1, 2)).text() + "\n" + notes
 
 
 def plan_volumes(

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import check_across, duplicate_patients
-from mamba_unet.data.nnunet_intensity import nnunet_intensity
+from mamba_unet.data.nnunet_intensity import NNUNET_NOTE, nnunet_intensity
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
+from mamba_unet.data.readers.nnunet import CT_NOTE
 from mamba_unet.data.resampled import remove_resampled
 from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
 from mamba_unet.data.survey import Plan, examine, survey
@@ -125,7 +126,8 @@ def prepare(
         )
         if intensity == "nnunet":
             training = _training_patients(plan, splits, seed)
-            plan = replace(plan, intensity=nnunet_intensity(plan, training, reader, progress))
+            notes = [*(note for note in plan.notes if not note.startswith(CT_NOTE)), NNUNET_NOTE]
+            plan = replace(plan, intensity=nnunet_intensity(plan, training, reader, progress), notes=notes)
         done = _run(plan, reader, out, splits, folds, seed, progress)
     bad = {problem.case for problem in done.report.errors}
     if done.split is None or (bad and not skip_bad) or None in bad or not done.records.keys() - bad:

@@ -25,6 +25,8 @@ from mamba_unet.words import counted
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
+CT_NOTE = "CT is windowed"
+
 
 def find(source: Path) -> Listing | None:
     """`imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz` and `dataset.json`; labelled `imagesTs` are the test split.
@@ -78,7 +80,7 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
     unpaired = [*missing, *unpaired, *undrawn]
     rules = [channel_intensity(name) for name in description.channel_names]
     if CT in rules:
-        notes.append("CT is windowed to -125..275 HU, for abdominal organs; choose another intensity for others")
+        notes.append(f"{CT_NOTE} to -125..275 HU, for abdominal organs; choose another intensity for others")
     return Listing(
         f"imagesTr, labelsTr and dataset.json; {counted(len(entries), 'case')}",
         entries,
