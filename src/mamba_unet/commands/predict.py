@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     slicing = "cut slices across this axis, as NIfTI counts them (default: the acquisition's through-plane axis)"
     group.add_argument("--slice-axis", choices="xyz", help=slicing)
     group.add_argument(
-        "--batch-size", type=int, metavar="N", help="slices at a time (default: 16, on a CPU 4), or patches (2, 1)"
+        "--batch-size", type=int, metavar="N", help="tiles at a time (default: 16 slices or 2 patches, on a CPU 4 or 1)"
     )
     options.device(group)
     group = parser.add_argument_group("what is written of a case")
