@@ -1,18 +1,24 @@
-"""Time the four-direction scan: every backend against the reference and the portable one, in one run.
+"""Time the scan of a map: every backend against the reference and the portable one, in one run.
 
     python benchmarks/scan.py                      # CPU, one thread and all: under three minutes
     python benchmarks/scan.py --device cuda --dtype bfloat16 --batch 24
     python benchmarks/scan.py --sizes 112 224 448 896
 
 The work is Mamba-UNet's first stage: an S x S image gives S/4 x S/4 pixels with 192 channels, 16 states, 4 directions.
+Volumes (six walks) are timed against images (four) of equally many state updates, turn by turn, per update.
 A backend whose outputs or gradients disagree with the float64 reference is named, and not timed. Writes a table (.md),
 all numbers (.json) and time against pixels (.png) to benchmarks/results/. mamba-ssm joins on CUDA where installed.
 """
 
 import argparse
 import importlib.util
+import statistics
 import sys
+import time
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import torch
@@ -25,32 +31,38 @@ from measuring import median_ms, result_path, table, write_result
 CHANNELS, STATES, PATCH = 192, 16, 4
 REFERENCE_SIZE = 224  # the reference, and so the ratios, are measured at this image size only: it is slow
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}  # of the largest value, as in the tests
+# a volume with six walks has as many state updates as an image of half as many pixels more with four: in the last pair
+# the first stage of a patch of 16 x 224 x 224, in the first about one image's
+EQUAL_UPDATES = [((48, 64), (8, 16, 16)), ((224, 336), (16, 56, 56))]
+KERNELS = ("cpu", "triton")  # volumes are timed by these alone: the portable backend would take minutes
+VOLUME_TARGET = 1.15  # the compiled kernel's time per update in a volume, at most, by that in an image
 TARGETS = {  # (one thread, four threads), of the CPU kernel
     "forward, against the reference": (70, 150),
     "forward + backward, against portable PyTorch": (15, 20),
 }
 
 
-def make_inputs(batch: int, side: int, channels: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+def make_inputs(batch: int, shape: Sequence[int], channels: int, dtype: torch.dtype, device: str) -> list[Tensor]:
     """u, dt, B, C, A, D, dt_bias with the layouts the model gives them and the values Mamba starts from."""
     generator = torch.Generator().manual_seed(0)
+    walks = 2 * len(shape)
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    u = randn(batch, side, side, channels)
-    dt = 0.5 * randn(4, batch, side, side, channels)  # a batched product: one matrix per direction
-    projected = randn(batch, side, side, 4, channels // 32 + 2 * STATES)  # one product for all directions
+    u = randn(batch, *shape, channels)
+    dt = 0.5 * randn(walks, batch, *shape, channels)  # a batched product: one matrix per walk
+    projected = randn(batch, *shape, walks, channels // 32 + 2 * STATES)  # one product for all walks
     _, B, C = projected.split((channels // 32, STATES, STATES), dim=-1)
-    A = -torch.arange(1.0, STATES + 1).repeat(4, channels, 1)
-    steps = torch.exp(torch.rand(4, channels, generator=generator) * 4.6 - 6.9)  # 0.001 .. 0.1
-    activations = [x.to(device, dtype) for x in (u, dt.permute(1, 2, 3, 0, 4), B, C)]
+    A = -torch.arange(1.0, STATES + 1).repeat(walks, channels, 1)
+    steps = torch.exp(torch.rand(walks, channels, generator=generator) * 4.6 - 6.9)  # 0.001 .. 0.1
+    activations = [x.to(device, dtype) for x in (u, dt.movedim(0, -2), B, C)]
     parameters = [x.to(device) for x in (A, torch.full((channels,), 4.0), torch.log(torch.expm1(steps)))]
     return activations + parameters
 
 
 def scan(name: str, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
-    """The four-direction scan by one of our backends, or as it is done with mamba-ssm: on four copies of the map."""
+    """The scan by one of our backends, or as it is done with mamba-ssm: on four copies of an image."""
     if name != "mamba-ssm":
         return cross_scan(u, dt, B, C, A, D, dt_bias, backend=name)
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -80,7 +92,7 @@ def scan(name: str, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: T
 
 def disagreement(backend: str, dtype: torch.dtype, device: str) -> str:
     """Where a backend's output or gradients leave the float64 reference's, or an empty string."""
-    inputs = make_inputs(2, 12, 48, dtype, device)
+    inputs = make_inputs(2, (12, 12), 48, dtype, device)
     results = []
     for name, convert in (("reference", Tensor.double), (backend, Tensor.clone)):
         leaves = [convert(x).requires_grad_() for x in inputs]
@@ -107,6 +119,49 @@ def measure(backend: str, inputs: list[Tensor], device: str, with_backward: bool
 
         result["forward_backward_ms"] = median_ms(both, device)
     return result
+
+
+def per_update(backend: str, dtype: torch.dtype, device: str, turns: int = 15) -> list[dict]:
+    """Nanoseconds per state update of volumes and of images with equally many updates, measured turn by turn."""
+    rows = []
+    for image, volume in EQUAL_UPDATES:
+        updates = 2 * len(image) * prod(image) * CHANNELS * STATES
+        assert updates == 2 * len(volume) * prod(volume) * CHANNELS * STATES
+        inputs = {shape: make_inputs(1, shape, CHANNELS, dtype, device) for shape in (image, volume)}
+        for with_backward in (False, True):
+            times: dict[tuple[int, ...], list[float]] = {image: [], volume: []}
+            for turn in range(turns + 1):
+                for shape, tensors in inputs.items():
+                    seconds = timed(partial(one_pass, backend, tensors, with_backward), device)
+                    times[shape] += [seconds] if turn else []  # the first turn warms up
+            flat, deep = (1e9 * statistics.median(times[shape]) / updates for shape in (image, volume))
+            what = "forward + backward" if with_backward else "forward"
+            rows.append({"backend": backend, "threads": torch.get_num_threads() if device == "cpu" else None})
+            rows[-1] |= {"pass": what, "image": image, "volume": volume, "updates": updates}
+            rows[-1] |= {"image_ns": flat, "volume_ns": deep, "ratio": deep / flat}
+            print(rows[-1], flush=True)
+    return rows
+
+
+def one_pass(backend: str, inputs: list[Tensor], with_backward: bool) -> None:
+    if not with_backward:
+        with torch.no_grad():
+            scan(backend, *inputs)
+        return
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    y = scan(backend, *leaves)
+    torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+
+def timed(run: Callable[[], None], device: str) -> float:
+    """Seconds of one run."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def activation_mib(backend: str, inputs: list[Tensor]) -> float:
@@ -171,13 +226,13 @@ def main() -> None:
     timed = [name for name in backends if name not in refused]
 
     sizes = sorted({*arguments.sizes, REFERENCE_SIZE})
-    growth, ratios = [], []
+    growth, ratios, volumes = [], [], []
     for threads in arguments.threads if device == "cpu" else [None]:
         if threads:
             torch.set_num_threads(threads)
         at_reference_size = {}
         for size in sizes:
-            inputs = make_inputs(arguments.batch, size // PATCH, CHANNELS, dtype, device)
+            inputs = make_inputs(arguments.batch, (size // PATCH,) * 2, CHANNELS, dtype, device)
             for name in timed:
                 row = {"backend": name, "threads": threads, "size": size, "pixels": (size // PATCH) ** 2}
                 row |= measure(name, inputs, device)
@@ -189,6 +244,7 @@ def main() -> None:
                 row = {"backend": "reference", "threads": threads, "size": size, "pixels": (size // PATCH) ** 2}
                 at_reference_size["reference"] = row | measure("reference", inputs, device, with_backward=False)
                 growth.append(at_reference_size["reference"])
+        volumes += [row for name in timed if name in KERNELS for row in per_update(name, dtype, device)]
         reference, portable = at_reference_size["reference"], at_reference_size.get("torch")
         for name in timed:
             row = at_reference_size[name]
@@ -199,7 +255,7 @@ def main() -> None:
                 ratio["both_against_torch"] = portable["forward_backward_ms"] / row["forward_backward_ms"]
             ratios.append(ratio)
 
-    inputs = make_inputs(arguments.batch, REFERENCE_SIZE // PATCH, CHANNELS, dtype, device)
+    inputs = make_inputs(arguments.batch, (REFERENCE_SIZE // PATCH,) * 2, CHANNELS, dtype, device)
     memory = {name: activation_mib(name, inputs) for name in ["reference", *timed]}
 
     picture = result_path("scan").with_suffix(".png")
@@ -247,13 +303,38 @@ def main() -> None:
             ],
         ),
         f"![time against pixels]({picture.name})",
+        "## Volumes against images of equally many state updates, per update",
+        table(
+            ["backend", "threads", "pass", "image", "volume", "ns, image", "ns, volume", "ratio"],
+            [
+                [
+                    r["backend"],
+                    r["threads"] or "",
+                    r["pass"],
+                    " x ".join(map(str, r["image"])),
+                    " x ".join(map(str, r["volume"])),
+                    f"{r['image_ns']:.3f}",
+                    f"{r['volume_ns']:.3f}",
+                    f"{r['ratio']:.2f}",
+                ]
+                for r in volumes
+            ],
+        ),
+        f"Committed for `cpu`: at most {VOLUME_TARGET}.",
         f"## Memory kept for the backward pass at {REFERENCE_SIZE} x {REFERENCE_SIZE}, beyond the inputs",
         table(
             ["backend", "MiB", "of the reference"],
             [[name, f"{mib:.1f}", f"{mib / memory['reference']:.1%}"] for name, mib in memory.items()],
         ),
     ]
-    values = {"command": command, "refused": refused, "ratios": ratios, "times": growth, "memory_mib": memory}
+    values = {
+        "command": command,
+        "refused": refused,
+        "ratios": ratios,
+        "times": growth,
+        "volumes": volumes,
+        "memory_mib": memory,
+    }
     write_result("scan", "The SS2D scan", ["\n\n".join(lines)], values)
 
 
