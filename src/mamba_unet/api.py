@@ -96,7 +96,7 @@ def predict(
         batch_size: slices at a time, None takes 16, on a CPU 4; or patches, None takes 2, on a CPU 1.
         device: "auto", "cpu", "cuda", ...
         outputs: of "auto" (a picture for a picture, NIfTI for all else), "nifti", "picture", "dicom-seg",
-            "probabilities", "preview", "statistics".
+            "probabilities", "uncertainty", "preview", "statistics".
         cardiac: also volumes and ejection fraction of the heart.
         overwrite: predict again what is finished in `out`.
         part: (k, n) takes every n-th case from the k-th on, to share a list between machines.

@@ -362,12 +362,13 @@ def test_the_command_writes_all_that_can_be_asked_for_at_once(nano, save_scan, t
     out = tmp_path / "out"
     words = ["predict", str(nano / "0"), str(tmp_path / "images" / "*.nii.gz"), "--out", str(out)]
     words += ["--ensemble", str(nano / "1"), "--tta", "--slice-axis", "z", "--batch-size", "8", "--probabilities"]
+    words += ["--uncertainty"]
     words += ["--preview", "--statistics", "--report", str(out / "run.json"), "--output-type", "nifti"]
     assert main([*words, "--part", "2/3"]) == 0
     assert capsys.readouterr().out == f"1 segmentation in {out}\n"
     assert main(words) == 0
     assert capsys.readouterr().out == f"2 segmentations in {out} (1 case finished before)\n"
-    endings = (".nii.gz", "_preview.png", "_probabilities.nii.gz", "_statistics.json")
+    endings = (".nii.gz", "_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz", "_statistics.json")
     expected = {f"patient001_frame0{number}{ending}" for number in range(3) for ending in endings}
     assert {path.name for path in out.iterdir()} == {*expected, "cases", "predict.json", "run.json", "statistics.csv"}
     probabilities = labels(out / "patient001_frame00_probabilities.nii.gz")

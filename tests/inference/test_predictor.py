@@ -250,8 +250,15 @@ def test_probabilities_sum_to_one_and_the_label_is_the_largest(checkpoint, corne
     stored = np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj)
     assert stored.shape == (20, 16, 5, 2) and stored.dtype == np.float32
     assert np.array_equal(stored.argmax(axis=-1), corner > 3.5)
-    with pytest.raises(ValueError, match="probabilities=True"):
-        plain.save_probabilities(tmp_path / "p.nii.gz")
+    segmentation.save_uncertainty(tmp_path / "u.nii.gz")
+    stored = np.asarray(nib.load(tmp_path / "u.nii.gz").dataobj)
+    assert np.array_equal(stored, segmentation.uncertainty[0].T) and stored.shape == corner.shape
+    (structure,) = segmentation.statistics
+    assert structure.mean_uncertainty == pytest.approx(segmentation.uncertainty[segmentation.labels == 1].mean())
+    assert plain.uncertainty is None and plain.statistics[0].mean_uncertainty is None
+    for save in (plain.save_probabilities, plain.save_uncertainty):
+        with pytest.raises(ValueError, match="probabilities=True"):
+            save(tmp_path / "p.nii.gz")
 
 
 def test_an_ensemble_averages_its_members_whatever_their_image_sizes(save_threshold, corner):

@@ -41,7 +41,7 @@ def rows_of(path) -> list[dict[str, str]]:
 def test_what_predict_wrote_is_measured_without_being_told_anything(tmp_path, capsys):
     for name, lv in (("patient001_frame01", 10), ("patient001_frame12", 4)):
         save_labels(tmp_path / "predicted" / f"{name}.nii.gz", heart(lv))
-        for beside in ("_preview.png", "_probabilities.nii.gz", ".dcm", "_statistics.json"):
+        for beside in ("_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz", ".dcm", "_statistics.json"):
             (tmp_path / "predicted" / f"{name}{beside}").write_bytes(b"")
     assert main(["measure", str(tmp_path / "predicted"), "--cardiac", "--out", str(tmp_path / "out")]) == 0
     rows = rows_of(tmp_path / "out" / "statistics.csv")

@@ -46,6 +46,10 @@ def add(commands: Commands) -> None:
     group.add_argument("--output-type", nargs="+", choices=words, default=["auto"], help=kinds)
     for word, text in (
         ("probabilities", "of every class: DIR/<case>_probabilities.nii.gz"),
+        (
+            "uncertainty",
+            "of every voxel, 0 to 1: DIR/<case>_uncertainty.nii.gz; with --statistics of every structure too",
+        ),
         ("preview", "picture of the slices with the segmentation over them: DIR/<case>_preview.png"),
         ("statistics", "volume, mean intensity, areas: DIR/<case>_statistics.json, of all cases DIR/statistics.csv"),
     ):

@@ -50,6 +50,7 @@ OUTPUTS: Mapping[str, tuple[str, Callable[[Segmentation, Path], None]]] = {
     "picture": (".png", Segmentation.save_picture),
     "dicom-seg": (".dcm", Segmentation.save_dicom_seg),
     "probabilities": ("_probabilities.nii.gz", Segmentation.save_probabilities),
+    "uncertainty": ("_uncertainty.nii.gz", Segmentation.save_uncertainty),
     "preview": ("_preview.png", _save_preview),
     "statistics": ("_statistics.json", _save_statistics),
 }

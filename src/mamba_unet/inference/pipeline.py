@@ -110,7 +110,8 @@ def predict_files(
     if isolated is None:
         isolated = not all(Path(given).is_file() and not ending(Path(given), ZIP) for given in inputs)
     with Reader() if isolated else nullcontext() as reader:
-        jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, "probabilities" in outputs, reader)
+        keep = not {"probabilities", "uncertainty"}.isdisjoint(outputs)
+        jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, keep, reader)
         checkpoints = [sha256([path]) for path in predictor.checkpoints]
         settings = {"tta": predictor.tta, "slice_axis": slice_axis}
         names = predictor.metadata.class_names

@@ -20,6 +20,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.inference.fit import anatomy_misfits, image_misfits
 from mamba_unet.inference.scores import run_tiles
 from mamba_unet.measures.statistics import StructureStatistics, structure_statistics
+from mamba_unet.measures.uncertainty import uncertainty
 from mamba_unet.models.checkpoint import CheckpointMetadata, find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
@@ -82,7 +83,14 @@ class Segmentation:
     def statistics(self) -> list[StructureStatistics]:
         """Volume, mean intensity, area per slice and more of every structure in every frame."""
         image = self.volume.grey if self.volume.channels == 1 else None  # a mean over several channels says nothing
-        return structure_statistics(self.labels, self.class_names, self.spacing_mm, image, self.slice_axis)
+        return structure_statistics(
+            self.labels, self.class_names, self.spacing_mm, image, self.slice_axis, self.uncertainty
+        )
+
+    @cached_property
+    def uncertainty(self) -> np.ndarray | None:
+        """(T, D, H, W) float32, 0..1, see `measures.uncertainty`; None without probabilities."""
+        return None if self.probabilities is None else uncertainty(self.probabilities)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (`.nii.gz`) with the input's shape, affine and header; class names go into an extension.
@@ -104,6 +112,18 @@ class Segmentation:
         if self.probabilities is None:
             raise ValueError(f"{self.volume.name} was segmented without probabilities; ask with probabilities=True")
         save_nifti(path, self.volume, self.probabilities, dtype=np.float32, class_names=self.class_names)
+
+    def save_uncertainty(self, path: str | Path) -> None:
+        """Write the uncertainty of each voxel as float32 NIfTI.
+
+        Raises:
+            ValueError: the probabilities were not asked for.
+        """
+        from mamba_unet.volumes.write import save_nifti
+
+        if self.uncertainty is None:
+            raise ValueError(f"{self.volume.name} was segmented without probabilities; ask with probabilities=True")
+        save_nifti(path, self.volume, self.uncertainty, dtype=np.float32)
 
     def save_dicom_seg(self, path: str | Path, frame: int | None = None) -> None:
         """Write a DICOM segmentation that refers to the series it was made from.

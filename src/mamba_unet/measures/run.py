@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MOST_CLASSES = WHITE = 255  # a mask of one class is often black and white
 GREY_LEVELS = 8  # a picture whose largest value is so many times the number of its values holds grey levels
 NEARLY_WHOLE = 1e-3  # labels that went through a slope or float32
-BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz")
+BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz")
 
 
 def measure_files(

@@ -31,6 +31,7 @@ class StructureStatistics:
         area_mm2: the same in mm2; None without spacing.
         slices: first and last that hold the structure; None where there is none of it.
         touches_border: of the image within a slice: the structure may go on outside.
+        mean_uncertainty: of its voxels, see `measures.uncertainty`; None without voxels, or where it is not known.
     """
 
     frame: int
@@ -43,6 +44,7 @@ class StructureStatistics:
     area_mm2: tuple[float, ...] | None
     slices: tuple[int, int] | None
     touches_border: bool
+    mean_uncertainty: float | None = None
 
 
 def structure_statistics(
@@ -51,6 +53,7 @@ def structure_statistics(
     spacing_mm: Sequence[float] | None = None,
     image: np.ndarray | None = None,
     slice_axis: int = 0,
+    uncertainty: np.ndarray | None = None,
 ) -> list[StructureStatistics]:
     """Measure every foreground class in every frame.
 
@@ -60,6 +63,7 @@ def structure_statistics(
         spacing_mm: of D, H, W; without it volumes are not known and areas are in pixels.
         image: (T, D, H, W), in units that a mean makes sense in: HU, or what the scanner wrote.
         slice_axis: array axis (0 D, 1 H, 2 W) across which slices lie.
+        uncertainty: (T, D, H, W) of each voxel.
 
     Returns:
         All classes of frame 0, then those of frame 1, ...; a class that is nowhere has 0 voxels.
@@ -70,8 +74,9 @@ def structure_statistics(
     label = np.asarray(label)
     if label.ndim != 4 or label.dtype.kind not in "bui":
         raise ValueError(f"label of shape {label.shape}, type {label.dtype}: expected whole numbers (T, D, H, W)")
-    if image is not None and image.shape != label.shape:
-        raise ValueError(f"image of shape {image.shape}, its label has {label.shape}: expected the same")
+    for what, array in (("image", image), ("uncertainty", uncertainty)):
+        if array is not None and array.shape != label.shape:
+            raise ValueError(f"{what} of shape {array.shape}, its label has {label.shape}: expected the same")
     if spacing_mm is not None and not (len(spacing_mm) == 3 and all(0 < size < np.inf for size in spacing_mm)):
         raise ValueError(f"spacing {tuple(spacing_mm)}: expected three lengths in mm, of D, H and W")
     if label.size and not 0 <= label.min() <= label.max() < len(class_names):
@@ -84,10 +89,10 @@ def structure_statistics(
     measured = []
     for frame, volume in enumerate(np.moveaxis(label, slice_axis + 1, 1)):
         pixels = np.stack([np.bincount(plane.ravel(), minlength=len(class_names)) for plane in volume])  # (D, K)
-        sums = None
-        if image is not None:
-            planes = zip(volume, np.moveaxis(image[frame], slice_axis, 0), strict=True)
-            sums = sum(np.bincount(a.ravel(), b.ravel(), minlength=len(class_names)) for a, b in planes)
+        sums, doubts = (
+            None if array is None else _sums(volume, np.moveaxis(array[frame], slice_axis, 0), len(class_names))
+            for array in (image, uncertainty)
+        )
         edges = (volume[:, [0, -1]], volume[:, :, [0, -1]])
         at_border = {int(index) for edge in edges for index in np.unique(edge)}
         for index, name in enumerate(class_names):
@@ -107,9 +112,15 @@ def structure_statistics(
                         area_mm2=None if pixel_mm2 is None else tuple((area * pixel_mm2).tolist()),
                         slices=(int(where[0]), int(where[-1])) if voxels else None,
                         touches_border=index in at_border,
+                        mean_uncertainty=float(doubts[index] / voxels) if doubts is not None and voxels else None,
                     )
                 )
     return measured
+
+
+def _sums(label: np.ndarray, values: np.ndarray, classes: int) -> np.ndarray:
+    """Sum of the values of each class's voxels, both (D, H, W); slice by slice, to be exact and small in memory."""
+    return sum(np.bincount(a.ravel(), b.ravel(), minlength=classes) for a, b in zip(label, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,7 @@ class CaseStatistics:
                 "first_slice": one.slices and one.slices[0],
                 "last_slice": one.slices and one.slices[1],
                 "touches_border": one.touches_border,
+                "mean_uncertainty": one.mean_uncertainty,
             }
             for one in self.structures
         ]
@@ -156,7 +168,10 @@ def write_statistics(path: str | Path, cases: Sequence[CaseStatistics]) -> None:
     if path.suffix == ".json":
         write_json(path, {case.case: [asdict(one) for one in case.structures] for case in cases})
     else:
-        write_text(path, to_csv([row for case in cases for row in case.rows]))
+        rows = [row for case in cases for row in case.rows]
+        if all(row["mean_uncertainty"] is None for row in rows):  # nobody asked for it
+            rows = [{key: value for key, value in row.items() if key != "mean_uncertainty"} for row in rows]
+        write_text(path, to_csv(rows))
 
 
 def statistics_table(cases: Sequence[CaseStatistics]) -> str:
