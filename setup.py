@@ -1,11 +1,14 @@
-"""Builds the CPU scan, a plain C library, optional, once per instruction set, and fetches the viewer of the local page,
-which a machine without network does without. Everything else is in pyproject.toml."""
+"""Builds the CPU scan, a plain C library, optional, once per instruction set, fetches the viewer of the local page,
+which a machine without network does without, and takes the trained networks of a clone along. Everything else is in
+pyproject.toml."""
 
 import os
 import platform
 import runpy
+import shutil
 import sys
 import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -48,8 +51,13 @@ class BuildLibrary(build_ext):
             self.build_temp = common
 
 
-class BuildWithViewer(build_py):
-    """The package with NiiVue beside its page, under src, so that an editable installation has it too."""
+class BuildPackage(build_py):
+    """The package, and what lies elsewhere or is fetched.
+
+    NiiVue comes beside the page, under src, so that an editable installation has it too. The networks in checkpoints/
+    come into what is installed from a clone. The source archive leaves them out, and so does every wheel that is built
+    from it: their terms are not those of the code.
+    """
 
     def run(self):
         try:
@@ -60,6 +68,11 @@ class BuildWithViewer(build_py):
                 file=sys.stderr,
             )
         super().run()
+        if not self.editable_mode and (folder := Path("checkpoints")).is_dir():
+            target = Path(self.build_lib, "mamba_unet", "checkpoints")
+            target.mkdir(parents=True, exist_ok=True)
+            for file in [folder / "README.md", *folder.glob("*.safetensors")]:
+                shutil.copy2(file, target)
 
 
 class PlatformWheel(bdist_wheel):
@@ -74,5 +87,5 @@ setup(
         Extension(f"mamba_unet.ops.libscan_{variant}", ["src/mamba_unet/ops/scan_kernel.c"], optional=True)
         for variant in VARIANTS
     ],
-    cmdclass={"build_ext": BuildLibrary, "build_py": BuildWithViewer, "bdist_wheel": PlatformWheel},
+    cmdclass={"build_ext": BuildLibrary, "build_py": BuildPackage, "bdist_wheel": PlatformWheel},
 )

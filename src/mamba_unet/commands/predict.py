@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         run,
         usage="%(prog)s CHECKPOINT INPUT... --out DIR [options]",
     )
-    networks = "run folder, checkpoint, hub id (hf:owner/name), or acdc: the network in the repository's checkpoints/"
+    networks = "run folder, checkpoint, hub id (hf:owner/name), or acdc: the network that comes along"
     parser.add_argument("checkpoint", help=networks)
     inputs = "NIfTI, MHA, NRRD, DICOM (folder or zip), PNG, JPEG, TIFF, HDF5; folders and patterns of these"
     parser.add_argument("inputs", nargs="*", metavar="input", help=inputs)

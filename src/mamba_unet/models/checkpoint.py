@@ -25,9 +25,9 @@ HUB = "hf:"  # what a hub id begins with: a path that is missing must not be ask
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 
 
-# The trained networks in the repository's folder checkpoints/: name -> file, sha256 and licence. They are no part of
-# the package, whose licence is another than theirs.
-SHIPPED_FOLDER = Path(__file__).parents[3] / "checkpoints"
+# The trained networks of the repository's folder checkpoints/: name -> file, sha256 and licence. An installation from a
+# clone has them in the package; published wheels have none, because their terms are not those of the code.
+SHIPPED_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parents[3] / "checkpoints")
 SHIPPED = {
     "acdc": (
         "acdc_mamba_unet_fine.safetensors",
@@ -183,11 +183,11 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def _shipped(name: str) -> Path:
     file, digest, _ = SHIPPED[name]
-    path = SHIPPED_FOLDER / file
-    if not path.is_file():
+    path = next((path for folder in SHIPPED_FOLDERS if (path := folder / file).is_file()), None)
+    if path is None:
         raise FileNotFoundError(
             f"{name!r} is no path here, and the network of that name is not in this installation: it lies in the "
-            f"repository as checkpoints/{file}; give the path of that file"
+            f"repository as checkpoints/{file}; give the path of that file, or run `pip install .` in a clone"
         )
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise CheckpointError(f"{path} is not the file that was measured (its sha256 differs); fetch it again")
