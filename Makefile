@@ -3,6 +3,8 @@
 # make test             the tests
 # make test-nnunet      those that need nnU-Net and MONAI Label's client, from PyPI, in an environment of their own
 
+# make docs             the documentation as a site, in site/
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ else
 SOURCE := $(OUT)/phantom
 endif
 
-.PHONY: demo test test-nnunet install install-test lint
+.PHONY: demo test test-nnunet docs install install-test
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -29,7 +31,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt src/mamba_unet/ops/s
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,docs]"
 	touch $@
 
 demo: install
@@ -64,3 +66,8 @@ $(OTHERS)/.installed: pyproject.toml setup.py constraints.txt
 
 test-nnunet: $(OTHERS)/.installed
 	$(OTHERS)/bin/python -m pytest tests/nnunet tests/serve/test_monai_label.py
+
+# The variable silences a notice of Material about the future of MkDocs.
+docs: install-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html; with search: $(PYTHON) -m http.server --directory site"

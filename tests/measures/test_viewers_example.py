@@ -1,4 +1,4 @@
-"""The Python of examples/look_in_viewers.md is run as it stands; only the viewer's window is a stand-in."""
+"""The Python of docs/look_in_viewers.md is run as it stands; only the viewer's window is a stand-in."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ import pytest
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.write import save_nifti
 
-TEXT = (Path(__file__).resolve().parents[2] / "examples" / "look_in_viewers.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "look_in_viewers.md").read_text()
 
 
 def python_of(heading: str) -> str:

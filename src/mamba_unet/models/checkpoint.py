@@ -121,8 +121,8 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
 
 def _shipped_license(path: Path) -> str:
     """Of a file of `SHIPPED`, whose header does not tell it; of any other, nothing."""
-    known = {SHIPPED_FOLDER / file: license for file, _, license in SHIPPED.values()}
-    return known.get(path, "")
+    known = {file: license for file, _, license in SHIPPED.values()}
+    return known.get(path.name, "") if path.parent in SHIPPED_FOLDERS else ""
 
 
 def _check(metadata: CheckpointMetadata) -> None:
