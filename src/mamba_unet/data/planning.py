@@ -23,8 +23,7 @@ FILE = "plan.json"
 FORMAT = 1
 MEMORY_GIB = 8.0
 VOXELS_PER_GIB = 2 * 128**3 / 8  # of a batch
-SMALLEST_MAP = 4  # an axis is halved as long as it has twice so many voxels
-MOST_HALVINGS = 5
+LEVELS = 6  # of the networks for volumes at their default sizes
 SMALLEST_BATCH = 2
 LARGEST_SHARE = 0.05  # of all training voxels that one batch may show
 
@@ -196,33 +195,21 @@ def _patch(grid: np.ndarray, spacing_mm: Sequence[float], memory_gib: float) -> 
     """The largest patch of the images' proportions of which `SMALLEST_BATCH` fit into the memory.
 
     It begins as the median image, or a cube in it, and the axis that shows the largest share of it gets shorter until
-    it fits. Every axis is a multiple of what the halvings of a network of strides 2 need.
+    it fits. Every axis is a multiple of what the strides of our networks for volumes make of it.
     """
+    from mamba_unet.models.levels import scales, volume_levels  # torch and the networks take seconds to import
+
     reach = (256**3 * np.prod(spacing_mm)) ** (1 / 3)  # mm; of very long images, not more than is as deep as wide
     size = np.minimum(grid, reach / np.array(spacing_mm))
     budget = memory_gib * VOXELS_PER_GIB / SMALLEST_BATCH
     while True:
-        factors = _factors(size, spacing_mm)
+        factors = np.array(scales(volume_levels(LEVELS, spacing_mm, size))[-1])
         rounded = np.maximum(factors, np.ceil(size / factors) * factors)
         if np.prod(rounded) <= budget or (rounded <= factors).all():
             return tuple(int(side) for side in rounded)
         share = np.where(rounded > factors, rounded / grid, 0)
         axis = int(share.argmax())
         size[axis] = rounded[axis] - factors[axis]
-
-
-def _factors(size: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """What each side must be a multiple of: axes are halved together once their voxel sizes are within twice."""
-    size, spacing, factors = size.copy(), np.array(spacing_mm, float), np.ones(3, int)
-    for _ in range(MOST_HALVINGS):
-        large = size >= 2 * SMALLEST_MAP
-        if not large.any():
-            break
-        halved = large & (spacing < 2 * spacing[large].min())
-        size[halved] /= 2
-        spacing[halved] *= 2
-        factors[halved] *= 2
-    return factors
 
 
 def _on_grid(shape: Sequence[int], have_mm: Sequence[float] | None, want_mm: Sequence[float] | None) -> list[int]:
