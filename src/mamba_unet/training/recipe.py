@@ -110,6 +110,8 @@ class Recipe:
             )
         if self.batch_size == PLAN and self.view.spatial_dims == 2:
             raise RecipeError("batch_size is 'plan', which is for patches (view.kind); give a number for slices")
+        if self.deep_supervision and self.objective != "supervised":
+            raise RecipeError(f"deep_supervision is for objective supervised, not {self.objective}; leave one out")
         if self.minutes is not None and self.minutes <= 0:
             raise RecipeError(f"minutes must be more than 0, or null for no limit, got {self.minutes}")
         if not 0 <= self.optimizer.ema < 1:

@@ -89,6 +89,11 @@ def test_a_network_that_tells_of_no_decoder_is_refused(recipe, monkeypatch):
         train(load_recipe(recipe, {"deep_supervision": True}))
 
 
+def test_another_objective_is_refused(recipe):
+    with pytest.raises(RecipeError, match="deep_supervision is for objective supervised, not mean_teacher"):
+        load_recipe(recipe, {"deep_supervision": True, "objective": "mean_teacher", "labelled": 2})
+
+
 def test_a_run_resumes_bit_for_bit_and_saves_the_network_without_the_heads(recipe, tmp_path, monkeypatch):
     deep = load_recipe(recipe, {"deep_supervision": True, "optimizer": {"ema": 0.9}})
     whole = train(deep)
