@@ -12,10 +12,10 @@ HIDDEN = 4  # channels of a projector's middle layer, for each class
 class PixelContrast(nn.Module):
     """Mean squared difference of two networks' outputs after a projection to unit length.
 
-    `pixel`, the paper's text: each network has a projector of its own, two layers that see one pixel, and pixels are
-    compared with themselves. `pooled`, the public code: no projector; the logits are averaged over the image, so that
-    it is images that are compared. Neither has negative examples. Projectors alone can lower the term (by saying the
-    same of every pixel); its gradient then no longer reaches the networks.
+    `pixel`, as the paper's abstract has it: each network has a projector of its own, two layers that see one pixel,
+    and pixels are compared with themselves. `pooled`, the public code: no projector; the logits are averaged over the
+    image, so that it is images that are compared. Neither has negative examples. Projectors alone can lower the term,
+    by saying the same of every pixel; its gradient then no longer reaches the networks.
 
     Args:
         num_classes: K.
