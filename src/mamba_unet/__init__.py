@@ -13,6 +13,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `import mamba_unet
     "check": "mamba_unet.data",
     "compare": "mamba_unet.api",
     "evaluate": "mamba_unet.api",
+    "export_model": "mamba_unet.api",
     "list_models": "mamba_unet.models",
     "load": "mamba_unet.models.loading",
     "measure": "mamba_unet.api",
@@ -36,6 +37,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export_model",
     "list_models",
     "load",
     "measure",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mamba_unet.api import compare, evaluate, measure, predict
+    from mamba_unet.api import compare, evaluate, export_model, measure, predict
     from mamba_unet.data import check, plan, prepare
     from mamba_unet.evaluation.metrics import Conventions
     from mamba_unet.inference import Predictor

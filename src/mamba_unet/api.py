@@ -15,6 +15,7 @@ from mamba_unet.evaluation.summary import Evaluation
 if TYPE_CHECKING:
     from mamba_unet.comparison.result import Comparison
     from mamba_unet.data.prepared import PreparedDataset
+    from mamba_unet.exporting import Exported
     from mamba_unet.inference.pipeline import Predicted
     from mamba_unet.measures.cardiac import CardiacCase
     from mamba_unet.measures.statistics import CaseStatistics
@@ -132,6 +133,31 @@ def predict(
         report=report,
         isolated=isolated,
     )
+
+
+def export_model(
+    checkpoint: str | Path,
+    out: str | Path,
+    format: str = "onnx",
+    *,
+    precision: str = "float32",
+    check_image: str | Path | None = None,
+) -> "Exported":
+    """Write a trained network as ONNX, for torch.export or as a MONAI bundle; kept only if it gives the same answers.
+
+    Args:
+        checkpoint: run folder, checkpoint or hub id.
+        out: new file (`.onnx`, `.pt2`), or new folder for a bundle.
+        format: "onnx", "torch-export" or "monai-bundle".
+        precision: "float32", or "float16" for weights of half the size.
+        check_image: an image to compare on, beside random ones.
+
+    Raises:
+        ValueError: see `exporting.export_model`.
+    """
+    from mamba_unet.exporting import export_model as export
+
+    return export(checkpoint, out, format, precision=precision, check_image=check_image)
 
 
 @dataclass(frozen=True)

@@ -246,8 +246,8 @@ class Predictor:
     as long as one at a time uses it.
 
     Args:
-        checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, or a hub id (`hf:owner/name`);
-            several make an ensemble, whose probabilities are averaged.
+        checkpoint: file or folder that `mamba-unet train` or `save_pretrained` wrote, an ONNX file of `mamba-unet
+            export-model`, or a hub id (`hf:owner/name`); several make an ensemble, whose probabilities are averaged.
         device: `auto` (a GPU where there is one), or as torch names it.
         batch_size: tiles at a time; None takes 16 slices, on a CPU 4, or 2 patches, on a CPU 1.
         tta: average over eight symmetries of every tile, of slices mirrors and quarter turns, of patches mirrors along
@@ -277,6 +277,8 @@ class Predictor:
             raise ValueError(f"{len(given)} checkpoints, batch_size={batch_size}; expected at least one of each")
         self.checkpoints = [find_checkpoint(one) for one in given]
         loaded = [load_checkpoint(path) for path in self.checkpoints]
+        if device == "auto" and not all(_can_run_on(model, self.device) for model, _ in loaded):
+            self.device = torch.device("cpu")
         self.metadata = loaded[0][1]
         self.preprocessing = Preprocessing.from_json(self.metadata.preprocessing)
         for path, (_, other) in zip(self.checkpoints[1:], loaded[1:], strict=True):
@@ -404,6 +406,13 @@ class Predictor:
         volume = Volume(case.identifier, case.image[None], case.affine, case.spacing_mm)
         (segmentation,) = self.segment([self.prepare(self.preprocessing.as_trained(volume), scaled=True)])
         return segmentation.labels[0]
+
+
+def _can_run_on(model: nn.Module, device: torch.device) -> bool:
+    """A network of ours runs on every device; an ONNX file where onnxruntime does."""
+    from mamba_unet.models.onnx_network import OnnxNetwork, can_run_on
+
+    return not isinstance(model, OnnxNetwork) or can_run_on(device.type)
 
 
 def choose_device(device: str) -> torch.device:

@@ -60,6 +60,7 @@ class CheckpointMetadata:
         license: of the weights; empty where nobody said it.
         evaluations: name of a split or data set -> `evaluation.summary.Evaluation.summary` of it.
         seen: what the training cases are like, as `inference.fit.describe_training` says it; empty where unknown.
+        channel_names: one for each channel; empty where nothing names them.
     """
 
     model: str
@@ -76,6 +77,7 @@ class CheckpointMetadata:
     license: str = ""
     evaluations: Mapping[str, Any] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
+    channel_names: Sequence[str] = field(default_factory=list)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
@@ -87,19 +89,12 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMeta
 
 
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
-    """The metadata in a safetensors file's header; None if a file has weights only.
+    """The metadata in a safetensors file's header, or in an ONNX file; None if a file has weights only.
 
     Raises:
-        CheckpointError: the file is not safetensors, or is damaged.
+        CheckpointError: the file is neither, or is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}); "
-            "expected best.safetensors of a training run or model.safetensors of save_pretrained"
-        ) from error
+    header = _header(path)
     if HEADER_KEY not in header:
         return None
     try:
@@ -123,6 +118,27 @@ def _shipped_license(path: Path) -> str:
     """Of a file of `SHIPPED`, whose header does not tell it; of any other, nothing."""
     known = {file: license for file, _, license in SHIPPED.values()}
     return known.get(path.name, "") if path.parent in SHIPPED_FOLDERS else ""
+
+
+def _header(path: str | Path) -> Mapping[str, str]:
+    match Path(path).suffix:
+        case ".onnx":
+            from mamba_unet.models.onnx_network import read_manifest
+
+            return read_manifest(path)
+        case ".pt2":
+            raise CheckpointError(
+                f"{path} is a program of torch.export: load it by torch.export.load. Predictions are made with the "
+                "checkpoint it was exported from, or with its ONNX file"
+            )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); "
+            "expected best.safetensors of a training run or model.safetensors of save_pretrained"
+        ) from error
 
 
 def _check(metadata: CheckpointMetadata) -> None:

@@ -352,6 +352,8 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
     """Load a network in eval mode, on the CPU, with its metadata; from a path or hub id, see `find_checkpoint`.
 
+    An ONNX file that `mamba-unet export-model` wrote gives an `OnnxNetwork`, which onnxruntime computes.
+
     Raises:
         FileNotFoundError: nothing there.
         CheckpointError: damaged, weights without our metadata, or NaN or infinite weights.
@@ -364,6 +366,12 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
             "`mamba-unet train` wrote, or build the network, load it by mamba_unet.models.loading.load_pretrained and "
             "write it by model.save_pretrained(folder, class_names=..., preprocessing=...)"
         )
+    if path.suffix == ".onnx":
+        from mamba_unet.models.onnx_network import OnnxNetwork
+
+        model = OnnxNetwork(path)
+        model.metadata = metadata
+        return model.eval(), metadata
     try:
         weights = load_file(path)
         model = build_model(metadata.model, **metadata.config)

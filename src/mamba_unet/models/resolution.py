@@ -11,7 +11,7 @@ def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
     """Repeat the last of each axis S of (B, C, *S) until S are multiples of `multiple`, one number or one per axis."""
     axes = x.ndim - 2
     multiples = (multiple,) * axes if isinstance(multiple, int) else multiple
-    missing = [-size % m for size, m in zip(x.shape[2:], multiples, strict=True)]
+    missing = [(size + m - 1) // m * m - size for size, m in zip(x.shape[2:], multiples, strict=True)]
     return F.pad(x, [n for extra in reversed(missing) for n in (0, extra)], mode="replicate")
 
 

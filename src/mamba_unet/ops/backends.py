@@ -17,6 +17,7 @@ from torch import Tensor
 
 BACKENDS = ("reference", "torch", "cpu", "triton")
 
+_standard = False  # set by `standard_operators`
 _in_force = "auto"  # a plain global, not a ContextVar: torch.compile cannot trace the latter
 _absences: dict[tuple[str, str], str] = {}  # (backend, device type) -> why it cannot run there, "" if it can
 _warned = False
@@ -47,6 +48,25 @@ def use_backend(name: str) -> Iterator[None]:
         _in_force = before
 
 
+@contextmanager
+def standard_operators() -> Iterator[None]:
+    """Trace every scan inside the block as torch's own `scan`, whatever backend was asked for.
+
+    For `torch.export`, whose programs then run without this package. `torch.onnx.export` gets scans so by itself.
+    """
+    global _standard
+    before, _standard = _standard, True
+    try:
+        yield
+    finally:
+        _standard = before
+
+
+def wants_standard_operators() -> bool:
+    """Whether what is traced now is to hold standard operators alone."""
+    return _standard or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
+
+
 def backend_status(device: str | torch.device = "cpu") -> list[BackendStatus]:
     """What can run on this device and why; the first row, named "auto", says what "auto" picks there."""
     device_type = torch.device(device).type
@@ -70,6 +90,8 @@ def choose(requested: str, u: Tensor) -> str:
         ValueError: no backend has this name, or the one asked for cannot run on u's device.
     """
     _check_name(requested)
+    if wants_standard_operators():
+        return "torch"  # whose operator then takes a form of standard operators
     name = _in_force if requested == "auto" else requested
     if name == "auto":
         name = automatic_backend(u.device.type)

@@ -6,11 +6,15 @@ Within a chunk the exponentials, the input terms and the contractions with B and
 recurrence itself is a loop of one `addcmul` per position. The forward pass keeps the state at the chunks' borders; the
 backward pass recomputes the states inside one chunk at a time, so that nothing of size L * N * D is ever held.
 
-One custom operator, so that `torch.compile` and `torch.export` see a single node instead of L unrolled steps.
+One custom operator, so that `torch.compile` and `torch.export` see a single node instead of L unrolled steps. In
+a file that is to run without this package it is `standard_scan` instead.
 """
 
 import torch
 from torch import Tensor
+
+from mamba_unet.ops.backends import wants_standard_operators
+from mamba_unet.ops.standard_scan import standard_scan
 
 CHUNK = 32  # positions; the states kept are then N / 32 of the size of `delta`
 
@@ -28,6 +32,8 @@ def chunked_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> t
     Returns:
         y (L, B, G, D) and the last state (B, G, N, D). All tensors are of one dtype, float32 or float64.
     """
+    if wants_standard_operators():
+        return standard_scan(u, delta, A, B, C)
     inputs = (u, delta, A, B, C)
     keep_states = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     y, last_state, _ = _forward(*(tensor.contiguous() for tensor in inputs), keep_states)

@@ -117,6 +117,7 @@ def train(
         lineage=lineage,
         patients=source.patients(),
         seen=describe_training(prepared, source.training_cases) if leader else {},
+        channel_names=prepared.channel_names,
     )
     if leader and loaded is not None and loaded.preprocessing is not None:
         _warn_of_other_preprocessing(loaded, recipe, prepared)

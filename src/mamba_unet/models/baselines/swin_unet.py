@@ -59,18 +59,25 @@ def allowed_pairs(height: int, width: int, window: int, shift: tuple[int, int], 
     Returns:
         bool (N, T, T), or None if every pair may.
     """
-    if shift == (0, 0) and height % window == 0 and width % window == 0:
+    known = isinstance(height, int) and isinstance(width, int)  # sizes that are open while exporting are not
+    if known and shift == (0, 0) and height % window == 0 and width % window == 0:
         return None
     wrapped, padded = [], []
     for length, by in ((height, shift[0]), (width, shift[1])):
         full = length + -length % window
-        position = (torch.arange(full, device=device) + by) % full  # before the roll
+        position = rolled(torch.arange(full, device=device), by, 0)  # before the roll
         wrapped.append(position < by)
         padded.append(position >= length)
     region = 2 * wrapped[0][:, None] + 1 * wrapped[1]
     region = region.masked_fill(padded[0][:, None] | padded[1], 4)
     region = windows(region[None, ..., None], window)[0, ..., 0]  # (N, T)
     return region[:, :, None] == region[:, None]
+
+
+def rolled(x: Tensor, by: int, axis: int) -> Tensor:
+    """The axis begins at its element `by`, and what was before comes last. Unlike `Tensor.roll`, for open sizes too."""
+    size = x.shape[axis]
+    return torch.cat([x.narrow(axis, by, size - by), x.narrow(axis, 0, by)], dim=axis)
 
 
 def windows(x: Tensor, window: int) -> Tensor:
@@ -105,17 +112,24 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, 4 * dim)
 
+    def _shift(self, size: int) -> int:
+        """Along an axis of this size: none where one window covers it."""
+        if isinstance(size, int):
+            return self.shift if size > self.window_size else 0
+        return self.shift * torch.sym_min(1, torch.sym_max(0, size - self.window_size))  # known when it runs
+
     def attend(self, x: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         w = self.window_size
-        shift = (self.shift if H > w else 0, self.shift if W > w else 0)
+        shift = (self._shift(H), self._shift(W))
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         padded_size = x.shape[1:3]
-        x = windows(x.roll((-shift[0], -shift[1]), (1, 2)), w)
+        x = windows(rolled(rolled(x, shift[0], 1), shift[1], 2), w)
         x = self.attn(x, allowed_pairs(H, W, w, shift, x.device))
         x = x.unflatten(2, (w, w)).unflatten(1, (padded_size[0] // w, -1))  # (B, H/w, W/w, w, w, C)
         x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return x.roll(shift, (1, 2))[:, :H, :W]
+        x = rolled(rolled(x, padded_size[0] - shift[0], 1), padded_size[1] - shift[1], 2)
+        return x[:, :H, :W]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attend(self.norm1(x)))

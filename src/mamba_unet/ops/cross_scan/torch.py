@@ -37,6 +37,8 @@ def cross_scan(inputs: Inputs) -> Tensor:
         along_walks(B),
         along_walks(C),
     )
-    back = torch.argsort(paths, dim=0)  # when each walk comes to a position
+    walked = [positions.view(positions.movedim(-1 - k, -1).shape).movedim(-1, -1 - k).flatten() for k in range(last)]
+    there = torch.stack(walked, dim=1)  # when each walk comes to a position
+    back = torch.cat((there, math.prod(shape) - 1 - there), dim=1)
     y = y.transpose(0, 1)[:, back, k].sum(2)  # (B, L, D)
     return y.view(u.shape) + u * D

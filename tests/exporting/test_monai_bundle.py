@@ -1,0 +1,58 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai import bundle
+
+from mamba_unet import Predictor, export_model
+from mamba_unet.models.loading import load
+
+
+@pytest.fixture(scope="module")
+def eyes(checkpoint, tmp_path_factory):
+    return export_model(checkpoint, tmp_path_factory.mktemp("bundles") / "eyes", "monai-bundle").path
+
+
+def configs(folder):
+    return {
+        "meta_file": str(folder / "configs" / "metadata.json"),
+        "config_file": str(folder / "configs" / "inference.json"),
+    }
+
+
+def test_monai_verifies_that_the_network_takes_and_gives_what_the_metadata_says(eyes):
+    bundle.verify_net_in_out("network_def", device="cpu", **configs(eyes))
+    with pytest.raises(ValueError, match="output channel number"):
+        bundle.verify_net_in_out(
+            "network_def", device="cpu", **configs(eyes), **{"_meta_#network_data_format#outputs#pred#num_channels": 9}
+        )
+
+
+def test_monai_loads_the_weights(eyes, checkpoint):
+    network = bundle.load(eyes.name, bundle_dir=str(eyes.parent), workflow_type="inference", device="cpu")
+    image = torch.rand(1, 1, 40, 48)
+    with torch.no_grad():
+        assert torch.equal(network.eval()(image), load(checkpoint)(image))
+
+
+def test_monai_runs_it_with_the_files_of_predict(eyes, checkpoint, scan, tmp_path):
+    out = tmp_path / "out"
+    bundle.run(bundle_root=str(eyes), dataset_dir=str(scan), output_dir=str(out), device="cpu", **configs(eyes))
+    label = np.asarray(nib.load(out / "eye.nii.gz").dataobj)
+    assert np.array_equal(label, np.asarray(Predictor(checkpoint, "cpu")(scan).to_nibabel().dataobj))
+    (tmp_path / "broken.nii").write_bytes(b"")
+    with pytest.raises(RuntimeError, match=r"predict_all") as error:
+        bundle.run(
+            bundle_root=str(eyes), dataset_dir=str(tmp_path / "broken.nii"), output_dir=str(out), **configs(eyes)
+        )
+    assert "broken.nii" in str(error.value.__cause__)
+
+
+def test_the_metadata_names_classes_channels_and_the_licence_file_is_there(eyes):
+    said = json.loads((eyes / "configs" / "metadata.json").read_text())
+    data = said["network_data_format"]
+    assert data["inputs"]["image"]["channel_def"] == {"0": "MR"}
+    assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "rim", "2": "cup"}
+    assert "eyes" in (eyes / "docs" / "LICENSE").read_text()
