@@ -9,6 +9,8 @@ from monai import bundle
 from mamba_unet import Predictor, export_model
 from mamba_unet.models.loading import load
 
+pytestmark = pytest.mark.filterwarnings("ignore:parsing .*config_file:UserWarning")  # MONAI's note on trust
+
 
 @pytest.fixture(scope="module")
 def eyes(checkpoint, tmp_path_factory):

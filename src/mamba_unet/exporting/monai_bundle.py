@@ -91,7 +91,6 @@ def _described(metadata: CheckpointMetadata, channels: int, size: Sequence[int])
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": importlib.metadata.version("numpy"),
         "required_packages_version": {"mamba-unet": __version__},
-        "optional_packages_version": {},
         "name": f"{metadata.model} {metadata.dataset}".strip(),
         "task": f"segmentation of {', '.join(classes[1:])}",
         "description": f"{metadata.model} of mamba-unet {__version__}, trained on {metadata.dataset or 'unnamed data'}",

@@ -40,8 +40,14 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, T, T)
         if allowed is not None:
             bias = bias.masked_fill(~allowed[:, None], float("-inf"))  # (N, heads, T, T)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(2, 3).flatten(3))
+        bias = bias.to(q.dtype)
+        if torch.compiler.is_exporting():  # ONNX knows attention of one batch axis only
+            bias = bias.expand(*x.shape[:2], *bias.shape[-3:]).flatten(0, 1)
+            q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).unflatten(0, x.shape[:2])
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(attended.transpose(2, 3).flatten(3))
 
 
 def allowed_pairs(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor | None:
