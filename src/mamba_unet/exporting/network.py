@@ -25,10 +25,10 @@ class Exportable(nn.Module):
         return self.network(image.to(self.dtype)).float()
 
 
-def example(channels: int, size: Sequence[int]) -> Tensor:
-    """An image to trace the network with. Its sizes are equal to no other and to no multiple of a stride, because torch
-    takes sizes that are equal by chance for one."""
-    sides = [side + 3 + 2 * axis for axis, side in enumerate(size)]
+def example(channels: int, size: Sequence[int], any_size: bool) -> Tensor:
+    """Images to trace the network with, of the size given; for a file that is to take any size, of one that equals no
+    other and no multiple of a stride, because torch takes what is equal by chance for the same."""
+    sides = [side + 3 + 2 * axis for axis, side in enumerate(size)] if any_size else size
     return torch.zeros(2, channels, *sides)
 
 

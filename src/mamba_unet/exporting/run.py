@@ -28,17 +28,23 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: how its name ends ("" for a folder), how it is written, and how a network comes out of it."""
+    """A kind of file: how its name ends ("" for a folder), how it is written, and how a network comes out of it.
+
+    Attributes:
+        precisions: that it can be written in.
+        any_size: whether it takes images of any size, or those of the network's view alone.
+    """
 
     ending: str
     write: Callable[[Path, Exportable, torch.Tensor, Mapping[str, str]], None]
     load: Callable[[Path], torch.nn.Module]
     precisions: tuple[str, ...] = tuple(DTYPES)
+    any_size: bool = True
 
 
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(ENDING, write_onnx, OnnxNetwork),
-    "torch-export": Format(".pt2", write_torch, load_torch),
+    "torch-export": Format(".pt2", write_torch, load_torch, any_size=False),
     "monai-bundle": Format("", write_bundle, bundle_network, ("float32",)),
 }
 
@@ -104,12 +110,13 @@ def export_model(
         "torch": torch.__version__,
     }
     manifest = {HEADER_KEY: json.dumps(asdict(metadata)), EXPORT_KEY: json.dumps(facts)}
-    images = images_to_check(source, preprocessing, check_image)
+    images = images_to_check(source, preprocessing, check_image, kind.any_size)
     exportable = Exportable(copy.deepcopy(network), DTYPES[precision])
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         temporary = Path(folder) / out.name
-        kind.write(temporary, exportable, example(preprocessing.channels, preprocessing.view.size), manifest)
+        image = example(preprocessing.channels, preprocessing.view.size, kind.any_size)
+        kind.write(temporary, exportable, image, manifest)
         differences = compare(network, kind.load(temporary), images, BOUNDS[precision], str(out))
         files = [file for file in (temporary, *temporary.rglob("*")) if file.is_file()]
         size = sum(file.stat().st_size for file in files)
