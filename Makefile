@@ -2,7 +2,6 @@
 # make demo DATA=DIR    the same on your own data, ACDC for example
 # make test             the tests
 # make test-nnunet      those that need nnU-Net and MONAI Label's client, from PyPI, in an environment of their own
-
 # make docs             the documentation as a site, in site/
 
 PYTHON ?= python3
