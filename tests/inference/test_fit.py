@@ -95,6 +95,11 @@ def test_what_is_outside_the_training_is_said(changes, message):
     assert any(message in one for one in image_misfits(SEEN, **given)), image_misfits(SEEN, **given)
 
 
+def test_standard_deviations_have_more_room():
+    values = image((0, 0.1, 0.55, 0.6, 0.6))
+    assert image_misfits(SEEN, values, None, [MINMAX]) and not image_misfits(SEEN, values, None, [{"method": "zscore"}])
+
+
 def test_pixels_do_not_matter_to_a_network_whose_slices_are_resized():
     assert image_misfits(SEEN, image(side=900), None, (), (8, 0.3, 0.3), keeps_pixels=False) == []
 

@@ -18,6 +18,7 @@ OVER_CASES = (0, 0.05, 0.5, 0.95, 1)
 LENGTH_ROOM = 1.5  # by which factor pixels and slices may be smaller or larger than in training
 VOLUME_ROOM = 2.0  # the same for structures, whose sizes differ more from patient to patient
 INTENSITY_ROOM = 0.1  # of the scaled range 0..1, or of a window
+ZSCORE_ROOM = 0.5  # of a standard deviation, where that is the unit
 
 
 def describe_training(prepared: PreparedDataset, identifiers: Sequence[str]) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def image_misfits(
         found += _outside(seen, "side", sides, LENGTH_ROOM, "slices are {} pixels")
     for channel, values in enumerate(intensity_quantiles(scaled)):
         name = f"of channel {channel} " if len(scaled) > 1 else ""
-        found += _other_intensities(seen, "scaled", channel, values, INTENSITY_ROOM, f"{name}as the network sees them")
+        room = ZSCORE_ROOM if rules and rules[channel]["method"] == "zscore" else INTENSITY_ROOM
+        found += _other_intensities(seen, "scaled", channel, values, room, f"{name}as the network sees them")
     if stored is not None:
         for channel, (values, rule) in enumerate(zip(intensity_quantiles(stored), rules, strict=True)):
             name = f"of channel {channel} " if len(stored) > 1 else ""
@@ -124,7 +126,8 @@ def anatomy_misfits(
         spacing_mm: of D, H, W.
         slices: how many.
     """
-    counts = np.array([np.bincount(frame.ravel(), minlength=len(class_names)) for frame in labels])
+    # slice by slice: bincount makes numbers of eight bytes of what it is given
+    counts = [sum(np.bincount(one.ravel(), minlength=len(class_names)) for one in frame) for frame in labels]
     voxels, whole = np.median(counts, axis=0), slices >= _limits(seen, "slices", (0, 0))[0]
     found = []
     share = voxels[1:].sum() / max(1, labels[0].size)

@@ -367,7 +367,8 @@ class Predictor:
             view.tiles(on_grid(turned, spacing_mm, view), classes, keep, turned.shape[-3:]) for view, _ in self._views
         ]
         weights = [len(members) / len(self.members) for _, members in self._views]
-        stored, rules, view = None if scaled else volume.array[0], self.preprocessing.intensity, self._views[0][0]
+        rules, view = self.preprocessing.intensity, self._views[0][0]
+        stored = None if scaled or self.preprocessing.is_scaled(volume) else volume.array[0]
         keeps_pixels = view.spacing_mm is None and getattr(view, "fit", "crop") == "crop"
         misfits = image_misfits(self.metadata.seen, turned[0], stored, rules, spacing_mm, keeps_pixels)
         return PreparedVolume(volume, image, turn, tiles, weights, misfits)

@@ -110,20 +110,23 @@ class Preprocessing:
         Raises:
             UnreadableError: NaN or infinity in the image.
         """
-        array = volume.array
-        rule = self.intensity[0]
-        if (
-            all(one["method"] == "window" and one["high"] - one["low"] > 10 for one in self.intensity)
-            and 0 <= array.min() < array.max() <= 1.0001
-            and array.dtype.kind == "f"
-        ):
+        if self.is_scaled(volume):
+            rule = self.intensity[0]
             log.warning("%s: in 0..1 already and taken as it is, without the window of %s", volume.where, rule)
-            return array.astype(np.float32)
+            return volume.array.astype(np.float32)
         try:
-            frames = [self.scale_frame(frame) for frame in array]
+            frames = [self.scale_frame(frame) for frame in volume.array]
         except ValueError as error:
             raise UnreadableError(volume.where, str(error)) from error
         return frames[0][None] if len(frames) == 1 else np.stack(frames)
+
+    def is_scaled(self, volume: Volume) -> bool:
+        """Whether the rules are windows that would make the image all but constant, for it lies in 0..1 already."""
+        return (
+            all(one["method"] == "window" and one["high"] - one["low"] > 10 for one in self.intensity)
+            and volume.array.dtype.kind == "f"
+            and bool(0 <= volume.array.min() < volume.array.max() <= 1.0001)
+        )
 
     def scale_frame(self, image: np.ndarray) -> np.ndarray:
         """(C, D, H, W) -> the same, float32, each channel by its own rule."""
