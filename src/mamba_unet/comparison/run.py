@@ -29,7 +29,7 @@ from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import Recipe, RecipeError
-from mamba_unet.training.train import check_resumable, train
+from mamba_unet.training.train import check_resumable, train, with_plan
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def compare(
             nothing is complete.
     """
     prepared, out = PreparedDataset(data), Path(out)
+    recipes = {name: with_plan(recipe, prepared) for name, recipe in recipes.items()}
     names = [*recipes, *dict.fromkeys(name for name, _ in external)]
     if not names:
         raise ValueError("nothing to compare: give recipes, external predictions, or both")

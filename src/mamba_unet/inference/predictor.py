@@ -358,11 +358,9 @@ class Predictor:
         turned, classes = turn.apply(image), len(self.metadata.class_names)
         keep = probabilities or len(self._views) > 1
         spacing_mm = volume.spacing_mm and tuple(volume.spacing_mm[axis] for axis in turn.axes)
-        if spacing_mm is None and any(view.spacing_mm for view, _ in self._views):
-            log.warning(
-                "%s: its voxel size is unknown; it is taken to be that of the network's training, %s mm",
-                volume.where, " x ".join(f"{mm:g}" for mm in self._views[0][0].spacing_mm or ()),
-            )  # fmt: skip
+        if spacing_mm is None and not scaled and any(view.spacing_mm for view, _ in self._views):
+            sizes = " x ".join(f"{mm:g}" for mm in self._views[0][0].spacing_mm or ())
+            log.warning("%s: its voxel size is unknown; it is taken to be the network's, %s mm", volume.where, sizes)
         tiles = [
             view.tiles(on_grid(turned, spacing_mm, view), classes, keep, turned.shape[-3:]) for view, _ in self._views
         ]
