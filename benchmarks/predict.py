@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from mamba_unet import build_model
 from mamba_unet.inference import Predictor, predict_files
-from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint, slices_preprocessing
 from mamba_unet.models.registry import resolve_config
 from mamba_unet.views.intensity import MINMAX, window
 from measuring import table, write_result
@@ -82,7 +82,8 @@ def predictor(folder: Path, classes: int, intensity: dict) -> Predictor:
     torch.manual_seed(0)
     config = {"in_channels": 1, "num_classes": classes, **resolve_config("tiny", {})}
     names = ["background", *(f"structure {index}" for index in range(1, classes))]
-    metadata = CheckpointMetadata("mamba_unet", config, names, intensity, (224, 224))
+    preprocessing = slices_preprocessing([intensity], (224, 224), None)
+    metadata = CheckpointMetadata("mamba_unet", config, names, preprocessing)
     save_checkpoint(folder / "best.safetensors", build_model("mamba_unet", **config), metadata)
     return Predictor(folder, "cpu")
 

@@ -27,6 +27,8 @@ def test_cases_are_resampled_once_and_those_on_the_grid_not_at_all(nnunet, tmp_p
     same.write(prepared.identifiers)
     assert not same.folder.exists() and same.case("s0").image.shape == (1, 3, 16, 12)
 
+    prepare(tmp_path / "nnunet", tmp_path / "data", progress=False)
+    assert all(file.is_file() for file in files)
     prepare(tmp_path / "nnunet", tmp_path / "data", progress=False, intensity="nnunet")
     assert not (prepared.folder / "resampled").exists()  # of images that are not these any more
 

@@ -43,7 +43,7 @@ def save_threshold(tmp_path, monkeypatch):
         preprocessing = Preprocessing(
             intensity_rules(changes.pop("intensity", MINMAX)),
             changes.pop("orientation", "SPL"),
-            changes.pop("view", None) or Slices(changes.pop("image_size", (24, 24))),
+            changes.pop("view", Slices(changes.pop("image_size", (24, 24)))),
         )
         metadata["preprocessing"] = preprocessing.to_json()
         model = Threshold()

@@ -12,6 +12,8 @@ from PIL import Image
 from mamba_unet.cli import main
 from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.outputs import sha256, stamp
+from mamba_unet.views.patches import Patches
+from mamba_unet.views.slices import Slices
 
 HEART = ["background", "left ventricle"]
 
@@ -124,14 +126,15 @@ def test_hearts_of_a_network_that_knows_none_are_refused_before_anything_is_pred
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:highdicom", "ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("view", [Slices((128, 128)), Patches((4, 48, 48), None)], ids=["slices", "patches"])
 def test_a_dicom_series_gives_a_dicom_segmentation_and_anything_else_says_why_not(
-    save_threshold, write_series, save_scan, tmp_path
+    save_threshold, write_series, save_scan, tmp_path, view
 ):
     import highdicom as hd
 
     series = write_series(tmp_path / "patient")
     nifti = save_scan("a.nii.gz")
-    predictor = Predictor(save_threshold(class_names=HEART, image_size=(128, 128)))
+    predictor = Predictor(save_threshold(class_names=HEART, view=view))
     outputs = ("nifti", "dicom-seg", "statistics")
     done = predict_files(predictor, [series, nifti], tmp_path / "out", outputs=outputs)
     assert [path.name for path in done.written["patient"]] == [

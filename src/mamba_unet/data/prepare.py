@@ -134,9 +134,11 @@ def prepare(
         raise BadDataError(done.report)
 
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
-    (out / "dataset.json").unlink(missing_ok=True)  # unfinished from here on, until it is written again
+    described, fingerprint = out / "dataset.json", _fingerprint(records, plan)
+    if not described.is_file() or json.loads(described.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+        remove_resampled(out)  # of other images
+    described.unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
-    remove_resampled(out)
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
     cases = {
         name: [
@@ -160,7 +162,7 @@ def prepare(
     )
     orientations = {record["orientation"] for record in records.values()}
     write_json(
-        out / "dataset.json",
+        described,
         {
             "format": FORMAT,
             "name": plan.name,
@@ -172,7 +174,7 @@ def prepare(
             "intensity": [dict(rule) for rule in plan.intensity],
             "channel_names": list(plan.listing.channel_names),
             "orientation": orientations.pop() if len(orientations) == 1 else None,
-            "fingerprint": _fingerprint(records, plan),
+            "fingerprint": fingerprint,
             "layout": plan.layout,
             "source": str(source.resolve()),
             "left_out": sorted(bad),
