@@ -60,7 +60,7 @@ def gate(predictor):
 @pytest.fixture(scope="module")
 def url(gate):
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app({"heart": gate}, max_upload_bytes=2**16)
+    app = create_app({"heart": gate, "second": gate}, max_upload_bytes=2**16)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -296,6 +296,27 @@ def test_measurements_and_downloads(page, volume_file):
     with open(download.value.path(), newline="") as file:
         rows = list(csv.DictReader(file))
     assert f"{float(rows[1]['volume_ml']):.1f}" == cells[0] and rows[1]["structure"] == "left ventricle"
+
+
+def test_the_card_of_a_network_and_whether_it_fits_are_told_and_another_one_is_offered(page, volume_file, monkeypatch):
+    segment = Gate.__call__
+    misfit = lambda gate, volume, **options: replace(segment(gate, volume, **options), misfits=["pixels are 9 mm"])  # noqa: E731
+    monkeypatch.setattr(Gate, "__call__", misfit)
+    segmented(page, volume_file)
+    assert page.locator("#misfits").inner_text().endswith("may be wrong.\npixels are 9 mm.")
+    page.get_by_role("button", name="About it").click()
+    card = page.get_by_role("dialog")
+    assert "heart: trained on phantom" in card.inner_text() and "Not a medical device" in card.inner_text()
+    assert "myocardium, left ventricle" in card.inner_text() and "no patients other than" in card.inner_text()
+    page.keyboard.press("Escape")
+    offer = page.locator("#offer button")
+    assert not offer.is_visible()
+    monkeypatch.undo()
+    page.locator("#model").select_option("second")
+    offer.click()
+    page.get_by_text("Done with second").wait_for()
+    page.wait_for_selector("body.done")
+    assert not offer.is_visible() and not page.locator("#misfits").is_visible()
 
 
 def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):

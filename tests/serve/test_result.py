@@ -42,12 +42,9 @@ def test_one_looks_first_at_the_middle_of_the_segmented_slices():
     assert _focus(label, 0) == [7, 3, 4]
 
 
-def test_an_image_that_does_not_fit_is_noted(tmp_path):
+def test_in_what_an_image_does_not_fit_and_what_its_file_says_is_told(tmp_path):
     label = np.zeros((1, 2, 3, 4), np.uint8)
-    volume = Volume("a", label[:, None].astype(np.float32), np.eye(4), (1.0, 1.0, 1.0))
-    for misfits, notes in (
-        (["pixels are 9 mm"], ["Image and network may not fit: pixels are 9 mm; its result may be wrong."]),
-        ([], []),
-    ):
-        given = Segmentation(volume, label, volume.array, ["background", "heart"], 0, misfits=misfits)
-        assert write_result(tmp_path, given)["notes"] == notes
+    volume = Volume("a", label[:, None].astype(np.float32), np.eye(4), (1.0, 1.0, 1.0), notes=("a slice is missing",))
+    given = Segmentation(volume, label, volume.array, ["background", "heart"], 0, misfits=["pixels are 9 mm"])
+    told = write_result(tmp_path, given)
+    assert told["misfits"] == ["pixels are 9 mm"] and told["notes"] == ["a slice is missing"]

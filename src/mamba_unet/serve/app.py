@@ -14,12 +14,14 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from mamba_unet.drawing.colors import class_color
+from mamba_unet.models.card import USE, facts
 from mamba_unet.serve import monai_label
 from mamba_unet.serve.guard import LOOPBACK, refusal, seal
 from mamba_unet.serve.job import Job
 from mamba_unet.serve.jobs import Jobs, Refused
 from mamba_unet.serve.result import FILES
 from mamba_unet.serve.uploads import receive_file
+from mamba_unet.volumes.formats import printable
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -166,7 +168,19 @@ class _Page(StaticFiles):
 def _model(name: str, predictor: "Predictor") -> dict[str, Any]:
     metadata = predictor.metadata
     classes = [{"name": text, "color": class_color(i)} for i, text in enumerate(metadata.class_names) if i]
-    return {"name": name, "network": metadata.model, "dataset": metadata.dataset, "classes": classes}
+    try:
+        said = facts(metadata)
+    except (TypeError, KeyError, ValueError, AttributeError):  # a damaged header; the network works all the same
+        said = {"network": metadata.model}
+    card = {title: printable(words) for title, words in said.items()}  # a stranger may have written them
+    return {
+        "name": name,
+        "network": metadata.model,
+        "dataset": metadata.dataset,
+        "classes": classes,
+        "card": card,
+        "use": USE,
+    }
 
 
 def _state(jobs: Jobs, job: Job) -> dict[str, Any]:

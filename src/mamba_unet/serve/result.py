@@ -62,8 +62,8 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
 
     Returns:
         `files`: what there is to take away; `focus`: the voxel to look at first, see `_focus`; `structures`: a row per
-        frame and class; `cardiac`: the heart's measures of a cine, or None; `notes`: in
-        what the image is unlike those of the training, what could not be done, and why.
+        frame and class; `cardiac`: the heart's measures of a cine, or None; `misfits`: in what image or answer are
+        unlike those of the training; `notes`: on the file, and what could not be done, and why.
     """
     from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
     from mamba_unet.measures.statistics import CaseStatistics, write_statistics
@@ -73,7 +73,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
         (folder / name).unlink(missing_ok=True)  # of another model
     _save(folder / LABEL, labels, viewer_affine(volume))
     segmentation.save(folder / SEGMENTATION)
-    notes = [f"Image and network may not fit: {segmentation.warning}."] if segmentation.warning else []
+    notes = [*volume.notes]
     if volume.dicom is not None:
         try:
             segmentation.save_dicom_seg(folder / DICOM_SEG)
@@ -96,6 +96,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
         "focus": _focus(labels[0], axis),
         "structures": structures,
         "cardiac": cardiac,
+        "misfits": list(segmentation.misfits),
         "notes": notes,
     }
 

@@ -1,5 +1,6 @@
 // The page: what it begins with, and the ways in which files come to it.
 
+import { openCard } from "./card.js";
 import { listen } from "./controls.js";
 import { $, api, cover, element } from "./dom.js";
 import { open, recall } from "./list.js";
@@ -39,6 +40,8 @@ async function begin() {
   page.about = await api("GET", "about");
   $("model").replaceChildren(...page.about.models.map(({ name, dataset }) =>
     element("option", { value: name, textContent: name, title: dataset })));
+  $("model").onchange = () => page.chosen?.draw();
+  $("card-open").onclick = openCard;
   const minutes = Math.round(page.about.keep_minutes);
   $("keeping").textContent = `Volumes and results leave the server ${minutes} minutes after they were last asked for.`;
   page.viewer.changed = describe;

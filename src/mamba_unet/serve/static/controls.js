@@ -40,7 +40,7 @@ const KEYS = {
 
 function onKey(event) {
   const target = event.target;
-  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key === "?") return $("help").showModal();
   if (target.matches("input:is([type=text], [type=number]), select") || !viewer.key) return;
   if (target.matches("[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key)) return; // a slider's own

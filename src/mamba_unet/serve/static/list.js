@@ -1,5 +1,6 @@
 // The volumes of this tab: what the server says of each, and its row in the list.
 
+import { drawOffer } from "./card.js";
 import { $, api, element, printable, setText } from "./dom.js";
 import { choose, show } from "./show.js";
 import { page } from "./state.js";
@@ -22,7 +23,7 @@ function newEntry(name) {
   entry.bar = element("progress", { max: 1 });
   entry.choices = element("ul", { className: "choices" });
   entry.cancel = button("Cancel", () => cancel(entry));
-  entry.again = button("Segment again", () => start(entry, entry.job.volume));
+  entry.again = button("Segment again", () => again(entry));
   entry.other = button("Another volume of it", () => offerVolumes(entry));
   entry.remove = element("button", { className: "link", textContent: "✕", title: "Remove", onclick: () => remove(entry) });
   const head = element("div", { className: "row" }, entry.title, entry.remove);
@@ -58,6 +59,9 @@ export async function open(files) {
   }
   await start(entry);
 }
+
+/** Segment a volume again, with what is chosen now. */
+export const again = (entry) => start(entry, entry.job.volume);
 
 async function start(entry, volume = null) {
   const before = entry.job;
@@ -112,6 +116,7 @@ function remove(entry) {
   remember();
   document.body.classList.toggle("empty", !entries.length);
   if (entry === page.chosen) choose(entries[0] ?? null);
+  drawOffer(again);
 }
 
 /** Have the server delete what it has of a volume. */
@@ -158,9 +163,11 @@ function drawEntry(entry) {
   else entry.bar.removeAttribute("value"); // it goes on, one cannot say how far
   entry.cancel.hidden = !moving && !(uploading && entry.sent < 1);
   entry.again.hidden = moving || uploading || entry.choosing || !job?.image;
+  setText(entry.again, job?.result && job.model !== $("model").value ? `Segment with ${$("model").value}` : "Segment again");
   entry.other.hidden = moving || (job?.volumes.length ?? 0) < 2 || state === "choosing";
   entry.remove.hidden = moving || uploading;
   entry.choices.hidden = !entry.choosing;
+  if (entry === page.chosen) drawOffer(again);
   if (entry.choosing && !entry.choices.childElementCount) {
     entry.choices.append(...job.volumes.map((name, volume) =>
       element("li", {}, element("button", { textContent: name, onclick: () => (choose(entry), start(entry, volume)) })),
@@ -176,7 +183,7 @@ function words({ job, sent, choosing }) {
     reading: "Reading",
     queued: job.ahead ? `Waiting; ${job.ahead} before it` : "Waiting",
     running: done < all || !all ? "Segmenting" : "Measuring",
-    done: page.about.models.length > 1 ? `Done with ${job.model}` : "Done",
+    done: (page.about.models.length > 1 ? `Done with ${job.model}` : "Done") + (job.result?.misfits.length ? "; may not fit" : ""),
     cancelled: "Cancelled",
   }[job.state];
 }

@@ -27,6 +27,8 @@ export function drawResult() {
     const [what, kind] = DOWNLOADS[file];
     return element("a", { href: `/api/jobs/${id}/${file}`, download: "" }, what, element("small", { textContent: kind }));
   }));
+  $("misfits").hidden = !result.misfits.length;
+  $("misfits").lastElementChild.replaceChildren(...result.misfits.map((misfit) => element("li", { textContent: `${misfit}.` })));
   $("notes").replaceChildren(...result.notes.map((note) => element("li", { textContent: note })));
   $("reset").onclick = () => (forgetStyles(), drawResult(), page.viewer.changed());
   drawHeart(result.cardiac);
