@@ -12,7 +12,6 @@ cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mamba_unet.data.case import Case
+from mamba_unet.data.stored import load_array, read_dataset, read_splits
 from mamba_unet.views.intensity import intensity_rules
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.preprocessing import Preprocessing
@@ -57,7 +57,7 @@ class PreparedDataset:
         left_out: identifiers of the bad cases that were skipped on request.
 
     Raises:
-        ValueError: the folder is not one that `prepare` has finished, or of another version's format.
+        ValueError: the folder is not one that `prepare` has finished, damaged, or of another version's format.
     """
 
     def __init__(self, folder: str | Path):
@@ -69,11 +69,7 @@ class PreparedDataset:
                 f"{self.folder}: expected a prepared data set, but {described.name} is {state}; "
                 "run `mamba-unet prepare SOURCE OUT` (again: what is done is not redone)"
             )
-        said = json.loads(described.read_text(encoding="utf-8"))
-        if said.get("format") != FORMAT:
-            raise ValueError(
-                f"{described}: format {said.get('format')}, this version reads {FORMAT}; run `mamba-unet prepare` again"
-            )
+        said = read_dataset(described, FORMAT)
         self.name: str = said["name"]
         self.description: str = said["description"]
         self.class_names: list[str] = said["class_names"]
@@ -84,7 +80,7 @@ class PreparedDataset:
         self.fingerprint: str = said["fingerprint"]
         self.left_out: list[str] = said["left_out"]
         self._cases: dict[str, dict[str, Any]] = said["cases"]
-        self.splits: dict[str, list[str]] = json.loads(splits.read_text(encoding="utf-8"))["cases"]
+        self.splits: dict[str, list[str]] = read_splits(splits, self._cases)
 
     @property
     def num_classes(self) -> int:
@@ -129,8 +125,7 @@ class PreparedDataset:
 
     def annotation(self, identifier: str, annotation: str) -> np.ndarray:
         """The "label" or "scribble" of a case that has one, memory-mapped."""
-        self._record(identifier)
-        return np.load(self.folder / f"{annotation}s" / f"{identifier}.npy", mmap_mode="r")
+        return load_array(self.folder / f"{annotation}s" / f"{identifier}.npy", self.shape(identifier), np.uint8)
 
     def marked(self, identifiers: Iterable[str], annotation: str) -> tuple[float, str]:
         """The share of the voxels of some cases that their labels or scribbles mark, and a hash of these."""
@@ -180,7 +175,9 @@ class PreparedDataset:
         return Case(
             identifier=identifier,
             patient=record["patient"],
-            image=np.load(self.folder / "images" / f"{identifier}.npy", mmap_mode="r"),
+            image=load_array(
+                self.folder / "images" / f"{identifier}.npy", (self.channels, *record["shape"]), np.float32
+            ),
             label=self.annotation(identifier, "label") if self.is_labelled(identifier) else None,
             spacing_mm=self.spacing_mm(identifier),
             orientation=record["orientation"],

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -133,7 +134,9 @@ def _send(stream: BinaryIO, message: Any) -> None:
 def _receive(stream: BinaryIO) -> Any:
     head = _exactly(stream, _number(stream))
     buffers = [_exactly(stream, _number(stream)) for _ in range(_number(stream))]
-    return pickle.loads(head, buffers=buffers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")  # odd values in users' files, which reading has judged
+        return pickle.loads(head, buffers=buffers)
 
 
 def _number(stream: BinaryIO) -> int:

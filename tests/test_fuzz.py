@@ -4,6 +4,7 @@ import gzip
 import io
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.models.checkpoint import HEADER_KEY, CheckpointError, read_metadata
+from mamba_unet.training.recipe import load_recipe, save_recipe
 from mamba_unet.volumes import limits
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.isolated import Reader
@@ -48,6 +51,40 @@ def write_picture(path: Path) -> None:
     pages[0].save(path, **(more if path.suffix == ".tif" else {}))
 
 
+def write_dicom(path: Path) -> None:
+    """A series of six slices in a folder; or in a zip, packed."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    files = {}
+    for number, pixels in enumerate(VALUES):
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, generate_uid()
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study, series, frame
+        dataset.Modality, dataset.PatientID, dataset.InstanceNumber = "MR", "synthetic", number + 1
+        dataset.PixelSpacing, dataset.ImageOrientationPatient = [1.5, 1.5], [1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient = [0, 0, 5 * number]
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+        dataset.PixelData = pixels.tobytes()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        stream = io.BytesIO()
+        dataset.save_as(stream, enforce_file_format=True)
+        files[f"{number}.dcm"] = stream.getvalue()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(f"series/{name}", content)
+    else:
+        path.mkdir()
+        for name, content in files.items():
+            (path / name).write_bytes(content)
+
+
 def write_hdf5(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("image", data=VALUES, compression="gzip", shuffle=True)
@@ -70,6 +107,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "a.h5": write_hdf5,
     "a.npz": lambda path: np.savez_compressed(path, image=VALUES),
     "a.npy": lambda path: np.save(path, VALUES),
+    "series.zip": write_dicom,
 }
 
 
@@ -138,6 +176,66 @@ def whole_packed(data: bytes) -> bytes:
     with gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as file:
         file.write(data)
     return stream.getvalue()
+
+
+def refused_in_a_sentence(error: Exception) -> None:
+    said = str(error)
+    reason = said.split(": ", 1)[-1]
+    assert len(reason) > 20 and not BARE.match(reason), said
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.fuzz)])
+def test_a_series_with_a_broken_slice_is_read_or_refused_in_a_sentence(count, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "max_bytes", LIMIT)
+    write_dicom(tmp_path / "series")
+    path, rng = tmp_path / "series" / "3.dcm", np.random.default_rng(0)
+    data = path.read_bytes()
+    start = data.index(b"DICM") + 4
+    with Reader(deadline_s=DEADLINE_S) as reader:
+        for _ in range(count):
+            path.write_bytes(data[:start] + broken(data[start:], rng))
+            try:
+                volume = reader.read(partial(read_volume, path.parent), path.parent)
+            except UnreadableError as error:
+                refused_in_a_sentence(error)
+                assert "ended the process" not in error.reason and "not read within" not in error.reason
+            else:
+                assert volume.array.nbytes <= LIMIT
+        assert peak_bytes(reader) < PEAK
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.fuzz)])
+def test_a_broken_recipe_is_read_or_refused_in_a_sentence(count, tmp_path):
+    rng = np.random.default_rng(0)
+    save_recipe(tmp_path / "recipe.yaml", load_recipe("acdc_mamba_unet", {"data": "data", "out": "run"}))
+    whole = (tmp_path / "recipe.yaml").read_bytes()
+    for _ in range(count):
+        (tmp_path / "recipe.yaml").write_bytes(broken(whole, rng))
+        try:
+            load_recipe(tmp_path / "recipe.yaml")
+        except (ValueError, FileNotFoundError) as error:
+            refused_in_a_sentence(error)
+
+
+@pytest.mark.parametrize("count", [2 * FEW, pytest.param(2 * MANY, marks=pytest.mark.fuzz)])
+def test_a_broken_prepared_folder_is_read_or_refused_in_a_sentence(count, tmp_path):
+    write_phantom(tmp_path / "raw", cases=3, seed=0)
+    folder = prepare(tmp_path / "raw", tmp_path / "data", progress=False).folder
+    names = ["dataset.json", "splits.json", *(f"{kind}/phantom_001.npy" for kind in ("images", "labels"))]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        file = folder / names[number % len(names)]
+        whole = file.read_bytes()
+        file.write_bytes(broken(whole, rng))
+        try:
+            prepared = PreparedDataset(folder)
+            for identifier in prepared.identifiers:
+                case = prepared.case(identifier)
+                assert case.image.shape[1:] == case.label.shape == prepared.shape(identifier)
+                assert prepared.preprocessing() and prepared.content_hash(identifier) and prepared.patients
+        except ValueError as error:
+            refused_in_a_sentence(error)
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", KINDS)
