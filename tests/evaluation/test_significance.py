@@ -20,6 +20,8 @@ INF, NAN = float("inf"), float("nan")
         ([0, 0, 1, 2, 3, 4, 5], 2 / 32),  # zeros do not enter
         ([0, 0], 1.0),
         ([INF, INF, 1], 2 / 8),
+        ([-1, -1, 2, 3], 10 / 16),  # ranks 1.5 1.5 3 4: 3 + 4 is as much as 1.5 + 1.5 + 4
+        ([-1, -1, -2, 3], 12 / 16),  # at most 4: 0, 1.5 twice, 3 twice and 4
     ],
 )
 def test_p_is_counted_over_all_signs(differences, p):
@@ -43,8 +45,10 @@ def test_many_patients_are_tested_by_the_normal_approximation_with_ties():
     for differences in (rng.normal(0.05, 1, 2000), rng.integers(-5, 7, 2000).astype(float)):
         expected = stats.wilcoxon(differences, zero_method="wilcox", correction=False, method="approx").pvalue
         assert wilcoxon(differences) == pytest.approx(expected, rel=1e-9)
+        assert wilcoxon(-differences) == pytest.approx(expected, rel=1e-9)
         assert not paired_test(differences, np.zeros(2000), higher_is_better=True).exact
-    assert paired_test([1.0, 2.0], [0.0, 0.0], higher_is_better=True).exact
+    for patients, exact in ((2, True), (200, True), (201, False)):
+        assert paired_test(np.arange(patients) + 1.0, np.zeros(patients), higher_is_better=True).exact == exact
 
 
 def test_both_forms_agree_where_one_takes_over_from_the_other(monkeypatch):
@@ -62,6 +66,7 @@ def test_both_forms_agree_where_one_takes_over_from_the_other(monkeypatch):
         ([3, 5, 6], [1, 2, 4], 4 / 20),  # one pair of nine the other way
         ([1, 2], [1, 2], 1.0),
         ([INF, 3], [1, 2], 2 / 6),
+        ([3, 4, 5], [1, 2], 2 / 10),
         ([NAN, 4, 5, 6], [1, 2, 3], 2 / 20),
         ([1, NAN], [1, 2], None),
         ([1], [2, 3], None),
@@ -97,7 +102,9 @@ def test_ties_and_what_is_left_out_are_counted():
 
 def test_one_patient_has_no_interval_and_opposite_infinities_have_their_middle():
     assert paired_test([1.0], [0.5], higher_is_better=True).interval is None
+    assert paired_test([1.0, 1.0], [0.5, 0.25], higher_is_better=True).interval == (0.5, 0.75)
     assert paired_test([INF, 1], [1, INF], higher_is_better=False).median_difference == 0
+    assert paired_test([1, 1, 1], [INF] * 3, higher_is_better=False).median_difference == -INF
 
 
 def test_differences_that_only_rounding_makes_are_ties():
@@ -123,17 +130,17 @@ def test_the_interval_holds_the_median_and_shrinks_with_patients():
 
 
 def test_the_interval_is_the_middle_95_percent():
-    """The median of draws from 0, 1, ..., 100: at most k of 101 drawn below it, a binomial probability."""
-    values = np.arange(101.0)
-    low, high = paired_test(values, np.zeros(101), higher_is_better=True).interval
-    at_most = [stats.binom(101, (value + 1) / 101).sf(50) for value in range(101)]  # P(median <= value)
-    assert low == pytest.approx(np.searchsorted(at_most, 0.025), abs=1)
-    assert high == pytest.approx(np.searchsorted(at_most, 0.975), abs=1)
+    """The median of draws from 0, 1, ..., 1000: at most k of 1001 drawn below it, a binomial probability."""
+    count = 1001  # 2.5 and 3.75 % are three values apart
+    low, high = paired_test(np.arange(float(count)), np.zeros(count), higher_is_better=True).interval
+    at_most = stats.binom(count, np.arange(1, count + 1) / count).sf(count // 2)  # P(median <= value)
+    assert low == pytest.approx(np.searchsorted(at_most, 0.025), abs=1.5)
+    assert high == pytest.approx(np.searchsorted(at_most, 0.975), abs=1.5)
 
 
 def test_holm_multiplies_step_by_step_and_never_falls():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([0.5, 0.9]) == holm([0.8, 0.9]) == [1, 1]
     assert holm([]) == []
 
 

@@ -2,14 +2,11 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mamba_unet.data.case import Case
-from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import EMPTY_MASK_POLICY, Conventions, segmentation_metrics
 from mamba_unet.evaluation.summary import Evaluation, format_interval, format_statistic
 
@@ -17,27 +14,8 @@ CLASSES = ["background", "ventricle", "wall"]
 OVERLAP = ("dice", "iou", "accuracy", "precision", "sensitivity", "specificity")
 
 
-def make_case(identifier, label, spacing_mm=(8.0, 1.5, 1.5)):
-    image = np.zeros(label.shape, np.float32)
-    return Case(identifier, identifier.split("_")[0], image, label, spacing_mm, None, None, Path(identifier))
-
-
-def blocks(ventricle=4, wall=4):
-    """Three slices of 12 x 12: a ventricle and a wall of so many columns, four rows each; nothing in the last."""
-    label = np.zeros((3, 12, 12), np.uint8)
-    label[:2, 1:5, :ventricle] = 1
-    label[:2, 6:10, :wall] = 2
-    return label
-
-
-def evaluate(labels_and_predictions, **options):
-    """{identifier: (label, prediction)} or (label, prediction, spacing) -> Evaluation."""
-    cases = [make_case(name, label, *spacing) for name, (label, _, *spacing) in labels_and_predictions.items()]
-    return evaluate_cases(lambda case: labels_and_predictions[case.identifier][1], cases, CLASSES, **options)
-
-
 @pytest.fixture
-def evaluation():
+def evaluation(blocks, evaluate):
     """Two patients, three cases; Dice of the ventricle 1, 0.5 and 0.8, of the wall 1 throughout."""
     return evaluate(
         {
@@ -48,7 +26,7 @@ def evaluation():
     )
 
 
-def test_rows_hold_the_metrics_of_each_case_and_class(evaluation):
+def test_rows_hold_the_metrics_of_each_case_and_class(evaluation, blocks):
     assert [(row["case"], row["patient"], row["class_name"]) for row in evaluation.rows] == [
         (case, case[0], name) for case in ("a_1", "a_2", "b_1") for name in CLASSES[1:]
     ]
@@ -105,13 +83,13 @@ def test_interval_covers_the_mean_of_many_patients_as_often_as_it_says():
     assert 52 <= hits <= 60
 
 
-def test_one_patient_has_no_interval_and_one_case_no_deviation():
+def test_one_patient_has_no_interval_and_one_case_no_deviation(blocks, evaluate):
     statistic = evaluate({"a_1": (blocks(), blocks(2))}).summary()["foreground"]["dice"]
     assert statistic["mean"] is not None
     assert statistic["sd"] is None and statistic["ci95"] is None
 
 
-def test_empty_masks_are_counted_and_named():
+def test_empty_masks_are_counted_and_named(blocks, evaluate):
     evaluation = evaluate(
         {
             "a_1": (blocks(wall=0), blocks(wall=0)),  # wall absent from both
@@ -139,14 +117,14 @@ def test_empty_masks_are_counted_and_named():
         assert "Of 4 cases: wall absent from label and prediction in 1; wall absent from one of them in 2." in text
 
 
-def test_class_that_never_occurs_does_not_spoil_the_mean():
+def test_class_that_never_occurs_does_not_spoil_the_mean(blocks, evaluate):
     evaluation = evaluate({"a_1": (blocks(wall=0), blocks(wall=0)), "b_1": (blocks(wall=0), blocks(wall=0))})
     assert evaluation.mean_foreground_dice == 1
     assert math.isnan(evaluation.per_class()["wall"])
     assert evaluation.summary()["classes"]["wall"]["dice"]["mean"] is None
 
 
-def test_nothing_present_anywhere_is_nan():
+def test_nothing_present_anywhere_is_nan(evaluate):
     empty = np.zeros((2, 4, 4), np.uint8)
     evaluation = evaluate({"a_1": (empty, empty)})
     assert math.isnan(evaluation.mean_foreground_dice)
@@ -160,7 +138,7 @@ def test_images_without_any_structure_are_left_out_of_the_histogram(evaluation):
     assert len(evaluation.slice_rows) == 3 * 3 * 2
 
 
-def test_distances_are_labelled_by_their_unit():
+def test_distances_are_labelled_by_their_unit(blocks, evaluate):
     known = evaluate({"a_1": (blocks(), blocks(3))})
     unknown = evaluate({"a_1": (blocks(), blocks(3), None)})
     assert (known.distance_unit, unknown.distance_unit) == ("mm", "voxels")
@@ -169,7 +147,7 @@ def test_distances_are_labelled_by_their_unit():
     assert known.per_class("hd95")["ventricle"] == pytest.approx(1.5 * unknown.per_class("hd95")["ventricle"])
 
 
-def test_millimetres_and_voxels_are_never_averaged_together():
+def test_millimetres_and_voxels_are_never_averaged_together(blocks, evaluate):
     mixed = evaluate({"a_1": (blocks(), blocks(3)), "b_1": (blocks(), blocks(3), None)})
     summary = mixed.summary()
     assert summary["distance_unit"] == "mixed"
@@ -182,7 +160,7 @@ def test_millimetres_and_voxels_are_never_averaged_together():
     assert [row["distance_unit"] for row in mixed.rows] == ["mm", "mm", "voxels", "voxels"]
 
 
-def test_conventions_are_passed_on_and_named():
+def test_conventions_are_passed_on_and_named(blocks, evaluate):
     data = {"a_1": (blocks(), blocks(3))}
     conventions = Conventions("hd", "asd_prediction_to_label")
     evaluation = evaluate(data, conventions=conventions)
@@ -191,14 +169,14 @@ def test_conventions_are_passed_on_and_named():
     assert evaluation.rows[0]["hd95"] == expected
 
 
-def test_distances_can_be_left_out():
+def test_distances_can_be_left_out(blocks, evaluate):
     evaluation = evaluate({"a_1": (blocks(), blocks(3))}, distances=False)
     assert evaluation.metrics == OVERLAP
     assert "hd95" not in evaluation.rows[0] and "hd95" not in evaluation.summary()["foreground"]
     assert "HD95" not in evaluation.text() + evaluation.markdown()
 
 
-def test_what_is_written_can_be_read_again(tmp_path):
+def test_what_is_written_can_be_read_again(tmp_path, blocks, evaluate):
     evaluation = evaluate(
         {"a_1": (blocks(wall=0), blocks(wall=0)), "a_2": (blocks(), blocks(wall=0)), "b_1": (blocks(), blocks(3))}
     )
@@ -219,14 +197,14 @@ def test_what_is_written_can_be_read_again(tmp_path):
     json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_no_case_at_all_has_no_summary():
+def test_no_case_at_all_has_no_summary(evaluate):
     empty = evaluate({})
     assert math.isnan(empty.mean_foreground_dice)
     with pytest.raises(ValueError, match="no case was evaluated"):
         empty.text()
 
 
-def test_parts_of_several_processes_merge_into_one(evaluation):
+def test_parts_of_several_processes_merge_into_one(evaluation, blocks, evaluate):
     data = {"a_1": (blocks(), blocks()), "a_2": (blocks(6), blocks(2)), "b_1": (blocks(6), blocks(4))}
     parts = [evaluate({name: data[name] for name in names}) for names in (["b_1", "a_1"], ["a_2"], [])]
     merged = Evaluation.merge(parts)
@@ -238,7 +216,7 @@ def test_parts_of_several_processes_merge_into_one(evaluation):
         Evaluation.merge([parts[0], evaluate({}, distances=False)])
 
 
-def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path):
+def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path, blocks, evaluate):
     label = blocks()
     label[:, 11] = 255
     evaluation = evaluate({"a_1": (label, blocks()), "b_1": (blocks(), blocks())})
@@ -251,7 +229,7 @@ def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path):
     assert "without ground truth" not in evaluate({"a_1": (blocks(), blocks())}).text()
 
 
-def test_the_foreground_mean_weighs_classes_alike_whatever_cases_define_them():
+def test_the_foreground_mean_weighs_classes_alike_whatever_cases_define_them(blocks, evaluate):
     """The wall is in one case of three, with a Dice of 0.5; the ventricle is in all, with 1."""
     wall = evaluate(
         {
@@ -264,7 +242,7 @@ def test_the_foreground_mean_weighs_classes_alike_whatever_cases_define_them():
     assert wall.summary()["foreground"]["dice"]["mean"] == pytest.approx(0.75)
 
 
-def test_the_interval_of_a_distance_leaves_infinite_ones_out():
+def test_the_interval_of_a_distance_leaves_infinite_ones_out(blocks, evaluate):
     """Two patients of equal distance, a third that missed the wall: every draw with a finite one has that distance."""
     data = {name: (blocks(), blocks(wall=3)) for name in ("a_1", "b_1")} | {"c_1": (blocks(), blocks(wall=0))}
     wall = evaluate(data).summary()["classes"]["wall"]["hd95"]
