@@ -38,11 +38,7 @@ MODULES = {
     "evaluation/summary.py": EVALUATION,
     "evaluation/cases.py": EVALUATION,
     "training/objectives/losses.py": ("tests/training/objectives",),
-    "volumes/geometry.py": (
-        "tests/volumes/test_volume.py",
-        "tests/volumes/test_read.py",
-        "tests/volumes/test_nifti.py",
-    ),
+    "volumes/geometry.py": ("tests/volumes/test_geometry.py", "tests/volumes/test_volume.py"),
     "data/splits.py": ("tests/data/test_splits.py",),
     "measures/statistics.py": ("tests/measures/test_statistics.py",),
     "measures/cardiac.py": ("tests/measures/test_cardiac.py",),
@@ -357,6 +353,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="as in MODULES; default: all, and the result is written")
     parser.add_argument("--state", type=Path, help="file to go on from: what a test noticed is not tried again")
+    parser.add_argument("--write", action="store_true", help="write the result of the modules named, too")
     args = parser.parse_args()
     chosen, file = args.modules, args.state and args.state.resolve()
     state = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
@@ -389,7 +386,7 @@ def main() -> None:
                 f"- `{module}`: `{text}`" + (f": {EQUIVALENT[module][text]}" if kind == "equivalent" else "")
                 for text in one[kind]
             ]
-    if chosen:
+    if chosen and not args.write:
         print("\n".join(lines))
     else:
         write_result("mutation", "Small faults put into the source", lines, results)

@@ -199,6 +199,11 @@ def test_a_mask_of_black_and_white_is_one_class_and_grey_levels_are_refused(tmp_
     (case,), failures = measure_files([tmp_path], progress=False)
     assert [(one.structure, one.voxels) for one in case.structures] == [("class 1", 9)]
     assert "its values 7, 253, 255 do not plainly show classes" in failures[str(tmp_path / "grey.png")]
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "ramp.png")
+    assert "do not plainly show classes" in measure_files([tmp_path / "ramp.png"], progress=False)[1].popitem()[1]
+    names = [f"organ {number}" for number in range(1, 64)]
+    (case,), _ = measure_files([tmp_path / "ramp.png"], class_names=names, progress=False)
+    assert len(case.structures) == 63
 
 
 def test_the_names_in_a_segmentation_of_slicer_are_used(tmp_path):

@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
     )
     options.conventions(parser)
     options.device(parser)
+    options.memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:

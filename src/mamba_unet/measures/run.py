@@ -21,6 +21,7 @@ from mamba_unet.volumes.write import stored_class_names
 log = logging.getLogger(__name__)
 
 MOST_CLASSES = WHITE = 255  # a mask of one class is often black and white
+MOST_UNDECLARED = 15  # classes of a picture that nobody named
 GREY_LEVELS = 8  # a picture whose largest value is so many times the number of its values holds grey levels
 NEARLY_WHOLE = 1e-3  # labels that went through a slope or float32
 BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz")
@@ -115,7 +116,8 @@ def _require_classes(label: Volume) -> None:
     """
     values = np.unique(label.array)
     values = values[values > 0].tolist()
-    if ending(label.where, PICTURES) and values and values[-1] > GREY_LEVELS * len(values):
+    many = len(values) > MOST_UNDECLARED
+    if ending(label.where, PICTURES) and values and (many or values[-1] > GREY_LEVELS * len(values)):
         shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
         raise UnreadableError(
             label.where,
