@@ -17,7 +17,7 @@ def _texts(value: Any) -> bool:
 def _numbers(value: Any, shape: Sequence[int]) -> bool:
     try:
         return np.shape(value) == tuple(shape) and bool(np.isfinite(np.asarray(value, float)).all())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

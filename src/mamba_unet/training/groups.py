@@ -131,7 +131,9 @@ NETWORKS = {
 
 
 def member_recipes(objective: str, model: ModelRecipe, few: FewLabelsRecipe) -> list[ModelRecipe]:
-    """All the networks that an objective trains, `model` first."""
+    """All the networks that an objective trains, `model` first. Raises RecipeError if there is no such objective."""
+    if objective not in NETWORKS:
+        raise RecipeError(f"objective {str(objective)[:80]!r}; expected one of {', '.join(NETWORKS)}")
     partners = list(few.partners)
     if not partners and NETWORKS[objective][0] > 1:
         partners = [ModelRecipe("unet") if objective == "semi_mamba_unet" else model]

@@ -271,7 +271,7 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
         raise RecipeError(f"{heirs[0]}: its bases go round in a circle: {' -> '.join(map(str, [*heirs, path]))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
@@ -343,7 +343,7 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         source = "command line" if words else source
         config = parser.parse_args(words, namespace=keys)
         return Recipe(**vars(parser.instantiate(config)))
-    except (ArgumentError, TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise RecipeError(f"{source}: {error}") from error
 
 
