@@ -110,15 +110,16 @@ FINE = {"mamba_unet_fine", "mamba_unet_fine_no_scan", "mamba_unet_fine_dwconv"}
 @pytest.mark.parametrize(
     ("base", "without"),
     [
-        ("acdc_base", FINE),
-        ("acdc_cpu", {"mamba_unet", *FINE}),
-        ("acdc_scratch", {"mamba_unet_fine", "mamba_unet_no_scan", "mamba_unet_dwconv"}),
+        ("acdc_base", FINE | VOLUMES),
+        ("acdc_cpu", {"mamba_unet", *FINE} | VOLUMES),
+        ("acdc_scratch", {"mamba_unet_fine", "mamba_unet_no_scan", "mamba_unet_dwconv"} | VOLUMES),
+        ("acdc_3d", {"mamba_unet_3d"} | set(list_models()) - VOLUMES),
     ],
 )
 def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
     heirs = [name for name in PUBLISHED if f"base: {base}\n" in recipe_text(name) and name != "acdc_few"]
     recipes = [load_recipe(name) for name in heirs]
-    assert {recipe.model.name for recipe in recipes} == set(list_models()) - VOLUMES - without
+    assert {recipe.model.name for recipe in recipes} == set(list_models()) - without
     assert all(dataclasses.replace(recipe, model=recipes[0].model) == recipes[0] for recipe in recipes)
 
 
