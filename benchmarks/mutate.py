@@ -37,7 +37,7 @@ MODULES = {
     "evaluation/significance.py": EVALUATION,
     "evaluation/summary.py": EVALUATION,
     "evaluation/cases.py": EVALUATION,
-    "training/objectives/losses.py": ("tests/training/objectives",),
+    "training/objectives/losses.py": ("tests/training/objectives/test_losses.py",),
     "volumes/geometry.py": ("tests/volumes/test_geometry.py", "tests/volumes/test_volume.py"),
     "data/splits.py": ("tests/data/test_splits.py",),
     "measures/statistics.py": ("tests/measures/test_statistics.py",),
