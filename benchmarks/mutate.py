@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,8 +209,10 @@ class Session:
             return trace
 
         sys.settrace(trace)
+        threading.settrace(trace)
         passed = run_item(item)
         sys.settrace(None)
+        threading.settrace(None)
         return (time.perf_counter() - start, sorted(lines)) if passed else None
 
     def _meet(self, code: CodeType, items: Sequence[Any]) -> str:
