@@ -1,11 +1,14 @@
 """Each loss of few labels and scribbles on arrays whose answer a person can compute."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from mamba_unet.models.registry import build_model
+from mamba_unet.training.objectives.averaged import Averaged
 from mamba_unet.training.objectives.contrast import PixelContrast
 from mamba_unet.training.objectives.cross_pseudo import CrossPseudo
 from mamba_unet.training.objectives.losses import soft_dice_loss
@@ -14,6 +17,8 @@ from mamba_unet.training.objectives.members import share_encoder
 from mamba_unet.training.objectives.ramp import Ramp
 from mamba_unet.training.objectives.regularisers import entropy_loss, mumford_shah_loss, probability_distance
 from mamba_unet.training.objectives.scribble import MixedPseudoLabels, PartialCrossEntropy
+from mamba_unet.training.optimizer import build_optimizer
+from mamba_unet.training.recipe import OptimizerRecipe
 from mamba_unet.views.labels import IGNORE
 
 SPACES = [(2, 4), (2, 2, 2)]
@@ -179,8 +184,6 @@ def test_wrong_numbers_of_networks_are_refused_and_two_decoders_share_their_enco
         CrossPseudo({"a": Constant(1.0)}, "a", 4, Ramp(0, 0))
     with pytest.raises(ValueError, match="two or three networks, got a"):
         MixedPseudoLabels({"a": Constant(1.0)}, "a", 4, Ramp(0, 0))
-    from mamba_unet.models.registry import build_model
-
     for name in ("unet", "mamba_unet", "mamba_unet_fine", "swin_unet", "transunet"):
         first, second = (build_model(name, size="nano") for _ in range(2))
         alone = sum(p.numel() for p in first.parameters())
@@ -189,3 +192,26 @@ def test_wrong_numbers_of_networks_are_refused_and_two_decoders_share_their_enco
         assert alone < sum(both.values()) < 1.8 * alone
     with pytest.raises(ValueError, match="no encoder apart"):
         share_encoder(*(build_model("attention_unet", size="nano") for _ in range(2)))
+
+
+def test_both_networks_learn_alike():
+    """Two equal networks stay equal, through the optimiser and the averages too."""
+    torch.manual_seed(0)
+    network = build_model("unet", size="nano", dropout=[0.0] * 5)
+    pair = CrossPseudo({"a": network, "b": copy.deepcopy(network)}, "a", 4, Ramp(0.1, 0), contrast=None)
+    objective = Averaged(pair, 0.9)
+    optimizer, _ = build_optimizer(objective, OptimizerRecipe("adamw"), 5)
+    streams = {"labelled": batch((16, 16), 1), "unlabelled": batch((16, 16), IGNORE)}
+    for part in streams.values():
+        part["image"] = torch.randn(2, 1, 16, 16)
+    before = copy.deepcopy(network.state_dict())
+    for step in range(3):
+        optimizer.zero_grad()
+        objective(streams, step)["loss"].backward()
+        optimizer.step()
+        objective.after_step(step + 1)
+    for networks in (pair.networks, objective.networks):
+        a, b = (one.state_dict() for one in networks.values())
+        assert all(torch.allclose(value, b[name], atol=1e-6) for name, value in a.items())
+    after = network.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items() if "weight" in name)
