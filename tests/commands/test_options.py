@@ -46,7 +46,7 @@ def test_conventions_have_the_defaults_of_the_metrics():
         options.chosen_conventions(parse([*words, "--asd", "hd"]))
 
 
-@pytest.mark.parametrize("command", [command.__name__.rpartition(".")[2] for command in COMMANDS])
+@pytest.mark.parametrize("command", [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as done:
         build_parser().parse_args([command, "--help"])

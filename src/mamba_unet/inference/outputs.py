@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mamba_unet.files import remove_temporaries, write_json
-from mamba_unet.inference.predictor import Segmentation
+from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
 from mamba_unet.volumes.formats import PICTURES, ending

@@ -21,7 +21,8 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
 from mamba_unet.inference.outputs import AUTO, OutputFolder, sha256
-from mamba_unet.inference.predictor import Predictor, PreparedVolume, Segmentation
+from mamba_unet.inference.predictor import Predictor, PreparedVolume
+from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.volumes.find import VolumeFile, find_volumes
 from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, printable
 from mamba_unet.volumes.geometry import SLICE_AXES
