@@ -319,6 +319,27 @@ def test_the_card_of_a_network_and_whether_it_fits_are_told_and_another_one_is_o
     assert not offer.is_visible() and not page.locator("#misfits").is_visible()
 
 
+def test_uncertainty_is_computed_when_it_is_wanted_and_shown_in_place_of_the_fill(page, volume_file):
+    segmented(page, volume_file)
+    assert not page.get_by_role("link", name="Uncertainty NIfTI").is_visible()
+    page.get_by_role("button", name="Fill", exact=True).click()
+    assert pixels(page, GREY) > 2000
+    page.get_by_label("Uncertainty instead").check()
+    page.wait_for_selector("#structures.doubted")
+    page.get_by_text("any class as likely").wait_for()
+    page.locator("#opacity").fill("100")
+    assert pixels(page, GREY) < 200 and np.ptp(picture(page), axis=-1).mean() > 30  # other colours, in most places
+    doubt = float(re.search(r"uncertainty (\S+)", page.inner_text("#readout"))[1])
+    cell = page.locator("#structures tbody tr").nth(1).locator("td").nth(3)
+    assert 0 < doubt <= 1 and float(cell.inner_text()) == pytest.approx(doubt, abs=0.2)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Uncertainty NIfTI").click()
+    saved = nib.Nifti1Image.from_bytes(gzip.decompress(download.value.path().read_bytes()))
+    assert saved.shape == (32, 24, 6) and 0 < saved.get_fdata().max() <= 1
+    page.get_by_label("Uncertainty instead").uncheck()
+    assert pixels(page, GREY) > 2000
+
+
 def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):
     segmented(page, cine_file)
     assert page.locator("#frame-text").inner_text() == "Frame 1 / 4"

@@ -37,12 +37,14 @@ class Start(BaseModel):
         model: name of a network.
         volume: which one of several, counted from 0; None asks for a choice.
         slice_axis: to cut slices across; None finds it.
+        uncertainty: also say how sure the network is of each voxel; takes memory for the probabilities of all classes.
     """
 
     model_config = ConfigDict(extra="forbid")
     model: str
     volume: Annotated[int, Field(ge=0)] | None = None
     slice_axis: Literal["x", "y", "z"] | None = None
+    uncertainty: bool = False
 
 
 def create_app(
@@ -113,9 +115,11 @@ def create_app(
     async def upload(identifier: str, request: Request, name: Annotated[str, Query(max_length=1000)]) -> None:
         await receive_file(request, jobs, jobs.get(identifier), name)
 
-    async def take_on(job: Job, model: str, slice_axis: str | None, volume: int | None = None) -> None:
+    async def take_on(
+        job: Job, model: str, slice_axis: str | None, volume: int | None = None, uncertainty: bool = False
+    ) -> None:
         """Have a job read, and put it into the queue."""
-        jobs.start(job, model, slice_axis)
+        jobs.start(job, model, slice_axis, uncertainty)
         async with job.turn:
             async with readers:
                 await run_in_threadpool(jobs.find, job, volume)
@@ -126,7 +130,7 @@ def create_app(
     @app.post("/api/jobs/{identifier}/start")
     async def start(identifier: str, wanted: Start) -> dict[str, Any]:
         job = jobs.get(identifier)
-        await take_on(job, wanted.model, wanted.slice_axis, wanted.volume)
+        await take_on(job, wanted.model, wanted.slice_axis, wanted.volume, wanted.uncertainty)
         return _state(jobs, job)
 
     @app.post("/api/jobs/{identifier}/cancel")

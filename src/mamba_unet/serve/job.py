@@ -34,7 +34,7 @@ class Job:
         arriving: files that are being uploaded now.
         volumes: found in the upload.
         volume: which of them is meant.
-        model, slice_axis: as asked for.
+        model, slice_axis, uncertainty: as asked for.
         state: `choosing` waits for the owner to say which of several volumes is meant.
         slices: (done, all) while the network runs.
         error: why it failed, in words for its owner.
@@ -55,6 +55,7 @@ class Job:
     volume: int = 0
     model: str = ""
     slice_axis: str | None = None
+    uncertainty: bool = False
     state: State = "uploading"
     slices: tuple[int, int] = (0, 0)
     error: str = ""

@@ -146,13 +146,14 @@ class Jobs:
             limit = f"The server holds {_mib(self.disk_bytes)} of uploads and results at most"
             raise Refused(507, f"{limit}. Remove a volume, or try again later.")
 
-    def start(self, job: Job, model: str, slice_axis: str | None = None) -> None:
+    def start(self, job: Job, model: str, slice_axis: str | None = None, uncertainty: bool = False) -> None:
         """Take a job on, to be read next.
 
         Args:
             job: uploaded, or with a result that another one is to replace.
             model: name of a predictor.
             slice_axis: x, y or z, where the automatic choice is wrong.
+            uncertainty: say how sure the network is of each voxel.
 
         Raises:
             Refused: there is no such model, or the job is not ready for it.
@@ -165,7 +166,7 @@ class Jobs:
             if job.arriving:
                 raise Refused(409, "A file of this upload is still on its way. Start when it is here.")
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
-            job.model, job.slice_axis, job.volume = model, slice_axis, 0
+            job.model, job.slice_axis, job.volume, job.uncertainty = model, slice_axis, 0, uncertainty
 
     def find(self, job: Job, volume: int | None = None) -> None:
         """Find out what was uploaded, and wait for a choice where there are several volumes.
@@ -315,7 +316,9 @@ class Jobs:
                 raise _Cancelled
             job.slices = (done, total)
 
-        segmentation = self.predictors[job.model](job.read(self._readers), slice_axis=job.slice_axis, progress=progress)
+        segmentation = self.predictors[job.model](
+            job.read(self._readers), slice_axis=job.slice_axis, probabilities=job.uncertainty, progress=progress
+        )
         result = write_result(job.folder, segmentation)
         self._weigh(job)
         return result

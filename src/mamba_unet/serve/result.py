@@ -17,14 +17,15 @@ from mamba_unet.volumes.volume import Volume
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor, Segmentation
 
-IMAGE, LABEL = "image.nii.gz", "label.nii.gz"  # for the viewer
-SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC = (
+IMAGE, LABEL, DOUBT = "image.nii.gz", "label.nii.gz", "doubt.nii.gz"  # for the viewer; doubt in per cent
+SEGMENTATION, DICOM_SEG, UNCERTAINTY, STATISTICS, CARDIAC = TAKEN = (
     "segmentation.nii.gz",
     "segmentation.dcm",
+    "uncertainty.nii.gz",
     "statistics.csv",
     "cardiac.csv",
 )  # to take away
-FILES = (IMAGE, LABEL, SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC)
+FILES = (IMAGE, LABEL, DOUBT, *TAKEN)
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])  # NIfTI's
 LARGEST = 2048  # voxels along an axis that browsers' graphics take, save the smallest
@@ -69,10 +70,13 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     from mamba_unet.measures.statistics import CaseStatistics, write_statistics
 
     volume, labels = segmentation.volume, segmentation.labels
-    for name in (DICOM_SEG, CARDIAC):
+    for name in (DICOM_SEG, UNCERTAINTY, DOUBT, CARDIAC):
         (folder / name).unlink(missing_ok=True)  # of another model
     _save(folder / LABEL, labels, viewer_affine(volume))
     segmentation.save(folder / SEGMENTATION)
+    if segmentation.uncertainty is not None:
+        _save(folder / DOUBT, np.rint(100 * segmentation.uncertainty).astype(np.uint8), viewer_affine(volume))
+        segmentation.save_uncertainty(folder / UNCERTAINTY)
     notes = [*volume.notes]
     if volume.dicom is not None:
         try:
@@ -92,7 +96,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
             heart = hearts[0]
             cardiac = {"ed": heart.ed, "es": heart.es, "phases_by": heart.phases_by, **asdict(heart.measures)}
     return {
-        "files": [name for name in (SEGMENTATION, DICOM_SEG, STATISTICS, CARDIAC) if (folder / name).exists()],
+        "files": [name for name in TAKEN if (folder / name).exists()],
         "focus": _focus(labels[0], axis),
         "structures": structures,
         "cardiac": cardiac,

@@ -3,9 +3,11 @@
 import { openCard } from "./card.js";
 import { listen } from "./controls.js";
 import { $, api, cover, element } from "./dom.js";
-import { open, recall } from "./list.js";
+import { again, open, recall } from "./list.js";
+import { drawOverlay, listenToOverlay } from "./overlay.js";
 import { describe } from "./show.js";
 import { page } from "./state.js";
+import { listenToUncertainty } from "./uncertainty.js";
 import { droppedFiles, pickedFiles } from "./upload.js";
 
 function takeFiles() {
@@ -46,6 +48,8 @@ async function begin() {
   $("keeping").textContent = `Volumes and results leave the server ${minutes} minutes after they were last asked for.`;
   page.viewer.changed = describe;
   listen();
+  listenToOverlay();
+  listenToUncertainty(again, drawOverlay);
   takeFiles();
   try {
     await page.viewer.attach($("canvas"), $("marks"));

@@ -51,17 +51,6 @@ function onKey(event) {
   act();
 }
 
-/** How the segmentation is laid over the image; each browser keeps its choice. */
-function drawOverlay() {
-  const style = localStorage.getItem("mamba-unet overlay") ?? "both";
-  for (const button of document.querySelectorAll("[data-style]")) {
-    button.setAttribute("aria-pressed", button.dataset.style === style);
-  }
-  const shown = $("overlay").checked;
-  $("opacity").disabled = style === "outline";
-  viewer.setOverlay(shown && style !== "outline" ? $("opacity").value / 100 : 0, shown && style !== "fill");
-}
-
 export function listen() {
   document.addEventListener("keydown", onKey);
   for (const button of document.querySelectorAll("[data-plane]")) {
@@ -81,10 +70,5 @@ export function listen() {
     const { low, high } = page.chosen.job.image.windows[$("preset").value];
     viewer.setWindow(low, high);
   };
-  $("overlay").onchange = $("opacity").oninput = drawOverlay;
-  for (const button of document.querySelectorAll("[data-style]")) {
-    button.onclick = () => (localStorage.setItem("mamba-unet overlay", button.dataset.style), drawOverlay());
-  }
-  drawOverlay();
   $("help-open").onclick = () => $("help").showModal();
 }

@@ -4,6 +4,7 @@ import { drawOffer } from "./card.js";
 import { $, api, element, printable, setText } from "./dom.js";
 import { choose, show } from "./show.js";
 import { page } from "./state.js";
+import { isWanted } from "./uncertainty.js";
 import { sendFiles } from "./upload.js";
 
 const MOVING = ["reading", "queued", "running"];
@@ -71,7 +72,8 @@ async function start(entry, volume = null) {
   drawEntry(entry);
   try {
     const axis = $("slice-axis").value || null;
-    entry.job = await api("POST", `jobs/${entry.job.id}/start`, { model: $("model").value, volume, slice_axis: axis });
+    const wanted = { model: $("model").value, volume, slice_axis: axis, uncertainty: isWanted() };
+    entry.job = await api("POST", `jobs/${entry.job.id}/start`, wanted);
     entry.version += 1;
     entry.choosing = entry.job.state === "choosing";
     drawEntry(entry);

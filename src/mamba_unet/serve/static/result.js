@@ -8,6 +8,7 @@ import { page } from "./state.js";
 const DOWNLOADS = {
   "segmentation.nii.gz": ["Segmentation", "NIfTI"],
   "segmentation.dcm": ["Segmentation", "DICOM SEG"],
+  "uncertainty.nii.gz": ["Uncertainty", "NIfTI"],
   "statistics.csv": ["Measurements", "CSV"],
   "cardiac.csv": ["Heart", "CSV"],
 };
@@ -27,6 +28,7 @@ export function drawResult() {
     const [what, kind] = DOWNLOADS[file];
     return element("a", { href: `/api/jobs/${id}/${file}`, download: "" }, what, element("small", { textContent: kind }));
   }));
+  $("structures").classList.toggle("doubted", result.files.includes("uncertainty.nii.gz"));
   $("misfits").hidden = !result.misfits.length;
   $("misfits").lastElementChild.replaceChildren(...result.misfits.map((misfit) => element("li", { textContent: `${misfit}.` })));
   $("notes").replaceChildren(...result.notes.map((note) => element("li", { textContent: note })));
@@ -58,7 +60,7 @@ function structureRow(index) {
   };
   const box = element("label", { className: "box" }, shown);
   const head = element("th", { scope: "row" }, element("div", { className: "structure" }, box, colour, text));
-  const row = element("tr", {}, head, element("td"), element("td"), element("td"));
+  const row = element("tr", {}, head, ...[0, 1, 2, 3].map(() => element("td")));
   row.dataset.index = index;
   return row;
 }
@@ -75,7 +77,8 @@ export function drawNumbers() {
     const size = one.volume_ml === null ? one.voxels.toLocaleString("en") : one.volume_ml.toFixed(one.volume_ml < 100 ? 1 : 0);
     const mean = one.mean_intensity === null ? "–" : String(Number(one.mean_intensity.toPrecision(3)));
     const slices = one.first_slice === null ? "–" : `${one.first_slice + 1}–${one.last_slice + 1}`;
-    [size + (one.touches_border ? "*" : ""), mean, slices].forEach((cell, i) => setText(row.cells[i + 1], cell));
+    const doubt = one.mean_uncertainty?.toFixed(2) ?? "–";
+    [size + (one.touches_border ? "*" : ""), mean, slices, doubt].forEach((cell, i) => setText(row.cells[i + 1], cell));
     cut ||= one.touches_border;
   }
   $("border-note").hidden = !cut;

@@ -4,7 +4,9 @@ import { stop } from "./cine.js";
 import { colorTable, hiddenClasses, styleOf } from "./classes.js";
 import { $, cover, element } from "./dom.js";
 import { drawNumbers, drawResult } from "./result.js";
+import { drawOverlay } from "./overlay.js";
 import { page } from "./state.js";
+import { showUncertainty } from "./uncertainty.js";
 import { load } from "./viewer.js";
 
 const { viewer } = page;
@@ -49,6 +51,9 @@ export async function show() {
       viewer.showLabel(volume, colorTable());
       viewer.labelOf = key;
       drawResult();
+      await showUncertainty();
+      if (turn !== shown) return;
+      drawOverlay();
       const { focus } = job.result;
       if (focus) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
     }
@@ -121,5 +126,6 @@ function readout({ step, oriented }) {
   }
   said.push(`value ${viewer.value.map((value) => Number(value.toPrecision(5))).join(", ")}`);
   if (viewer.label) said.push(viewer.labelValue ? styleOf(viewer.labelValue).name : "background");
+  if (viewer.doubt) said.push(`uncertainty ${(viewer.doubtValue / 100).toFixed(2)}`);
   return said.join("  ·  ");
 }

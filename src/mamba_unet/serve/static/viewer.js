@@ -12,6 +12,9 @@ const PLANES = {
   coronal: { type: SLICE_TYPE.CORONAL, axis: 1 },
   sagittal: { type: SLICE_TYPE.SAGITTAL, axis: 0 },
 };
+const UNCERTAINTY = { // colours of the least to the largest; style.css shows the same
+  R: [120, 120, 237, 255], G: [28, 28, 105, 250], B: [140, 140, 37, 160], A: [0, 150, 220, 255], I: [0, 32, 128, 255],
+};
 const RGB = 128; // NIfTI's code of colours
 
 /** A volume from the server, to be shown. */
@@ -42,6 +45,7 @@ export class Viewer {
       loadingText: "",
       logLevel: "error",
     });
+    this.nv.addColormap("uncertainty", UNCERTAINTY);
     this.zoom = new Zoom(this.nv, () => this.changed());
     this.nv.onLocationChange = ({ mm }) => {
       this.mm = mm;
@@ -69,6 +73,10 @@ export class Viewer {
     return this.nv.volumes[1];
   }
 
+  get doubt() {
+    return this.nv.volumes[2];
+  }
+
   showImage(image, { plane, oriented, spacing_mm, windows }) {
     this.clear();
     const { max3D } = this.nv.uiData;
@@ -92,6 +100,18 @@ export class Viewer {
     this.table = table;
     while (this.label) this.nv.removeVolume(this.label);
     this.nv.addVolume(label);
+    this.setFrame(this.frame);
+  }
+
+  /** Of each voxel in per cent, in place of the label's fill; null shows the fill again. */
+  showDoubt(doubt, range) {
+    if (this.doubt) this.nv.removeVolume(this.doubt);
+    this.label.opacity = doubt ? 0 : 1;
+    if (doubt) {
+      doubt.colormap = "uncertainty";
+      [doubt.cal_min, doubt.cal_max] = range;
+      this.nv.addVolume(doubt);
+    }
     this.setFrame(this.frame);
   }
 
@@ -230,6 +250,10 @@ export class Viewer {
 
   get labelValue() {
     return this.label.img[this.#index(this.label)];
+  }
+
+  get doubtValue() {
+    return this.doubt.img[this.#index(this.doubt)];
   }
 
   #index(volume) {
