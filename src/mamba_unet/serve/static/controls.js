@@ -31,6 +31,9 @@ const KEYS = {
   s: () => setPlane("sagittal"),
   m: () => setPlane("all"),
   r: turnRound,
+  d: () => viewer.ruler.toggle(),
+  x: () => viewer.setCrosshair(!viewer.crosshair),
+  Escape: () => viewer.ruler.toggle(false),
   o: () => $("overlay").click(),
   "+": () => viewer.zoom.by(ZOOM),
   "=": () => viewer.zoom.by(ZOOM),
@@ -57,6 +60,7 @@ export function listen() {
     button.onclick = () => setPlane(button.dataset.plane);
   }
   $("convention").onclick = turnRound;
+  $("ruler").onclick = KEYS.d;
   $("zoom-in").onclick = KEYS["+"];
   $("zoom-out").onclick = KEYS["-"];
   $("fit").onclick = KEYS[0];

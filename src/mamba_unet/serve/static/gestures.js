@@ -1,6 +1,6 @@
 // Mouse and fingers on the viewer.
 //
-// Left button or one finger: crosshair. Right button: window. Middle button or two fingers: pan; pinch, or the wheel
+// Left button or one finger: crosshair, the ruler where it is on, in 3D turning. Right button: window. Middle button or two fingers: pan; pinch, or the wheel
 // with ctrl: zoom. Wheel: slices. Double click: the window and the whole image again.
 
 const WINDOW_PX = 250; // a drag of so many pixels moves the window by its width
@@ -33,6 +33,13 @@ export function listenToGestures(viewer, canvas) {
     if (viewer.first) viewer.setWindow(level - width / 2, level + width / 2);
   };
   const crosshair = (_, to) => viewer.nv.mouseClick(...to);
+  const measure = (_, to) => viewer.ruler.drag(to);
+  const turnRound = ([fromX, fromY], [toX, toY]) => {
+    const { renderAzimuth, renderElevation } = viewer.nv.scene;
+    viewer.nv.setRenderAzimuthElevation(renderAzimuth - (toX - fromX) / 2, renderElevation + (toY - fromY) / 2);
+  };
+  const is3D = (place) => viewer.nv.inRenderTile(...place.map((value) => value * viewer.nv.uiData.dpr)) >= 0;
+  const firstAct = (place) => (is3D(place) ? turnRound : viewer.ruler.on ? measure : crosshair);
   const pinch = (before, now) => {
     const middle = ([a, b]) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
     const distance = ([a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]) || 1;
@@ -44,11 +51,13 @@ export function listenToGestures(viewer, canvas) {
     fingers.set(event.pointerId, place(event));
     canvas.setPointerCapture(event.pointerId);
     canvas.focus({ preventScroll: true });
+    const chosen = firstAct(place(event));
+    if (chosen === measure && event.button === 0 && fingers.size === 1) viewer.ruler.begin(place(event));
     if (event.pointerType === "touch") {
       act = fingers.size > 1 ? pinch : null; // of one finger it is not known yet
       return;
     }
-    act = [crosshair, drag, window][event.button];
+    act = [chosen, drag, window][event.button];
     if (act === crosshair) crosshair(null, place(event));
   };
   const move = (event) => {
@@ -56,7 +65,7 @@ export function listenToGestures(viewer, canvas) {
     if (!before) return;
     const now = place(event);
     if (!act && Math.hypot(now[0] - before[0], now[1] - before[1]) < TAP_PX) return;
-    act ??= crosshair;
+    act ??= firstAct(before);
     if (waiting) return; // one picture at a time
     waiting = true;
     requestAnimationFrame(() => (waiting = false));
@@ -69,7 +78,9 @@ export function listenToGestures(viewer, canvas) {
     fingers.set(event.pointerId, now);
   };
   const up = (event) => {
-    if (event.type === "pointerup" && fingers.size === 1 && !act) crosshair(null, place(event)); // a tap
+    if (event.type === "pointerup" && fingers.size === 1 && !act && firstAct(place(event)) === crosshair) {
+      crosshair(null, place(event)); // a tap
+    }
     fingers.delete(event.pointerId);
     if (!fingers.size) act = null;
   };
@@ -78,9 +89,8 @@ export function listenToGestures(viewer, canvas) {
     if (event.ctrlKey) return viewer.zoom.by(Math.exp(-event.deltaY / 200), millimetres(place(event)));
     wheel += event.deltaY;
     if (Math.abs(wheel) < WHEEL_PX && event.deltaMode === 0) return;
-    const [x, y] = place(event).map((value) => value * viewer.nv.uiData.dpr);
-    const tile = viewer.nv.screenSlices[viewer.nv.tileIndex(x, y)];
-    if (tile) viewer.step(2 - tile.axCorSag, Math.sign(wheel));
+    const tile = viewer.marks.tileAt(...place(event));
+    if (tile) viewer.step(tile.axes[2], Math.sign(wheel));
     wheel = 0;
   };
   const again = () => {

@@ -1,15 +1,18 @@
-// What is written over the slices, on a canvas of its own: outlines of the structures, letters of the directions and a
-// scale bar. Lengths are pixels of the page.
+// What is written over the slices, on a canvas of its own: outlines of the structures, letters of the directions, scale
+// bars, the crosshair of a single plane and the ruler. Lengths are pixels of the page.
 
 import { outlines } from "./outlines.js";
 
 const FONT_PX = 15;
 const GAP_PX = 8;
 const LINE_PX = 1.5;
+const CROSS_PX = [7, 16]; // from where to where its arms reach
+const LEAST_BAR_PX = 90; // of a slice's sides, for a scale bar in it
 const BAR_SHARE = 0.25; // of a slice's width, at most
 const AXES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // of an axial, coronal, sagittal slice: to the right, up, across
 
 export class Marks {
+  tiles = []; // the slices that are shown
   #lines = new Map(); // of what is shown now, for zoom and pan to be quick
 
   constructor(viewer, canvas) {
@@ -25,10 +28,11 @@ export class Marks {
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
+    this.tiles = [];
     if (!image) return this.#lines.clear();
     const { dpr } = nv.uiData;
     context.scale(dpr, dpr);
-    const tiles = nv.screenSlices.filter(({ axCorSag }) => axCorSag < 3).map((slice) => new Tile(nv, slice, dpr));
+    const tiles = this.tiles = nv.screenSlices.filter(({ axCorSag }) => axCorSag < 3).map((slice) => new Tile(nv, slice, dpr));
     const kept = new Map();
     for (const tile of tiles) {
       context.save();
@@ -37,10 +41,33 @@ export class Marks {
       context.clip();
       if (this.viewer.label && this.viewer.outlined) this.#drawOutlines(tile, kept);
       if (this.viewer.oriented) this.#drawLetters(tile);
+      if (this.viewer.measured && tile.width > LEAST_BAR_PX && tile.height > LEAST_BAR_PX) this.#drawBar(tile);
+      if (this.viewer.crosshair && tiles.length === 1) this.#drawCrosshair(tile);
+      this.viewer.ruler.draw(tile, context, this.#write.bind(this));
       context.restore();
     }
     this.#lines = kept;
-    if (this.viewer.measured && tiles.length) this.#drawBar(tiles[0]);
+  }
+
+  /** The slice at a place of the page. */
+  tileAt(x, y) {
+    return this.tiles.find(({ left, top, width, height }) => x >= left && y >= top && x < left + width && y < top + height);
+  }
+
+  #drawCrosshair(tile) {
+    const { nv } = this.viewer;
+    const voxel = nv.frac2vox(nv.scene.crosshairPos);
+    const [x, y] = [tile.x(voxel[tile.axes[0]]), tile.y(voxel[tile.axes[1]])];
+    const { context } = this;
+    for (const [style, line] of [["#0009", 3], ["#fffc", 1.5]]) {
+      Object.assign(context, { strokeStyle: style, lineWidth: line, lineCap: "butt" });
+      context.beginPath();
+      for (const [across, down] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+        context.moveTo(x + CROSS_PX[0] * across, y + CROSS_PX[0] * down);
+        context.lineTo(x + CROSS_PX[1] * across, y + CROSS_PX[1] * down);
+      }
+      context.stroke();
+    }
   }
 
   #drawOutlines(tile, kept) {
@@ -69,10 +96,14 @@ export class Marks {
     const [start, end] = radiological ? sides : [...sides].reverse();
     const [above, below] = type === 0 ? "AP" : "SI";
     const far = GAP_PX + FONT_PX / 2;
-    this.#write(start, left + far, top + height / 2);
-    this.#write(end, left + width - far, top + height / 2);
-    this.#write(above, left + width / 2, top + far);
-    this.#write(below, left + width / 2, top + height - far);
+    if (width > 4 * far) {
+      this.#write(start, left + far, top + height / 2);
+      this.#write(end, left + width - far, top + height / 2);
+    }
+    if (height > 4 * far) {
+      this.#write(above, left + width / 2, top + far);
+      this.#write(below, left + width / 2, top + height - far);
+    }
   }
 
   #drawBar({ left, top, height, width, mm }) {
@@ -128,5 +159,10 @@ class Tile {
     // a negative width stands for a slice turned round
     this.x = line(this.axes[0], width < 0 ? left : this.left, width, leftTopMM[0], fovMM[0]);
     this.y = line(this.axes[1], top + height, -height, leftTopMM[1], fovMM[1]);
+  }
+
+  /** Where a place of the page lies, in voxels along the slice's axes, fractions of them too. */
+  voxelAt(x, y) {
+    return [[x, this.x], [y, this.y]].map(([at, place]) => (at - place(0)) / (place(1) - place(0)));
   }
 }

@@ -127,5 +127,6 @@ function readout({ step, oriented }) {
   said.push(`value ${viewer.value.map((value) => Number(value.toPrecision(5))).join(", ")}`);
   if (viewer.label) said.push(viewer.labelValue ? styleOf(viewer.labelValue).name : "background");
   if (viewer.doubt) said.push(`uncertainty ${(viewer.doubtValue / 100).toFixed(2)}`);
+  if (viewer.ruler.text) said.push(`distance ${viewer.ruler.text}`);
   return said.join("  ·  ");
 }

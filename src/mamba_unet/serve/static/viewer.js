@@ -2,10 +2,13 @@
 // is shown, which holds every `step`th voxel of a volume that is too large for graphics.
 
 import { listenToGestures } from "./gestures.js";
+import { layout } from "./layout.js";
 import { Marks } from "./marks.js";
+import { Render } from "./render.js";
+import { Ruler } from "./ruler.js";
 import { Zoom } from "./zoom.js";
 
-const { Niivue, NVImage, SLICE_TYPE, SHOW_RENDER } = globalThis.niivue;
+const { Niivue, NVImage, SLICE_TYPE } = globalThis.niivue;
 
 const PLANES = {
   axial: { type: SLICE_TYPE.AXIAL, axis: 2 },
@@ -28,6 +31,9 @@ export async function load(url) {
 export class Viewer {
   changed = () => {}; // called whenever the crosshair, the frame, the zoom or the window has changed
   frame = 0;
+  crosshair = true;
+  ruler = new Ruler(this);
+  render = new Render(this);
 
   constructor() {
     this.nv = new Niivue({
@@ -35,8 +41,7 @@ export class Viewer {
       isOrientationTextVisible: false, // see marks.js
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
-      multiplanarShowRender: SHOW_RENDER.NEVER,
-      multiplanarPadPixels: 4,
+      isOrientCube: true,
       crosshairColor: [0.95, 0.75, 0.2, 1],
       crosshairWidth: 1.5,
       crosshairWidthUnit: "percent",
@@ -59,10 +64,19 @@ export class Viewer {
     this.marks = new Marks(this, marks);
     const draw = this.nv.drawScene.bind(this.nv);
     this.nv.drawScene = () => {
+      this.nv.customLayout = this.image && this.plane === "all" ? this.#layout() : [];
       draw();
       this.marks.draw();
     };
+    await this.render.attach();
     listenToGestures(this, canvas);
+  }
+
+  #layout() {
+    const { canvas } = this.nv;
+    const { dimsRAS, pixDimsRAS } = this.image;
+    const mm = [1, 2, 3].map((axis) => dimsRAS[axis] * pixDimsRAS[axis]);
+    return layout([canvas.width, canvas.height], mm, PLANES[this.acquired].type);
   }
 
   get image() {
@@ -77,7 +91,7 @@ export class Viewer {
     return this.nv.volumes[2];
   }
 
-  showImage(image, { plane, oriented, spacing_mm, windows }) {
+  showImage(image, { plane, oriented, spacing_mm, windows, step }) {
     this.clear();
     const { max3D } = this.nv.uiData;
     if (Math.max(...image.hdr.dims.slice(1, 4)) > max3D) { // NiiVue would show it mirrored and without overlay
@@ -85,6 +99,8 @@ export class Viewer {
     }
     this.oriented = oriented;
     this.measured = Boolean(spacing_mm);
+    this.steps = step;
+    this.ruler.clear();
     this.frame = 0;
     this.acquired = plane;
     this.first = windows.length ? [windows[0].low, windows[0].high] : null;
@@ -99,6 +115,7 @@ export class Viewer {
     label.setColormapLabel(table);
     this.table = table;
     while (this.label) this.nv.removeVolume(this.label);
+    this.render.show(label);
     this.nv.addVolume(label);
     this.setFrame(this.frame);
   }
@@ -116,6 +133,7 @@ export class Viewer {
   }
 
   clear() {
+    this.render.clear();
     while (this.image) this.nv.removeVolume(this.nv.volumes.at(-1));
   }
 
@@ -155,9 +173,16 @@ export class Viewer {
 
   setPlane(plane) {
     this.plane = plane;
-    this.nv.opts.crosshairWidth = plane === "all" ? 0.3 : 0;
+    this.setCrosshair(this.crosshair);
     this.nv.setSliceType(plane === "all" ? SLICE_TYPE.MULTIPLANAR : PLANES[plane].type);
     this.nv.createOnLocationChange();
+  }
+
+  /** Whether it is drawn; of a single plane by `Marks`. */
+  setCrosshair(shown) {
+    this.crosshair = shown;
+    this.nv.opts.crosshairWidth = shown && this.plane === "all" ? 0.3 : 0;
+    this.nv.drawScene();
   }
 
   setRadiological(radiological) {
@@ -230,14 +255,18 @@ export class Viewer {
     return voxel;
   }
 
-  lookAt(voxel) {
-    const there = [0, 1, 2].map((along) => {
+  /** Where a voxel lies in the volume, as NiiVue counts: from 0 to 1 to the right, the front and the head. */
+  fraction(voxel) {
+    return this.nv.vox2frac([0, 1, 2].map((along) => {
       const { axis, flipped } = this.stored(along);
       return flipped ? this.shape[axis] - 1 - voxel[axis] : voxel[axis];
-    });
-    this.nv.scene.crosshairPos = this.nv.vox2frac(there);
-    this.nv.createOnLocationChange();
+    }));
+  }
+
+  lookAt(voxel) {
+    this.nv.scene.crosshairPos = this.fraction(voxel);
     this.nv.drawScene();
+    this.nv.createOnLocationChange();
   }
 
   /** What the image holds under the crosshair: one number, or red, green and blue. */
