@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import threading
+import zipfile
 from dataclasses import replace
 
 import nibabel as nib
@@ -296,6 +297,22 @@ def test_measurements_and_downloads(page, volume_file):
     with open(download.value.path(), newline="") as file:
         rows = list(csv.DictReader(file))
     assert f"{float(rows[1]['volume_ml']):.1f}" == cells[0] and rows[1]["structure"] == "left ventricle"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Everything zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        names = [name.removeprefix("patient007_frame01/patient007_frame01_") for name in archive.namelist()]
+        assert names[:2] == ["segmentation.nii.gz", "statistics.csv"] and archive.testzip() is None
+        assert "segmented with heart" in archive.read("patient007_frame01/about.txt").decode()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="This view PNG").click()
+    assert download.value.suggested_filename == "patient007_frame01_axial_slice3.png"
+    taken = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
+    assert abs(taken[24:300, 24:-24] - picture(page)[:276]).mean() < 4
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the table").click()
+    page.get_by_text("Copied.").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert copied[2].split("\t") == ["left ventricle", *cells] and copied[0].split("\t")[1] == "ml"
 
 
 def test_the_card_of_a_network_and_whether_it_fits_are_told_and_another_one_is_offered(page, volume_file, monkeypatch):
@@ -381,13 +398,19 @@ def test_what_is_no_volume_is_said_beside_the_others(page, volume_file, tmp_path
 
 def test_a_dicom_folder_is_opened_by_its_series(page, dicom_study):
     drop(page, dicom_study)
-    page.get_by_role("button", name="study_4_again").click()
+    choice = page.get_by_role("button", name="again MR, series 4, 6 images")
+    choice.wait_for()
+    decoded = (
+        "Promise.all([...document.querySelectorAll('.choices img')].map(it => it.decode().then(() => it.naturalWidth)))"
+    )
+    assert page.evaluate(decoded) == [96, 96]
+    choice.click()
     page.wait_for_selector("body.done")
     page.wait_for_selector("#cover", state="hidden")
     assert pixels(page, WHITE) > 2000
     assert page.get_by_role("link", name="Segmentation DICOM SEG").is_visible()
     page.get_by_role("button", name="Another volume of it").click()
-    page.get_by_role("button", name="study_3_short-axis").click()
+    page.get_by_role("button", name="short axis MR").click()
     page.locator("#jobs .name", has_text="study_3_short-axis").wait_for()
     page.wait_for_selector("body.done")
 

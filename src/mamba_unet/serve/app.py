@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 
 from mamba_unet.drawing.colors import class_color
 from mamba_unet.models.card import USE, facts
 from mamba_unet.serve import monai_label
+from mamba_unet.serve.bundle import write_bundle
 from mamba_unet.serve.guard import LOOPBACK, refusal, seal
 from mamba_unet.serve.job import Job
 from mamba_unet.serve.jobs import Jobs, Refused
@@ -25,6 +28,7 @@ from mamba_unet.volumes.formats import printable
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
+    from mamba_unet.models.checkpoint import CheckpointMetadata
 
 STATIC = Path(__file__).parent / "static"
 READERS = 8  # volumes that are read at a time, those of large uploads (`Job.large`) one by one
@@ -147,6 +151,25 @@ def create_app(
     def remove(identifier: str) -> None:
         jobs.remove(jobs.get(identifier))
 
+    @app.get("/api/jobs/{identifier}/thumbnails/{volume}")
+    async def picture(identifier: str, volume: Annotated[int, InPath(ge=0)]) -> Response:
+        job = jobs.get(identifier)
+        if volume >= len(job.volumes):
+            raise Refused(404, "There is no such volume in this upload.")
+        async with large if job.large else readers:
+            png = await run_in_threadpool(jobs.thumbnail, job, volume)
+        return Response(png, media_type="image/png")
+
+    @app.get("/api/jobs/{identifier}/everything.zip")
+    def bundle(identifier: str) -> FileResponse:
+        job = jobs.get(identifier)
+        if job.state != "done":
+            raise Refused(409, "This volume has no result yet.")
+        with jobs.using(job):
+            path = write_bundle(job, _card(predictors[job.model].metadata))
+        gone = BackgroundTask(path.unlink, missing_ok=True)
+        return FileResponse(path, media_type="application/zip", filename=f"{job.name}.zip", background=gone)
+
     @app.get("/api/jobs/{identifier}/{file}")
     def download(identifier: str, file: str) -> FileResponse:
         job = jobs.get(identifier)
@@ -172,19 +195,22 @@ class _Page(StaticFiles):
 def _model(name: str, predictor: "Predictor") -> dict[str, Any]:
     metadata = predictor.metadata
     classes = [{"name": text, "color": class_color(i)} for i, text in enumerate(metadata.class_names) if i]
-    try:
-        said = facts(metadata)
-    except (TypeError, KeyError, ValueError, AttributeError):  # a damaged header; the network works all the same
-        said = {"network": metadata.model}
-    card = {title: printable(words) for title, words in said.items()}  # a stranger may have written them
     return {
         "name": name,
         "network": metadata.model,
         "dataset": metadata.dataset,
         "classes": classes,
-        "card": card,
+        "card": _card(metadata),
         "use": USE,
     }
+
+
+def _card(metadata: "CheckpointMetadata") -> dict[str, str]:
+    try:
+        said = facts(metadata)
+    except (TypeError, KeyError, ValueError, AttributeError):  # a damaged header; the network works all the same
+        said = {"network": metadata.model}
+    return {title: printable(words) for title, words in said.items()}  # a stranger may have written them
 
 
 def _state(jobs: Jobs, job: Job) -> dict[str, Any]:
@@ -193,6 +219,7 @@ def _state(jobs: Jobs, job: Job) -> dict[str, Any]:
         "name": job.name,
         "state": job.state,
         "volumes": job.titles,
+        "series": job.series,
         "volume": job.volume,
         "model": job.model,
         "ahead": jobs.ahead(job),

@@ -86,6 +86,12 @@ class Job:
         return [one.name.replace(ours, self.called, 1) for one in self.volumes]
 
     @property
+    def series(self) -> "list[dict[str, Any] | None]":
+        """Of each of its volumes what the DICOM header says, to choose it by; None where there is none."""
+        keys = ("modality", "number", "description", "images")
+        return [one.series and {key: getattr(one.series, key) for key in keys} for one in self.volumes]
+
+    @property
     def name(self) -> str:
         """Of the volume; before it is known, of the upload."""
         return self.titles[self.volume] if self.volumes else self.called

@@ -20,6 +20,7 @@ from mamba_unet.serve.folder import ServerFolder
 from mamba_unet.serve.job import MOVING, Job, State, printable
 from mamba_unet.serve.readers import Readers
 from mamba_unet.serve.result import write_image, write_result
+from mamba_unet.serve.thumbnail import thumbnail
 from mamba_unet.volumes.formats import FILES as VOLUME_FILES
 from mamba_unet.volumes.formats import ZIP, ending
 
@@ -200,6 +201,18 @@ class Jobs:
             job.image = write_image(job.folder, job.read(self._readers), self.predictors[job.model], job.slice_axis)
             self._weigh(job)
             self._go_on(job, "queued")
+
+    def thumbnail(self, job: Job, volume: int) -> bytes:
+        """A small picture (PNG) of one of its volumes.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        with self.using(job):
+            try:
+                return thumbnail(job.volumes[volume], self._readers)
+            except Exception as error:
+                raise Refused(422, _said(job, error)) from error
 
     @contextmanager
     def _reading(self, job: Job) -> Iterator[None]:

@@ -41,7 +41,7 @@ def write_image(folder: Path, volume: Volume, predictor: "Predictor", axis: str 
         axis: x, y or z, where somebody chose it.
     """
     across = slice_axis(volume, predictor.preprocessing.orientation) if axis is None else SLICE_AXES.index(axis)
-    affine, array = viewer_affine(volume), _shown(volume)
+    affine, array = viewer_affine(volume), viewer_array(volume)
     _save(folder / IMAGE, array, affine)
     color = array.dtype == RGB
     return {
@@ -105,7 +105,7 @@ def write_result(folder: Path, segmentation: "Segmentation") -> dict[str, Any]:
     }
 
 
-def _shown(volume: Volume) -> np.ndarray:
+def viewer_array(volume: Volume) -> np.ndarray:
     """(T, D, H, W) to look at: grey values or `RGB`. Of several modalities, the first."""
     array = volume.array
     if array.shape[1] != 3 or (array.dtype != np.uint8 and volume.affine is not None):

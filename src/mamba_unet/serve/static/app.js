@@ -7,6 +7,7 @@ import { again, open, recall } from "./list.js";
 import { drawOverlay, listenToOverlay } from "./overlay.js";
 import { describe } from "./show.js";
 import { page } from "./state.js";
+import { listenToTake } from "./take.js";
 import { listenToUncertainty } from "./uncertainty.js";
 import { droppedFiles, pickedFiles } from "./upload.js";
 
@@ -49,6 +50,7 @@ async function begin() {
   page.viewer.changed = describe;
   listen();
   listenToOverlay();
+  listenToTake();
   listenToUncertainty(again, drawOverlay);
   takeFiles();
   try {

@@ -1,6 +1,7 @@
 // The volumes of this tab: what the server says of each, and its row in the list.
 
 import { drawOffer } from "./card.js";
+import { choiceButtons } from "./choices.js";
 import { $, api, element, printable, setText } from "./dom.js";
 import { choose, show } from "./show.js";
 import { page } from "./state.js";
@@ -171,9 +172,7 @@ function drawEntry(entry) {
   entry.choices.hidden = !entry.choosing;
   if (entry === page.chosen) drawOffer(again);
   if (entry.choosing && !entry.choices.childElementCount) {
-    entry.choices.append(...job.volumes.map((name, volume) =>
-      element("li", {}, element("button", { textContent: name, onclick: () => (choose(entry), start(entry, volume)) })),
-    ));
+    entry.choices.append(...choiceButtons(job, (volume) => (choose(entry), start(entry, volume))));
   }
 }
 

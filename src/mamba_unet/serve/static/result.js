@@ -4,6 +4,7 @@ import { setFrame } from "./cine.js";
 import { classes, colorTable, forgetStyles, hiddenClasses, setStyle, styleOf } from "./classes.js";
 import { $, element, setText } from "./dom.js";
 import { page } from "./state.js";
+import { drawTake } from "./take.js";
 
 const DOWNLOADS = {
   "segmentation.nii.gz": ["Segmentation", "NIfTI"],
@@ -28,6 +29,7 @@ export function drawResult() {
     const [what, kind] = DOWNLOADS[file];
     return element("a", { href: `/api/jobs/${id}/${file}`, download: "" }, what, element("small", { textContent: kind }));
   }));
+  drawTake(page.chosen.job);
   $("structures").classList.toggle("doubted", result.files.includes("uncertainty.nii.gz"));
   $("misfits").hidden = !result.misfits.length;
   $("misfits").lastElementChild.replaceChildren(...result.misfits.map((misfit) => element("li", { textContent: `${misfit}.` })));
