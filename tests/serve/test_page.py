@@ -127,7 +127,9 @@ def segmented(page, path):
 
 def picture(page) -> np.ndarray:
     """(H, W, 3) of the viewer as it is on the screen, without its buttons and the edges with the letters."""
-    buttons = "visible => document.querySelectorAll('#zoom, #convention').forEach(it => it.style.visibility = visible)"
+    buttons = (
+        "visible => document.querySelectorAll('#zoom, #convention, #edit').forEach(it => it.style.visibility = visible)"
+    )
     page.evaluate(buttons, "hidden")
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shown = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
@@ -656,3 +658,127 @@ def test_a_colour_picture_is_shown_in_colour_with_its_segmentation(page, tmp_pat
     assert pixels(page, WHITE) > 100  # the outline
     assert re.search(r"value (20, 220, 30|200, 40, 60)", page.inner_text("#readout"))
     assert not page.locator("#window").is_visible()
+
+
+def voxel_place(page, x, y):
+    """Where the stage shows voxel (x, y), counted from 0, of the axial slice of the ring."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # of its new size
+    box = page.locator("#stage").bounding_box()
+    scale = min(box["width"] / 32, box["height"] / 24)
+    left, top = box["x"] + (box["width"] - 32 * scale) / 2, box["y"] + (box["height"] - 24 * scale) / 2
+    return left + (x + 0.5) * scale, top + (y + 0.5) * scale
+
+
+def saved_label(page, name="Segmentation NIfTI") -> np.ndarray:
+    with page.expect_download() as download:
+        page.get_by_role("link", name=name).click()
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(download.value.path().read_bytes()))
+    return np.asarray(image.dataobj)
+
+
+def millilitres(page, row=1) -> str:
+    return page.locator("#structures tbody tr").nth(row).locator("td").first.inner_text()
+
+
+def test_a_segmentation_is_edited_with_the_mouse_and_saved_as_a_version(page, volume_file):
+    segmented(page, volume_file)
+    network, before = saved_label(page), millilitres(page)
+    page.get_by_role("button", name="Edit").click()
+    page.locator("#edit-class").select_option("2")
+    page.locator("#edit-size").fill("1")
+    page.mouse.move(*voxel_place(page, 22, 3))
+    page.mouse.down()
+    for corner in ((28, 3), (28, 8), (22, 8), (22, 3)):
+        page.mouse.move(*voxel_place(page, *corner), steps=6)
+    page.mouse.up()
+    voxels = (network == 2).sum()
+    assert millilitres(page) == f"{(voxels + 2 * 7 + 2 * 4) * 18 / 1000:.1f}"
+    page.keyboard.press("f")
+    page.mouse.click(*voxel_place(page, 25, 5))
+    assert millilitres(page) == f"{(voxels + 42) * 18 / 1000:.1f}"
+    page.mouse.click(*voxel_place(page, 1, 20))
+    assert "reaches the border" in page.inner_text("#edit-note")
+    page.keyboard.press("v")
+    page.mouse.click(*voxel_place(page, 28, 8))
+    page.keyboard.press("Control+z")
+    assert millilitres(page) == f"{(voxels + 42) * 18 / 1000:.1f}"
+    page.keyboard.press("Control+y")
+    page.get_by_label("your name").fill("Anna")
+    page.get_by_role("button", name="Save").click()
+    page.locator("#version option", has_text="Edit 1 · Anna").wait_for(state="attached")
+    page.wait_for_selector("#edit-bar", state="hidden")
+    expected = network.copy()
+    expected[22:29, 3:9, 2] = 2
+    expected[28, 8, 2] = 0
+    assert np.array_equal(saved_label(page), expected)
+    assert millilitres(page) == f"{(voxels + 41) * 18 / 1000:.1f}"
+
+    page.reload()
+    page.wait_for_selector("body.done")
+    page.wait_for_selector("#cover", state="hidden")
+    assert page.locator("#version").input_value() == "1" and millilitres(page) != before
+    page.locator("#version").select_option("0")
+    page.locator("#downloads a[href*=edits]").first.wait_for(state="detached")
+    assert millilitres(page) == before and np.array_equal(saved_label(page), network)
+
+
+@pytest.mark.parametrize("orientation", ["SRP", "AIL"])
+def test_a_voxel_is_edited_by_keys_in_every_plane_however_it_is_stored(page, tmp_path, orientation):
+    affine = np.zeros((4, 4))
+    for axis, (along, sign) in enumerate(nib.orientations.axcodes2ornt(orientation).astype(int)):
+        affine[along, axis] = sign * (2, 2, 4)[axis]
+    affine[3, 3] = 1
+    nib.save(nib.Nifti1Image(np.arange(9 * 7 * 5, dtype=np.int16).reshape(9, 7, 5), affine), tmp_path / "a.nii.gz")
+    segmented(page, tmp_path / "a.nii.gz")
+    expected = saved_label(page).copy()
+    page.locator("#canvas").focus()
+    page.keyboard.press("e")
+    page.keyboard.press("1")
+    for _ in range(4):
+        page.keyboard.press("[")
+    for plane, key in (("a", "b"), ("c", "v"), ("s", "b")):
+        for word in (plane, key, "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp", "Shift+ArrowUp"):
+            page.keyboard.press(word)
+        voxel = re.search(r"voxel (\d+), (\d+), (\d+)", page.inner_text("#readout")).groups()
+        page.keyboard.press("Enter")
+        expected[tuple(int(index) - 1 for index in voxel)] = key == "b"
+        assert page.inner_text("#readout").endswith("myocardium" if key == "b" else "background")
+    page.keyboard.press("Control+s")
+    page.wait_for_selector("#version-field", state="visible")
+    assert np.array_equal(saved_label(page), expected)
+
+
+def test_a_finger_draws_two_fingers_zoom_and_nothing_is_lost_unasked(phone, volume_file):
+    segmented(phone, volume_file)
+    before = millilitres(phone)
+    phone.get_by_role("button", name="Edit").tap()
+    phone.locator("#edit-class").select_option("2")
+    session = phone.context.new_cdp_session(phone)
+
+    def touch(kind, *places):
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        phone.wait_for_timeout(60)
+
+    start, end = voxel_place(phone, 22, 4), voxel_place(phone, 27, 4)
+    touch("touchStart", start)
+    touch("touchMove", end)
+    touch("touchEnd")
+    drawn = millilitres(phone)
+    assert float(drawn) > float(before)
+    touch("touchStart", start)
+    touch("touchMove", voxel_place(phone, 22, 12))
+    touch("touchStart", voxel_place(phone, 22, 12), end)
+    touch("touchEnd")
+    assert millilitres(phone) == drawn
+    asked = []
+    phone.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    phone.get_by_role("button", name="Discard").tap()
+    assert "will be lost" in asked[0] and phone.locator("#edit-bar").is_visible()
+    for one in phone.locator("#edit-bar").locator("button, select, input:not([type=checkbox])").all():
+        box = one.bounding_box()
+        assert box["height"] >= 40 and box["x"] >= 0 and box["x"] + box["width"] <= 390.5, one.evaluate("it => it.id")
+    phone.get_by_role("button", name="Undo").tap()
+    assert millilitres(phone) == before
+    phone.get_by_role("button", name="Close").tap()
+    phone.wait_for_selector("#edit-bar", state="hidden")

@@ -1,6 +1,7 @@
 """`mamba-unet serve`."""
 
 import argparse
+from pathlib import Path
 
 from mamba_unet.commands.options import Commands, command, device, memory
 
@@ -22,6 +23,8 @@ def add(commands: Commands) -> None:
     disk = "size of all uploads and results together (default: %(default)s)"
     parser.add_argument("--max-disk-mb", type=int, default=20480, metavar="MIB", help=disk)
     parser.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
+    collect = "keep every edit in this folder as training data for prepare: image, both labels, who and when"
+    parser.add_argument("--collect", type=Path, metavar="DIR", help=collect)
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument(
         "--install-viewer", action="store_true", help="only fetch the image viewer, if the installation lacks it"
@@ -50,5 +53,6 @@ def run(args: argparse.Namespace) -> int:
         max_disk_mb=args.max_disk_mb,
         keep_minutes=args.keep_minutes,
         open_browser=args.open,
+        collect=args.collect,
     )
     return 0

@@ -35,6 +35,7 @@ class Segmentation:
         label_values: the value of each class in a picture; empty: its index.
         network_seconds: the time in the networks, its share of the batches.
         misfits: in what image or answer are unlike those of the training, see `inference.fit`.
+        edited: a person has changed the labels.
     """
 
     volume: Volume
@@ -46,6 +47,7 @@ class Segmentation:
     label_values: Sequence[int] = ()
     network_seconds: float = 0.0
     misfits: Sequence[str] = ()
+    edited: bool = False
 
     @property
     def warning(self) -> str:
@@ -124,7 +126,7 @@ class Segmentation:
         from mamba_unet.volumes.dicom.seg import save_dicom_seg
 
         colors = [class_color(index) for index in range(1, len(self.class_names))]
-        save_dicom_seg(path, self.volume, self.labels[frame or 0], self.class_names, colors, frame)
+        save_dicom_seg(path, self.volume, self.labels[frame or 0], self.class_names, colors, frame, self.edited)
 
     def save_picture(self, path: str | Path) -> None:
         """Write the labels as a picture of the input's size (.png; .tif, which may have pages), with the values that

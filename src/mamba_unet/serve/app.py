@@ -19,8 +19,10 @@ from mamba_unet.drawing.colors import class_color
 from mamba_unet.models.card import USE, facts
 from mamba_unet.serve import monai_label
 from mamba_unet.serve.bundle import write_bundle
+from mamba_unet.serve.collection import Collection
+from mamba_unet.serve.edits import receive_edit, save_edit
 from mamba_unet.serve.guard import LOOPBACK, refusal, seal
-from mamba_unet.serve.job import Job
+from mamba_unet.serve.job import EDITS, Job
 from mamba_unet.serve.jobs import Jobs, Refused
 from mamba_unet.serve.result import FILES
 from mamba_unet.serve.uploads import receive_file
@@ -59,6 +61,7 @@ def create_app(
     max_upload_bytes: int = 2 * 2**30,
     max_disk_bytes: int = 20 * 2**30,
     keep_s: float = 3600,
+    collect: str | Path | None = None,
 ) -> FastAPI:
     """The server as an ASGI application.
 
@@ -69,7 +72,9 @@ def create_app(
         max_upload_bytes: of one upload.
         max_disk_bytes: of all uploads and results together.
         keep_s: a volume and its result go when nobody has asked for them for so long.
+        collect: folder that edits are collected in as training data, see `collection`.
     """
+    collection = None if collect is None else Collection(collect, predictors)
     jobs = Jobs(predictors, keep_s, max_upload_bytes, max_disk_bytes)
     # who waits for one of these holds none of the threads that answer everybody
     readers, large = asyncio.Semaphore(READERS), asyncio.Lock()
@@ -109,6 +114,7 @@ def create_app(
             "models": [_model(name, predictor) for name, predictor in predictors.items()],
             "max_upload_bytes": max_upload_bytes,
             "keep_minutes": keep_s / 60,
+            "collects": collection is not None,
         }
 
     @app.post("/api/jobs", status_code=201)
@@ -170,6 +176,24 @@ def create_app(
         gone = BackgroundTask(path.unlink, missing_ok=True)
         return FileResponse(path, media_type="application/zip", filename=f"{job.name}.zip", background=gone)
 
+    @app.put("/api/jobs/{identifier}/edits", status_code=201)
+    async def edit(
+        identifier: str, request: Request, model: str, volume: int = 0, by: Annotated[str, Query(max_length=100)] = ""
+    ) -> dict[str, Any]:
+        job = jobs.get(identifier)
+        path = await receive_edit(request, jobs, job, model, volume)
+        async with job.turn, large if job.large else readers:
+            return await run_in_threadpool(save_edit, jobs, job, path, printable(by.strip()), collection)
+
+    @app.get("/api/jobs/{identifier}/edits/{number}/{file}")
+    def download_edit(identifier: str, number: int, file: str) -> FileResponse:
+        job = jobs.get(identifier)
+        path = job.folder / EDITS / str(number) / file
+        if not 0 < number <= len(job.edits) or file not in FILES or not path.is_file():
+            raise Refused(404, f"There is no {file} of this edit.")
+        name = f"{job.name}_edit{number}_{file}"
+        return FileResponse(path, media_type="application/octet-stream", filename=name)
+
     @app.get("/api/jobs/{identifier}/{file}")
     def download(identifier: str, file: str) -> FileResponse:
         job = jobs.get(identifier)
@@ -227,4 +251,5 @@ def _state(jobs: Jobs, job: Job) -> dict[str, Any]:
         "error": job.error,
         "image": job.image,
         "result": job.result,
+        "edits": job.edits,
     }

@@ -18,6 +18,7 @@ LARGE = 2**26  # bytes of an upload whose volume is read alone
 DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
 
 State = Literal["uploading", "reading", "choosing", "queued", "running", "done", "failed", "cancelled"]
+EDITS = "edits"  # folder in that of a job, see `edits.save_edit`
 MOVING = ("reading", "queued", "running")
 
 
@@ -40,6 +41,7 @@ class Job:
         error: why it failed, in words for its owner.
         image: how to show the volume, see `result.write_image`; None until it has been read.
         result: see `result.write_result`; None until it is done.
+        edits: what people made of the result, see `edits.save_edit`.
         touched: when somebody last asked for it, on the clock `time.monotonic`.
         users: how many are at work in its folder.
         turn: of those who read it, one after another.
@@ -61,6 +63,7 @@ class Job:
     error: str = ""
     image: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
+    edits: list[dict[str, Any]] = field(default_factory=list)
     touched: float = field(default_factory=time.monotonic)
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mamba_unet.serve.folder import ServerFolder
-from mamba_unet.serve.job import MOVING, Job, State, printable
+from mamba_unet.serve.job import EDITS, MOVING, Job, State, printable
 from mamba_unet.serve.readers import Readers
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.thumbnail import thumbnail
@@ -27,6 +27,7 @@ from mamba_unet.volumes.formats import ZIP, ending
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
     from mamba_unet.volumes.find import VolumeFile
+    from mamba_unet.volumes.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,8 @@ class Jobs:
                 raise Refused(409, "A file of this upload is still on its way. Start when it is here.")
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
             job.model, job.slice_axis, job.volume, job.uncertainty = model, slice_axis, 0, uncertainty
+            job.edits = []
+        shutil.rmtree(job.folder / EDITS, ignore_errors=True)
 
     def find(self, job: Job, volume: int | None = None) -> None:
         """Find out what was uploaded, and wait for a choice where there are several volumes.
@@ -213,6 +216,41 @@ class Jobs:
                 return thumbnail(job.volumes[volume], self._readers)
             except Exception as error:
                 raise Refused(422, _said(job, error)) from error
+
+    def read_again(self, job: Job) -> "Volume":
+        """A job's volume as its network had it."""
+        return self.predictors[job.model].preprocessing.fit_channels(job.read(self._readers))
+
+    def add_edit(self, job: Job, of: dict[str, Any], edit: dict[str, Any], size: int) -> None:
+        """Take an edit, which lies in the job's folder, into the job.
+
+        Args:
+            job: the job.
+            of: its result that was edited.
+            edit: see `edits.save_edit`.
+            size: bytes of its files.
+
+        Raises:
+            Refused: the job was started again meanwhile, or there is no room.
+        """
+        self.make_room(job, size)
+        with self._change:
+            if job.result is not of:
+                raise Refused(409, "This volume was segmented again meanwhile; the edit is of the result before.")
+            job.edits.append(edit)
+            job.written += size
+
+    @contextmanager
+    def failing(self, job: Job) -> Iterator[None]:
+        """Keep the job's folder in the block, and say a failure in it in words; the job is as it was."""
+        with self.using(job):
+            try:
+                yield
+            except Refused:
+                raise
+            except Exception as error:
+                full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+                raise Refused(507 if full else 422, _said(job, error)) from error
 
     @contextmanager
     def _reading(self, job: Job) -> Iterator[None]:

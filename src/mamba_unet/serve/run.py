@@ -62,6 +62,7 @@ def serve(
     max_disk_mb: int = 20480,
     keep_minutes: float = 60,
     open_browser: bool = False,
+    collect: str | Path | None = None,
 ) -> None:
     """Serve the page until Ctrl-C, and say where.
 
@@ -73,6 +74,7 @@ def serve(
         max_disk_mb: size of all uploads and results together, in MiB.
         keep_minutes: how long a result stays that nobody asks for.
         open_browser: show the page.
+        collect: folder that edits are collected in as training data.
 
     Raises:
         FileNotFoundError: the package was built without its viewer.
@@ -106,6 +108,7 @@ def serve(
         max_upload_bytes=max_upload_mb * 2**20,
         max_disk_bytes=max_disk_mb * 2**20,
         keep_s=60 * keep_minutes,
+        collect=collect,
     )
     if open_browser:
         webbrowser.open(url)

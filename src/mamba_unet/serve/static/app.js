@@ -3,6 +3,7 @@
 import { openCard } from "./card.js";
 import { listen } from "./controls.js";
 import { $, api, cover, element } from "./dom.js";
+import { listenToEdits } from "./edit.js";
 import { again, open, recall } from "./list.js";
 import { drawOverlay, listenToOverlay } from "./overlay.js";
 import { describe } from "./show.js";
@@ -47,11 +48,13 @@ async function begin() {
   $("card-open").onclick = openCard;
   const minutes = Math.round(page.about.keep_minutes);
   $("keeping").textContent = `Volumes and results leave the server ${minutes} minutes after they were last asked for.`;
+  if (page.about.collects) $("keeping").textContent += " Edits that you save are collected for training.";
   page.viewer.changed = describe;
   listen();
   listenToOverlay();
   listenToTake();
   listenToUncertainty(again, drawOverlay);
+  listenToEdits();
   takeFiles();
   try {
     await page.viewer.attach($("canvas"), $("marks"));

@@ -32,7 +32,7 @@ export function listenToGestures(viewer, canvas) {
     const level = (low + high) / 2 - ((toY - fromY) / WINDOW_PX) * (high - low);
     if (viewer.first) viewer.setWindow(level - width / 2, level + width / 2);
   };
-  const crosshair = (_, to) => viewer.nv.mouseClick(...to);
+  const crosshair = (from, to) => (viewer.pen ? viewer.pen.draw(from ?? to, to) : viewer.nv.mouseClick(...to));
   const measure = (_, to) => viewer.ruler.drag(to);
   const turnRound = ([fromX, fromY], [toX, toY]) => {
     const { renderAzimuth, renderElevation } = viewer.nv.scene;
@@ -54,6 +54,7 @@ export function listenToGestures(viewer, canvas) {
     const chosen = firstAct(place(event));
     if (chosen === measure && event.button === 0 && fingers.size === 1) viewer.ruler.begin(place(event));
     if (event.pointerType === "touch") {
+      if (fingers.size > 1) viewer.pen?.cancel();
       act = fingers.size > 1 ? pinch : null; // of one finger it is not known yet
       return;
     }
@@ -78,9 +79,13 @@ export function listenToGestures(viewer, canvas) {
     fingers.set(event.pointerId, now);
   };
   const up = (event) => {
+    const before = fingers.get(event.pointerId);
     if (event.type === "pointerup" && fingers.size === 1 && !act && firstAct(place(event)) === crosshair) {
       crosshair(null, place(event)); // a tap
+    } else if (event.type === "pointerup" && act === crosshair && viewer.pen && before) {
+      crosshair(before, place(event));
     }
+    viewer.pen?.end();
     fingers.delete(event.pointerId);
     if (!fingers.size) act = null;
   };
@@ -94,6 +99,7 @@ export function listenToGestures(viewer, canvas) {
     wheel = 0;
   };
   const again = () => {
+    if (viewer.pen) return; // two dabs
     viewer.zoom.fit();
     viewer.resetWindow();
   };

@@ -3,6 +3,7 @@
 import { drawOffer } from "./card.js";
 import { choiceButtons } from "./choices.js";
 import { $, api, element, printable, setText } from "./dom.js";
+import { mayRemove, mayReplace } from "./edit.js";
 import { choose, show } from "./show.js";
 import { page } from "./state.js";
 import { isWanted } from "./uncertainty.js";
@@ -27,7 +28,7 @@ function newEntry(name) {
   entry.cancel = button("Cancel", () => cancel(entry));
   entry.again = button("Segment again", () => again(entry));
   entry.other = button("Another volume of it", () => offerVolumes(entry));
-  entry.remove = element("button", { className: "link", textContent: "✕", title: "Remove", onclick: () => remove(entry) });
+  entry.remove = element("button", { className: "link", textContent: "✕", title: "Remove", onclick: () => mayRemove(entry) && remove(entry) });
   const head = element("div", { className: "row" }, entry.title, entry.remove);
   const buttons = element("div", { className: "buttons" }, entry.cancel, entry.again, entry.other);
   entry.row.append(head, element("div", { className: "row wrap" }, entry.status, entry.count), entry.bar, entry.choices, buttons);
@@ -63,7 +64,7 @@ export async function open(files) {
 }
 
 /** Segment a volume again, with what is chosen now. */
-export const again = (entry) => start(entry, entry.job.volume);
+export const again = (entry) => mayReplace(entry) && start(entry, entry.job.volume);
 
 async function start(entry, volume = null) {
   const before = entry.job;
@@ -172,7 +173,7 @@ function drawEntry(entry) {
   entry.choices.hidden = !entry.choosing;
   if (entry === page.chosen) drawOffer(again);
   if (entry.choosing && !entry.choices.childElementCount) {
-    entry.choices.append(...choiceButtons(job, (volume) => (choose(entry), start(entry, volume))));
+    entry.choices.append(...choiceButtons(job, (volume) => mayReplace(entry) && (choose(entry), start(entry, volume))));
   }
 }
 

@@ -73,7 +73,7 @@ export class Marks {
   #drawOutlines(tile, kept) {
     const { viewer, context } = this;
     const { label, table } = viewer;
-    const key = `${label.id} ${viewer.frame} ${tile.type} ${tile.slice}`;
+    const key = `${label.id} ${viewer.revision} ${viewer.frame} ${tile.type} ${tile.slice}`;
     const lines = this.#lines.get(key) ?? outlines(viewer, label, tile);
     kept.set(key, lines);
     context.lineWidth = LINE_PX;

@@ -5,6 +5,7 @@ import { classes, colorTable, forgetStyles, hiddenClasses, setStyle, styleOf } f
 import { $, element, setText } from "./dom.js";
 import { page } from "./state.js";
 import { drawTake } from "./take.js";
+import { drawVersions, shownPath, shownResult } from "./versions.js";
 
 const DOWNLOADS = {
   "segmentation.nii.gz": ["Segmentation", "NIfTI"],
@@ -21,13 +22,15 @@ const HEART = [
 ];
 
 export function drawResult() {
-  const { id, image, result } = page.chosen.job;
+  const { image } = page.chosen.job;
+  const result = shownResult();
+  drawVersions();
   const measured = result.structures.every(({ volume_ml }) => volume_ml !== null);
   $("size-unit").textContent = measured ? "ml" : image.shape[2] > 1 ? "voxels" : "pixels";
   $("structures").tBodies[0].replaceChildren(...classes().map((_, i) => structureRow(i + 1)));
   $("downloads").replaceChildren(...result.files.map((file) => {
     const [what, kind] = DOWNLOADS[file];
-    return element("a", { href: `/api/jobs/${id}/${file}`, download: "" }, what, element("small", { textContent: kind }));
+    return element("a", { href: `${shownPath()}/${file}`, download: "" }, what, element("small", { textContent: kind }));
   }));
   drawTake(page.chosen.job);
   $("structures").classList.toggle("doubted", result.files.includes("uncertainty.nii.gz"));
@@ -69,7 +72,7 @@ function structureRow(index) {
 
 /** The table's numbers, of the frame that is shown. */
 export function drawNumbers() {
-  const structures = page.chosen?.job?.result?.structures;
+  const structures = page.draft ?? shownResult()?.structures;
   if (!structures) return;
   let cut = false;
   for (const row of $("structures").tBodies[0].rows) {

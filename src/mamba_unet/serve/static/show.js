@@ -4,15 +4,18 @@ import { stop } from "./cine.js";
 import { colorTable, hiddenClasses, styleOf } from "./classes.js";
 import { $, cover, element } from "./dom.js";
 import { drawNumbers, drawResult } from "./result.js";
+import { drawEdit, leave, stopEditing } from "./edit.js";
 import { drawOverlay } from "./overlay.js";
 import { page } from "./state.js";
 import { showUncertainty } from "./uncertainty.js";
+import { shownPath } from "./versions.js";
 import { load } from "./viewer.js";
 
 const { viewer } = page;
 let shown = 0; // counts what has been asked to be shown, so that a late answer is dropped
 
 export function choose(entry) {
+  if (entry !== page.chosen && !leave()) return;
   const before = page.chosen;
   page.chosen = entry;
   for (const one of [before, entry]) if (one) one.draw();
@@ -29,6 +32,7 @@ export async function show() {
   if (viewer.key !== key) { // never a volume under another one's name
     viewer.clear();
     viewer.key = viewer.labelOf = null;
+    stopEditing();
   }
   document.body.classList.toggle("imaged", Boolean(viewer.key));
   document.body.classList.toggle("done", done && Boolean(viewer.labelOf));
@@ -45,12 +49,14 @@ export async function show() {
       drawControls(image);
     }
     if (done && !viewer.labelOf) {
-      const volume = await load(`${from}/label.nii.gz`);
+      page.version = job.edits.length; // the newest
+      const volume = await load(`${shownPath()}/label.nii.gz`);
       if (turn !== shown) return;
       hiddenClasses.clear();
       viewer.showLabel(volume, colorTable());
       viewer.labelOf = key;
       drawResult();
+      drawEdit();
       await showUncertainty();
       if (turn !== shown) return;
       drawOverlay();

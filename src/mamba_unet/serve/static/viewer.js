@@ -18,6 +18,7 @@ const PLANES = {
 const UNCERTAINTY = { // colours of the least to the largest; style.css shows the same
   R: [120, 120, 237, 255], G: [28, 28, 105, 250], B: [140, 140, 37, 160], A: [0, 150, 220, 255], I: [0, 32, 128, 255],
 };
+const REDRAW_MS = 60; // that a brush may take from one place to the next
 const RGB = 128; // NIfTI's code of colours
 
 /** A volume from the server, to be shown. */
@@ -30,10 +31,13 @@ export async function load(url) {
 
 export class Viewer {
   changed = () => {}; // called whenever the crosshair, the frame, the zoom or the window has changed
+  #redrawMs = 0; // that it took to show the label the last time
   frame = 0;
   crosshair = true;
   ruler = new Ruler(this);
   render = new Render(this);
+  revision = 0; // of the label, counted with its changes
+  pen = null; // takes the left button and one finger while the label is edited, see pen.js
 
   constructor() {
     this.nv = new Niivue({
@@ -135,6 +139,17 @@ export class Viewer {
   clear() {
     this.render.clear();
     while (this.image) this.nv.removeVolume(this.nv.volumes.at(-1));
+  }
+
+  /** Show what has been changed in the label's voxels. @param soon more comes: of a large volume, outlines alone */
+  redrawLabel(soon = false) {
+    this.revision += 1;
+    if (!soon || this.#redrawMs < REDRAW_MS) {
+      const start = performance.now();
+      this.nv.volumes.slice(1).forEach((volume, i) => this.nv.refreshLayers(volume, i + 1));
+      this.#redrawMs = performance.now() - start;
+    }
+    this.nv.drawScene();
   }
 
   setColors(table) {

@@ -73,6 +73,7 @@ def save_dicom_seg(
     class_names: Sequence[str],
     colors: Sequence[str],
     frame: int | None = None,
+    edited: bool = False,
 ) -> None:
     """Write `label` as a binary DICOM segmentation, one segment per foreground class, also of those that are absent.
 
@@ -86,6 +87,7 @@ def save_dicom_seg(
         class_names: the first is background.
         colors: recommended for display, "#rrggbb" of each foreground class.
         frame: of a cine, which one `label` is of; a segmentation has no axis of time, so each is an object of its own.
+        edited: a person has changed what the network found; it is then marked as semi-automatic.
 
     Raises:
         ValueError: the volume is not from DICOM, or lies in no frame of reference; the label is not of its shape or
@@ -107,7 +109,7 @@ def save_dicom_seg(
     if len(colors) != len(class_names) - 1:
         raise ValueError(f"{len(colors)} colours for {len(class_names) - 1} foreground classes; give one for each")
     with _writing(volume):
-        segmentation = _segmentation(volume, sources, label.astype(np.uint8), class_names, colors)
+        segmentation = _segmentation(volume, sources, label.astype(np.uint8), class_names, colors, edited)
         with atomic_path(path) as temporary:
             segmentation.save_as(temporary)
 
@@ -166,7 +168,12 @@ def _writing(volume: Volume) -> Iterator[None]:
 
 
 def _segmentation(
-    volume: Volume, sources: Sequence[Any], label: np.ndarray, class_names: Sequence[str], colors: Sequence[str]
+    volume: Volume,
+    sources: Sequence[Any],
+    label: np.ndarray,
+    class_names: Sequence[str],
+    colors: Sequence[str],
+    edited: bool = False,
 ) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
@@ -175,13 +182,14 @@ def _segmentation(
     algorithm = hd.AlgorithmIdentificationSequence(
         name="mamba-unet", family=codes.DCM.ArtificialIntelligence, version=mamba_unet.__version__
     )
+    types = hd.seg.SegmentAlgorithmTypeValues
     descriptions = [
         hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=name[:64],
             segmented_property_category=codes.SCT.AnatomicalStructure,
             segmented_property_type=_concept(name),
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=types.SEMIAUTOMATIC if edited else types.AUTOMATIC,
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*bytes.fromhex(color.removeprefix("#"))),
         )
@@ -204,7 +212,7 @@ def _segmentation(
         manufacturer_model_name="mamba-unet",
         software_versions=mamba_unet.__version__,
         device_serial_number="none",
-        series_description="mamba-unet segmentation",
+        series_description="mamba-unet segmentation" + (", edited" if edited else ""),
         content_label="SEGMENTATION",
         specific_character_set="ISO_IR 192",  # UTF-8: class names are anyone's
     )
