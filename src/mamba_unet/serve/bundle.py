@@ -11,7 +11,8 @@ from mamba_unet.serve.job import EDITS, Job
 def write_bundle(job: Job, card: Mapping[str, str]) -> Path:
     """Write a zip into the job's folder, to be deleted by who asked for it.
 
-    It holds the files of the result, those of each edit, and `about.txt`: the network's facts, and where it may not fit the image.
+    It holds the files of the result, those of each edit, and `about.txt`: the network's facts, and where it may not fit
+    the image.
 
     Args:
         job: done.

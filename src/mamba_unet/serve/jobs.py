@@ -211,24 +211,15 @@ class Jobs:
         Raises:
             Refused: it cannot be read.
         """
-        with self.using(job):
-            try:
-                return thumbnail(job.volumes[volume], self._readers)
-            except Exception as error:
-                raise Refused(422, _said(job, error)) from error
+        with self.failing(job):
+            return thumbnail(job.volumes[volume], self._readers)
 
     def read_again(self, job: Job) -> "Volume":
         """A job's volume as its network had it."""
         return self.predictors[job.model].preprocessing.fit_channels(job.read(self._readers))
 
     def add_edit(self, job: Job, of: dict[str, Any], edit: dict[str, Any], size: int) -> None:
-        """Take an edit, which lies in the job's folder, into the job.
-
-        Args:
-            job: the job.
-            of: its result that was edited.
-            edit: see `edits.save_edit`.
-            size: bytes of its files.
+        """Take an edit of a job's result, whose files of `size` bytes lie in the job's folder, into the job.
 
         Raises:
             Refused: the job was started again meanwhile, or there is no room.
