@@ -127,14 +127,13 @@ def segmented(page, path):
 
 def picture(page) -> np.ndarray:
     """(H, W, 3) of the viewer as it is on the screen, without its buttons and the edges with the letters."""
-    buttons = (
-        "visible => document.querySelectorAll('#zoom, #convention, #edit').forEach(it => it.style.visibility = visible)"
-    )
+    buttons = """visible => document.querySelectorAll("#stage > *:not(canvas)").forEach(
+        it => it.style.visibility = visible)"""
     page.evaluate(buttons, "hidden")
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     shown = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
     page.evaluate(buttons, "")
-    return shown[24:-24, 24:-24]
+    return shown[26:-26, 26:-26]
 
 
 def pixels(page, color: str) -> int:
@@ -309,7 +308,7 @@ def test_measurements_and_downloads(page, volume_file):
         page.get_by_role("button", name="This view PNG").click()
     assert download.value.suggested_filename == "patient007_frame01_axial_slice3.png"
     taken = np.asarray(Image.open(download.value.path()).convert("RGB")).astype(int)
-    assert abs(taken[24:300, 24:-24] - picture(page)[:276]).mean() < 4
+    assert abs(taken[26:300, 26:-26] - picture(page)[:274]).mean() < 4
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy the table").click()
     page.get_by_text("Copied.").wait_for()
@@ -630,7 +629,7 @@ def test_what_a_finger_touches_is_large_enough(phone, cine_file):
     segmented(phone, cine_file)
     for one in phone.locator("button:visible, input:visible:not([type=checkbox]), select:visible, label.box").all():
         box = one.bounding_box()
-        assert box["height"] >= 40 and box["width"] >= 40, one.evaluate("it => it.outerHTML")
+        assert box["height"] >= 44 and box["width"] >= 44, one.evaluate("it => it.outerHTML")
 
 
 def test_while_something_is_dragged_over_the_page_one_line_is_to_be_read(page, volume_file):

@@ -33,7 +33,6 @@ export function drawResult() {
     return element("a", { href: `${shownPath()}/${file}`, download: "" }, what, element("small", { textContent: kind }));
   }));
   drawTake(page.chosen.job);
-  $("structures").classList.toggle("doubted", result.files.includes("uncertainty.nii.gz"));
   $("misfits").hidden = !result.misfits.length;
   $("misfits").lastElementChild.replaceChildren(...result.misfits.map((misfit) => element("li", { textContent: `${misfit}.` })));
   $("notes").replaceChildren(...result.notes.map((note) => element("li", { textContent: note })));

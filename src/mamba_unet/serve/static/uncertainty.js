@@ -28,6 +28,7 @@ export async function showUncertainty() {
   const known = job.result.files.includes(FILE);
   $("uncertainty").checked = isWanted() && known;
   $("uncertainty-scale").hidden = !$("uncertainty").checked;
+  $("structures").classList.toggle("doubted", $("uncertainty").checked);
   if (!viewer.label) return;
   if (!$("uncertainty").checked) return viewer.showDoubt(null);
   const key = viewer.labelOf;
