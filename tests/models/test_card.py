@@ -28,6 +28,7 @@ def metadata():
         validation={"mean_foreground_dice": 0.512345, "iteration": 1200, "dice": {"disc": 0.6, "cup": 0.4}},
         patients={"train": 28, "val": 4},
         lineage=["a" * 64, "b" * 64],
+        channel_names=["fundus"],
         license="cc-by-4.0",
         version="0.1.0",
     )
@@ -55,7 +56,7 @@ def test_info_prints_what_a_checkpoint_is(model, metadata, tmp_path, capsys):
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     said = {title: words.strip() for title, words in lines.items()}
     assert said["network"] == f"unet, {sum(one.numel() for one in model.parameters()):,} parameters"
-    assert said["channels"] == "1" and said["classes"] == "3: background, disc, cup"
+    assert said["channels"] == "1: fundus" and said["classes"] == "3: background, disc, cup"
     assert said["intensities"] == "method minmax" and said["what it sees"] == "kind slices, size 32 x 48"
     assert said["training data"] == "eyes; train 28 patients, val 4 patients; 2 images known by their hashes"
     chosen = "Dice 0.5123 on the validation patients after 1,200 iterations (disc 0.6000, cup 0.4000)"

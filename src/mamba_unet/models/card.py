@@ -41,7 +41,8 @@ def facts(metadata: CheckpointMetadata, parameters: int | None = None) -> dict[s
     sizes = {key: value for key, value in metadata.config.items() if key not in ("in_channels", "num_classes")}
     if sizes:
         said["built with"] = _words(sizes)
-    said["channels"] = str(metadata.config.get("in_channels", UNKNOWN))
+    named = f": {', '.join(metadata.channel_names)}" if metadata.channel_names else ""
+    said["channels"] = f"{metadata.config.get('in_channels', UNKNOWN)}{named}"
     said["classes"] = f"{len(metadata.class_names)}: {', '.join(metadata.class_names)}"
     preprocessing = metadata.preprocessing
     rules = [_words(rule) for rule in preprocessing.get("intensity", [])]
