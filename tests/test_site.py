@@ -40,7 +40,7 @@ def page(site, name: str) -> str:
 
 def test_every_command_and_every_public_name_is_described(site):
     commands, functions = page(site, "reference/commands.html"), page(site, "reference/python.html")
-    assert all(f'<h2 id="{it.__name__.rpartition(".")[2]}">' in commands for it in COMMANDS)
+    assert all(f'<h2 id="{it.__name__.rpartition(".")[2].replace("_", "-")}">' in commands for it in COMMANDS)
     parser = argparse.ArgumentParser().add_subparsers()
     for command in COMMANDS:
         command.add(parser)

@@ -69,11 +69,12 @@ def test_the_checkpoint_and_its_file_make_an_ensemble(checkpoint, onnx_file, sca
     np.testing.assert_allclose(both.probabilities, alone.probabilities, atol=1e-5)
 
 
-def test_half_precision_halves_the_file_and_keeps_the_answers(checkpoint, onnx_file, scan, tmp_path, capsys):
+def test_half_precision_makes_the_file_smaller_and_keeps_the_answers(checkpoint, onnx_file, scan, tmp_path, capsys):
     out = tmp_path / "half.onnx"
     words = ["export-model", str(checkpoint), str(out), "--precision", "float16", "--check-image", str(scan)]
     assert main(words) == 0
-    assert out.stat().st_size < 0.75 * onnx_file.stat().st_size
+    weights = sum(parameter.numel() for parameter in load(checkpoint).parameters())
+    assert onnx_file.stat().st_size - out.stat().st_size > 1.2 * weights, "two bytes of each, less new casts"
     printed = capsys.readouterr().out
     assert "random, 2 x 40 x 48: largest difference" in printed and "eye.nii.gz: largest difference" in printed
     with torch.no_grad():
