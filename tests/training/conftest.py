@@ -1,7 +1,10 @@
 import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import ModelRecipe, OptimizerRecipe, Recipe, TrainerRecipe
+from mamba_unet.training.signals import TrainingStopped
+from mamba_unet.training.train import train
 from mamba_unet.views.slices import Slices
 
 
@@ -28,3 +31,25 @@ def recipe(phantom, tmp_path) -> Recipe:
         trainer=TrainerRecipe(accelerator="cpu", devices=1),
         workers=0,
     )
+
+
+@pytest.fixture
+def stopped_and_resumed(tmp_path, monkeypatch):
+    """Trains a recipe into a folder of its own, stopped behind iteration `step` and resumed to its end; the folder."""
+
+    def run(recipe, step, look=lambda batch: None):
+        real = Training._iterate
+
+        def once(self, batch):
+            look(batch)
+            real(self, batch)
+            if self.step == step:
+                self._stop("a test")
+
+        recipe.out = str(tmp_path / "stopped")
+        with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
+            patch.setattr(Training, "_iterate", once)
+            train(recipe)
+        return train(recipe, resume=True)
+
+    return run

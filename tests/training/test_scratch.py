@@ -7,9 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mamba_unet.runs import RunFolder
-from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import RecipeError, load_recipe
-from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.state import load_state
 from mamba_unet.training.train import train
 
@@ -41,20 +39,9 @@ def test_the_averaged_weights_are_saved_and_are_not_those_that_are_trained(scrat
     assert not all(torch.equal(best[name], trained[name]) for name in best)
 
 
-def test_a_run_from_scratch_that_is_stopped_and_resumed_is_the_uninterrupted_one(scratch, tmp_path, monkeypatch):
+def test_a_run_from_scratch_that_is_stopped_and_resumed_is_the_uninterrupted_one(scratch, stopped_and_resumed):
     whole = train(scratch)
-    real = Training._iterate
-
-    def once(self, batch):
-        real(self, batch)
-        if self.step == 3:
-            self._stop("a test")
-
-    scratch.out = str(tmp_path / "stopped")
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
-        patch.setattr(Training, "_iterate", once)
-        train(scratch)
-    stopped = train(scratch, resume=True)
+    stopped = stopped_and_resumed(scratch, 3)
     for folder in (whole, stopped):
         assert load_state(RunFolder(folder))["step"] == 8
     first, second = (load_state(RunFolder(folder))["objective"] for folder in (whole, stopped))

@@ -13,9 +13,7 @@ from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.models.checkpoint import read_metadata
 from mamba_unet.runs import RunFolder
-from mamba_unet.training.loop import Training
 from mamba_unet.training.recipe import RecipeError, load_recipe
-from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.state import load_state
 from mamba_unet.training.train import check_resumable, train
 
@@ -37,22 +35,14 @@ def volumes(recipe):
 
 
 def test_a_3d_run_that_is_stopped_and_resumed_is_the_uninterrupted_one_and_predicts(
-    volumes, phantom, tmp_path, monkeypatch
+    volumes, phantom, tmp_path, stopped_and_resumed
 ):
     whole = train(volumes)
-    real = Training._iterate
 
-    def once(self, batch):
+    def look(batch):
         assert batch["labelled"]["image"].shape == (2, 1, 4, 32, 32)
-        real(self, batch)
-        if self.step == 2:
-            self._stop("a test")
 
-    volumes.out = str(tmp_path / "stopped")
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
-        patch.setattr(Training, "_iterate", once)
-        train(volumes)
-    stopped = train(volumes, resume=True)
+    stopped = stopped_and_resumed(volumes, 2, look)
     first, second = (load_state(RunFolder(folder))["objective"] for folder in (whole, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
     first, second = (load_file(folder / "best.safetensors") for folder in (whole, stopped))

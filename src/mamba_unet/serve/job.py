@@ -127,11 +127,6 @@ class Job:
         return re.sub(r"\b[A-Za-z]*(Error|Exception|BadZipFile): ", "", text)
 
 
-def printable(name: str) -> str:
-    """A file name with what no screen shows (control characters, marks that turn the direction) as escapes."""
-    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in name)
-
-
 def _called(name: str) -> str:
     file = Path(re.split(r"[/\\]", name)[-1])
     return re.sub(r"[^\w.-]+", "_", stem(file).removesuffix("_0000")).strip("._") or "volume"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mamba_unet.serve.folder import ServerFolder
-from mamba_unet.serve.job import EDITS, MOVING, Job, State, printable
+from mamba_unet.serve.job import EDITS, MOVING, Job, State
 from mamba_unet.serve.readers import Readers
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.thumbnail import thumbnail
 from mamba_unet.volumes.formats import FILES as VOLUME_FILES
-from mamba_unet.volumes.formats import ZIP, ending
+from mamba_unet.volumes.formats import ZIP, ending, printable
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor

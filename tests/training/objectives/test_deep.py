@@ -9,11 +9,9 @@ from mamba_unet import build_model, list_models
 from mamba_unet.models import model_spec
 from mamba_unet.models.decoder_stages import DecoderStage, decoder_maps, decoder_stages
 from mamba_unet.runs import RunFolder
-from mamba_unet.training.loop import Training
 from mamba_unet.training.objectives.deep import DeeplySupervised, coarser
 from mamba_unet.training.objectives.losses import segmentation_loss
 from mamba_unet.training.recipe import RecipeError, load_recipe
-from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.state import load_state
 from mamba_unet.training.train import train
 from mamba_unet.views.labels import IGNORE
@@ -94,23 +92,12 @@ def test_another_objective_is_refused(recipe):
         load_recipe(recipe, {"deep_supervision": True, "objective": "mean_teacher", "labelled": 2})
 
 
-def test_a_run_resumes_bit_for_bit_and_saves_the_network_without_the_heads(recipe, tmp_path, monkeypatch):
+def test_a_run_resumes_bit_for_bit_and_saves_the_network_without_the_heads(recipe, stopped_and_resumed):
     deep = load_recipe(recipe, {"deep_supervision": True, "optimizer": {"ema": 0.9}})
     whole = train(deep)
     names = set(build_model(size="nano", dims=(8, 16, 32)).state_dict())
     assert set(load_file(whole / "best.safetensors")) == names
-    real = Training._iterate
-
-    def once(self, batch):
-        real(self, batch)
-        if self.step == 3:
-            self._stop("a test")
-
-    deep.out = str(tmp_path / "stopped")
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
-        patch.setattr(Training, "_iterate", once)
-        train(deep)
-    stopped = train(deep, resume=True)
+    stopped = stopped_and_resumed(deep, 3)
     first, second = (load_state(RunFolder(folder))["objective"] for folder in (whole, stopped))
     assert any("heads" in name for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)

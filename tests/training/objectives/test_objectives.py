@@ -12,10 +12,8 @@ import torch
 
 from mamba_unet.models.checkpoint import read_metadata
 from mamba_unet.training.batches import TrainingData
-from mamba_unet.training.loop import Training
 from mamba_unet.training.objectives.build import build_objective
 from mamba_unet.training.recipe import ModelRecipe, RecipeError, load_recipe, save_recipe
-from mamba_unet.training.signals import TrainingStopped
 from mamba_unet.training.train import train
 from mamba_unet.views.slices import Slices
 
@@ -65,22 +63,11 @@ def logged(folder: Path) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_run_that_is_stopped_and_resumed_is_the_uninterrupted_one_and_keeps_all_its_networks(
-    name, few, phantom, tmp_path, monkeypatch
+    name, few, phantom, stopped_and_resumed
 ):
     recipe = few(name)
     whole = train(recipe)
-    real = Training._iterate
-
-    def once(self, batch):
-        real(self, batch)
-        if self.step == 3:
-            self._stop("a test")
-
-    recipe.out = str(tmp_path / "stopped")
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
-        patch.setattr(Training, "_iterate", once)
-        train(recipe)
-    stopped = train(recipe, resume=True)
+    stopped = stopped_and_resumed(recipe, 3)
     states = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, stopped)]
     first, second = (state["objective"] for state in states)
     assert states[1]["step"] == 4 and all(torch.equal(value, second[key]) for key, value in first.items())
