@@ -16,6 +16,17 @@ def test_an_error_while_writing_leaves_the_file_that_was_there_and_nothing_else(
     assert target.read_text() == "before" and list(tmp_path.iterdir()) == [target]
 
 
+def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    """Else a machine that loses its power, or a disk found full late, leaves an empty file under the name."""
+    order = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append(os.fstat(file).st_size), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("renamed"), rename(*paths)))
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("12345")
+    assert order == [5, "renamed"]
+
+
 def test_the_temporary_name_keeps_the_suffixes(tmp_path):
     with atomic_path(tmp_path / "new" / "a.nii.gz") as temporary:
         assert temporary.name.endswith(".nii.gz") and temporary.parent == tmp_path / "new"

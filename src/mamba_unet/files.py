@@ -19,7 +19,9 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how the names begin that `atomic_p
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it replaces `path`, on an error it is removed.
 
-    The sibling keeps the target's suffixes (`.nii.gz`), because writers choose the format by them.
+    The sibling keeps the target's suffixes (`.nii.gz`), because writers choose the format by them. Its content is on
+    the disk before it takes the name: a disk that turns out to be full is an error, and a machine that loses its power
+    leaves no empty file under the name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +29,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name[-40:]}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:  # a full disk is told without the file, by numpy without the reason too
         if error.errno is not None and error.filename is None:

@@ -181,6 +181,20 @@ def test_a_file_replaced_by_another_of_its_size_and_time_is_another_input(tmp_pa
         assert stamp(files) != before
 
 
+def test_a_record_that_cannot_be_read_is_no_record(heart_run, save_scan, tmp_path):
+    """A machine that lost its power may leave it empty: the case is done again."""
+    save_scan("a.nii.gz")
+    out = tmp_path / "out"
+    arguments = {"outputs": ("nifti", "statistics")}
+    predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments)
+    record = out / "cases" / "a.json"
+    whole, table_ = record.read_text(), (out / "statistics.csv").read_text()
+    for broken in ("", "{", "[]", "{}"):
+        record.write_text(broken)
+        assert not predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).failures
+        assert record.read_text() == whole and (out / "statistics.csv").read_text() == table_
+
+
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):
     save_scan("a.nii.gz")
     for outputs, message in (

@@ -163,7 +163,7 @@ class OutputFolder:
         record = self._record_path(case)
         words = self.words(source)
         made = {*self._made(case, inputs), *words}
-        for word in set(_read(record)["outputs"]) - made if record.is_file() else ():
+        for word in set(_read(record).get("outputs", ())) - made:
             self._file(case, word, source).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
         files = self.files(case, source)
@@ -212,15 +212,17 @@ class OutputFolder:
 
     def _record(self, case: str) -> dict[str, Any] | None:
         """The record of a case that these networks and settings made."""
-        try:
-            record = _read(self._record_path(case))
-        except FileNotFoundError:
-            return None
-        return record if record["made_by"] == self.made_by else None
+        record = _read(self._record_path(case))
+        return record if record.get("made_by") == self.made_by else None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a record says; nothing where there is none, or where it cannot be read: then its case is not finished."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def stamp(files: Sequence[Path]) -> dict[str, Any]:
