@@ -10,11 +10,15 @@ with what it saves. Medians count, without the first quarter of each turn. Every
 validations, whose time is part of the budget, and its warm-up is at most a tenth of its iterations. Further words
 override all recipes; those that change the time belong here, for the comparison takes the recipes as they are.
 
+What is measured is kept in OUT/rates.json: a call that was stopped goes on, and one that names more recipes measures
+only those. Recipes that are written stay as they are.
+
 Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>_<hardware>_<date>.md and .json.
 """
 
 import argparse
 import dataclasses
+import json
 import math
 import shlex
 import shutil
@@ -29,10 +33,11 @@ from typing import Any
 import yaml
 
 from mamba_unet.data import PreparedDataset
-from mamba_unet.files import write_text
+from mamba_unet.files import write_json, write_text
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import SHIPPED, Recipe, find_recipe, load_recipe
 from mamba_unet.training.train import train
+from mamba_unet.words import counted
 from measuring import result_path, run, table, write_result
 
 
@@ -104,21 +109,32 @@ def main() -> None:
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "recipes"
-    if folder.exists():
-        sys.exit(f"{folder} is there already, and trainings by it may be; give another --out, or remove both")
     bases = {Path(recipe).stem: find_recipe(recipe) for recipe in args.recipes}
     recipes = {name: load_recipe(path, words) for name, path in bases.items()}
     run("prepare", args.source, data)
 
-    rates = {name: Rate() for name in recipes}
+    kept, how = args.out / "rates.json", {"steps": args.steps, "words": words}
+    said = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"how": how, "turns": {}}
+    if said["how"] != how:
+        sys.exit(f"{kept} was measured with {said['how']}, now {how} is asked for; give another --out")
+    turns = {name: [Rate(**rate) for rate in said["turns"].get(name, ())] for name in recipes}
     for turn in range(args.turns):
         for name, recipe in recipes.items():
+            if turn < len(turns[name]):
+                continue
             print(f"turn {turn + 1} of {args.turns}: {name}", flush=True)
             scratch = args.out / "measured"
             shutil.rmtree(scratch, ignore_errors=True)
             short = {"iterations": args.steps, "validate_every": args.steps, "minutes": None}
-            train(recipe, data, scratch, progress=rates[name], **short)
+            turns[name].append(Rate())
+            train(recipe, data, scratch, progress=turns[name][-1], **short)
             shutil.rmtree(scratch)
+            said["turns"][name] = [dataclasses.asdict(rate) for rate in turns[name]]
+            write_json(kept, said)
+    rates = {
+        name: Rate(*([s for rate in theirs for s in getattr(rate, what)] for what in ("iterations", "validations")))
+        for name, theirs in turns.items()
+    }
 
     what = f"rates_{PreparedDataset(data).name}"
     rows, values = [], {}
@@ -129,18 +145,24 @@ def main() -> None:
         base = name if bases[name].parent == SHIPPED else str(bases[name].resolve())
         source = f"benchmarks/results/{result_path(what).name}"
         text = f"# As many iterations of {name} as fit in {args.minutes:g} minutes, by {source}\n"
-        write_text(folder / f"{name}.yaml", text + yaml.safe_dump({"base": base, **changed}, sort_keys=False))
+        text += yaml.safe_dump({"base": base, **changed}, sort_keys=False)
+        if not (written := folder / f"{name}.yaml").exists():
+            write_text(written, text)
+        elif written.read_text(encoding="utf-8") != text:  # trainings by it may be there
+            sys.exit(f"{written} is there already and says something else; give another --out")
         medians = [statistics.median(seconds) for seconds in (rates[name].iterations, rates[name].validations)]
         counts = [keys[key] for key in ("iterations", "validate_every", "optimizer.warmup")]
         rows.append([name, *(f"{median:.3g}" for median in medians), *counts])
         values[name] = {"seconds": dataclasses.asdict(rates[name]), "recipe": changed}
 
     given = [*(Path(recipe).stem for recipe in args.recipes), "--source", args.source.name, "--out", args.out.name]
-    command = "python benchmarks/rates.py " + shlex.join([*given, "--minutes", f"{args.minutes:g}", *words])
+    given += ["--minutes", f"{args.minutes:g}", "--validations", str(args.validations)]
+    given += ["--turns", str(args.turns), "--steps", str(args.steps), *words]
+    command = "python benchmarks/rates.py " + shlex.join(given)
     lines = [
         f"Command: `{command}`",
         "",
-        f"{args.turns} turns of {args.steps} iterations and one validation of each recipe, by turns; medians "
+        f"{counted(args.turns, 'turn')} of {args.steps} iterations and one validation of each recipe; medians "
         f"without the first quarter of each turn. Iterations: what fits in {args.minutes:g} minutes with "
         f"{args.validations} validations.",
         "",

@@ -22,8 +22,13 @@ def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, 
         assert recipe.view.size == (32, 32) and recipe.iterations > 1000
         assert recipe.validate_every == -(-recipe.iterations // 5)
     assert load_recipe(written[1]).model.name == "mamba_unet_no_scan"
-    with pytest.raises(SystemExit, match="is there already"):
-        run_benchmark("rates", *words)
+    with monkeypatch.context() as patch:
+        patch.setattr("mamba_unet.training.train.train", lambda *_, **__: pytest.fail("measured again"))
+        assert run_benchmark("rates", *words) == page, "what was measured is kept"
+        with pytest.raises(SystemExit, match="was measured with"):
+            run_benchmark("rates", *words, "--batch_size", 2)
+        with pytest.raises(SystemExit, match=r"mamba.yaml is there already and says something else"):
+            run_benchmark("rates", *(30 if word == 60 else word for word in words))
 
     for path in written:  # so many iterations would take an hour
         text = path.read_text()

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from mamba_unet.cli import main
 from mamba_unet.data import BadDataError, PreparedDataset, prepare
 from mamba_unet.views.intensity import window
 
@@ -53,6 +54,16 @@ def test_warnings_are_told_again_when_nothing_is_redone(nnunet, tmp_path, make):
     told = (tmp_path / "out" / "check.txt").read_text()
     prepare(source, tmp_path / "out", progress=False)
     assert "empty label" in told and (tmp_path / "out" / "check.txt").read_text() == told
+
+
+def test_a_terminal_shows_ten_files_of_a_kind_and_a_file_all(nnunet, tmp_path, make, capsys):
+    source = nnunet(count=14)
+    for number in range(1, 13):
+        make.nifti(source / "labelsTr" / f"s{number}.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    assert main(["prepare", str(source), str(tmp_path / "out")]) == 0
+    told, kept = capsys.readouterr().out, (tmp_path / "out" / "check.txt").read_text()
+    assert "and 2 more" in told and "s12.nii.gz" not in told and str(tmp_path / "out" / "check.txt") in told
+    assert "s12.nii.gz" in kept
 
 
 def test_cases_that_are_gone_are_removed(nnunet, tmp_path):

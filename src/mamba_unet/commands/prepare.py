@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from mamba_unet.words import counted
 
     how = {"skip_bad": args.skip_bad, "intensity": args.intensity}
-    prepared = prepare(args.source, args.out, **how, **source_options(args))
-    print((args.out / "check.txt").read_text(encoding="utf-8"))
+    prepared = prepare(args.source, args.out, **how, **source_options(args), report=lambda found: print(found.table()))
+    print(f"every file by name: {args.out / 'check.txt'}\n")
     cases, patients = counted(len(prepared.identifiers), "case"), counted(len(prepared.patients), "patient")
     print(f"{prepared.name}: {cases} of {patients} in {args.out}")
     print("classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(prepared.class_names)))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,7 @@ def prepare(
     binary_masks: bool | float = False,
     ignore_label: int | None = None,
     progress: bool = True,
+    report: Callable[[CheckReport], None] = lambda _: None,
 ) -> PreparedDataset:
     """Check a data set and write it as a cache of memory-mapped arrays.
 
@@ -100,6 +101,7 @@ def prepare(
             threshold. For masks with grey levels, which JPEG and resizing make.
         ignore_label: the stored label value of voxels without ground truth.
         progress: show a progress bar (on a terminal).
+        report: is given all that was found; out/check.txt names every file of it.
 
     Raises:
         BadDataError: there are errors; all of them are in the message and in `.report`.
@@ -140,6 +142,7 @@ def prepare(
     described.unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
+    report(done.report)
     cases = {
         name: [
             identifier
