@@ -1,7 +1,7 @@
 # make demo             the whole way on a synthetic data set: prepare, train, evaluate, predict, report
 # make demo DATA=DIR    the same on your own data, ACDC for example
 # make test             the tests
-# make test-nnunet      those that need nnU-Net and MONAI Label's client, from PyPI, in an environment of their own
+# make test-nnunet      those that need nnU-Net, MONAI Label's client and OpenVINO, in an environment of their own
 # make docs             the documentation as a site, in site/
 
 PYTHON ?= python3
@@ -59,12 +59,12 @@ $(OTHERS)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(OTHERS)
 	$(OTHERS)/bin/python -m pip install --quiet --upgrade pip
 	$(OTHERS)/bin/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(OTHERS)/bin/python -m pip install --quiet -c constraints.txt -e ".[test]" "nnunetv2>=2.8,<2.9" requests
+	$(OTHERS)/bin/python -m pip install --quiet -c constraints.txt -e ".[test]" "nnunetv2>=2.8,<2.9" requests openvino
 	$(OTHERS)/bin/python -m pip install --quiet --no-deps "monailabel>=0.8.5,<0.9"
 	touch $@
 
 test-nnunet: $(OTHERS)/.installed
-	$(OTHERS)/bin/python -m pytest tests/nnunet tests/serve/test_monai_label.py
+	$(OTHERS)/bin/python -m pytest tests/nnunet tests/serve/test_monai_label.py tests/exporting/test_run.py
 
 # The variable silences a notice of Material about the future of MkDocs.
 docs: install-test

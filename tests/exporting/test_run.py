@@ -141,7 +141,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(checkpoint, t
 
 
 def test_openvino_reads_the_same_file(checkpoint, onnx_file):
-    openvino = pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not here; `make test-nnunet` installs it")
     compiled = openvino.Core().compile_model(onnx_file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     network = load(checkpoint)
     with torch.no_grad():
