@@ -163,6 +163,16 @@ def test_a_cine_is_measured_between_its_extremes():
     assert one.measures.notes == ("1 of 5 frames without a left ventricle are left out",)
 
 
+def test_a_cines_frames_count_from_one_for_people_and_from_zero_in_files(tmp_path):
+    cine = case("patient001_4d", heart(50), heart(60), heart(24))
+    hearts, _ = cardiac_cases([cine])
+    write_cardiac(tmp_path, hearts)
+    assert "| frame 2 | frame 3 |" in (tmp_path / "cardiac.md").read_text()
+    assert "patient001_4d,frame 1,frame 2," in (tmp_path / "cardiac.csv").read_text()
+    _, failures = cardiac_cases([case("still", heart(50))])
+    assert failures["still"].startswith("only frame 1, and ejection needs")
+
+
 def test_a_cine_that_does_not_beat_is_noted():
     (one,), _ = cardiac_cases([case("a", heart(50), heart(50))])
     assert one.measures.lv_ef_percent == 0 and one.measures.notes == ("ED and ES are the same frame",)

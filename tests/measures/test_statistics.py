@@ -109,9 +109,9 @@ def test_the_table_to_read_has_a_dash_for_what_is_not_known():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in statistics_table([case]).splitlines()]
     assert rows[0] == ["case", "frame", "structure", "voxels", "ml", "mean", "slices", "touches border"]
     assert rows[2:] == [
-        ["a", "0", "liver", "8", "8.0", "50", "1-2", "no"],
-        ["a", "0", "spleen", "1", "1.0", "50", "3-3", "yes"],
-        ["a", "0", "stomach", "0", "0.0", "-", "-", "no"],
+        ["a", "1", "liver", "8", "8.0", "50", "2-3", "no"],
+        ["a", "1", "spleen", "1", "1.0", "50", "4-4", "yes"],
+        ["a", "1", "stomach", "0", "0.0", "-", "-", "no"],
     ]
 
 

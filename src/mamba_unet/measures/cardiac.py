@@ -1,7 +1,7 @@
 """The heart's volumes and function from its segmentation at end-diastole (ED) and end-systole (ES).
 
 Discs are summed (Simpson's rule as cardiac MRI uses it): a volume is the number of voxels times the volume of one.
-D H W array axes, T frames. Frames count from 0, but from 1 in ACDC's `Info.cfg` and file names.
+D H W array axes, T frames. Frames count from 0, but from 1 in what people read, in ACDC's `Info.cfg` and in file names.
 """
 
 import re
@@ -64,6 +64,7 @@ SPELLINGS = {
 }
 
 FRAME = re.compile(r"(.+)_frame(\d+)", re.IGNORECASE)
+CINE_FRAME = re.compile(r"frame (\d+)")  # as `CardiacCase` names those of a cine
 PHASE = re.compile(r"(.+)_(ED|ES)", re.IGNORECASE)
 
 
@@ -236,7 +237,7 @@ class CardiacCase:
 
     Attributes:
         case: patient, or name of the cine.
-        ed, es: names of the two cases, or "frame 0" of a cine.
+        ed, es: names of the two cases, or "frame 0" of a cine, whose frames count from 0.
         phases_by: how they were found.
     """
 
@@ -292,8 +293,9 @@ def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | 
     notes: list[str] = []
     if len(frames) < 2 or len(frames.keys() & {"ED", "ES"}) == 1:
         raise ValueError(
-            f"only {', '.join(text for text, _ in frames.values())}, and ejection needs end-diastole and end-systole: "
-            "give a cine, or both frames of a patient as ..._frame01 and ..._frame12, or as ..._ED and ..._ES"
+            f"only {', '.join(_read(text) for text, _ in frames.values())}, and ejection needs end-diastole and "
+            "end-systole: give a cine, or both frames of a patient as ..._frame01 and ..._frame12, or as ..._ED "
+            "and ..._ES"
         )
     if "ED" in frames:
         ed, es, phases_by = "ED", "ES", "name"
@@ -334,7 +336,8 @@ def write_cardiac(folder: str | Path, hearts: Sequence[CardiacCase]) -> None:
 
 
 def cardiac_table(hearts: Sequence[CardiacCase]) -> str:
-    """The measures to read, as Markdown: volumes in ml, ejection fraction in %, mass in g; then the notes."""
+    """The measures to read, as Markdown: volumes in ml, ejection fraction in %, mass in g; then the notes. A cine's
+    frames count from 1 here."""
     titles = ["case", "ED", "ES"]
     titles += [f"{side} {what}" for side in ("LV", "RV") for what in ("EDV ml", "ESV ml", "SV ml", "EF %")]
     rows = []
@@ -350,4 +353,9 @@ def cardiac_table(hearts: Sequence[CardiacCase]) -> str:
 
 def _short(heart: CardiacCase, frame: str) -> str:
     """`frame01` of `patient001_frame01`; the table names the patient already."""
-    return frame.removeprefix(f"{heart.case}_")
+    return _read(frame).removeprefix(f"{heart.case}_")
+
+
+def _read(frame: str) -> str:
+    """The name of a frame as people read it."""
+    return f"frame {int(match[1]) + 1}" if (match := CINE_FRAME.fullmatch(frame)) else frame

@@ -175,17 +175,17 @@ def write_statistics(path: str | Path, cases: Sequence[CaseStatistics]) -> None:
 
 
 def statistics_table(cases: Sequence[CaseStatistics]) -> str:
-    """The merged table to read: aligned columns, "-" where there is no value."""
+    """The merged table to read: aligned columns, "-" where there is no value; frames and slices count from 1 here."""
     titles = ["case", "frame", "structure", "voxels", "ml", "mean", "slices", "touches border"]
     rows = [
         [
             case.case,
-            str(one.frame),
+            str(one.frame + 1),
             one.structure,
             f"{one.voxels}",
             number(one.volume_ml, 1),
             "-" if one.mean_intensity is None else f"{one.mean_intensity:.4g}",
-            "-" if one.slices is None else f"{one.slices[0]}-{one.slices[1]}",
+            "-" if one.slices is None else f"{one.slices[0] + 1}-{one.slices[1] + 1}",
             "yes" if one.touches_border else "no",
         ]
         for case in cases
