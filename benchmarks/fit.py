@@ -12,17 +12,13 @@ import argparse
 import hashlib
 import shlex
 import sys
-from dataclasses import asdict, replace
-from json import dumps
+from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load_file, save
-
 from mamba_unet.data import PreparedDataset
-from mamba_unet.files import atomic_path
 from mamba_unet.inference import Predictor
 from mamba_unet.inference.fit import describe_training
-from mamba_unet.models.checkpoint import HEADER_KEY, read_metadata
+from mamba_unet.models.checkpoint import read_metadata, write_metadata
 from mamba_unet.volumes.volume import Volume
 from measuring import run, table, write_result
 
@@ -33,9 +29,7 @@ def describe(checkpoint: Path, prepared: PreparedDataset) -> None:
     if len(prepared.seen_by(metadata.lineage, cases)) < len(cases):
         sys.exit(f"{checkpoint} was not trained on all of the training cases of {prepared.folder}")
     seen = describe_training(prepared, cases)
-    header = {"format": "pt", HEADER_KEY: dumps(asdict(replace(metadata, seen=seen)))}
-    with atomic_path(checkpoint) as temporary:
-        temporary.write_bytes(save(load_file(checkpoint), header))
+    write_metadata(checkpoint, replace(metadata, seen=seen))
     print(f"{checkpoint}: sha256 {hashlib.sha256(checkpoint.read_bytes()).hexdigest()}")
 
 

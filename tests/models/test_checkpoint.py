@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mamba_unet import MambaUNet, build_model
 from mamba_unet.models.baselines.unet import UNet
@@ -12,7 +13,9 @@ from mamba_unet.models.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
     find_checkpoint,
+    read_metadata,
     save_checkpoint,
+    write_metadata,
 )
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
@@ -45,6 +48,16 @@ def test_weights_and_metadata_come_back(model, metadata, tmp_path, name, by_fold
     assert read == metadata and not loaded.training
     x = torch.randn(1, 1, 16, 16)
     torch.testing.assert_close(loaded(x), model.eval()(x))
+
+
+def test_another_header_leaves_the_weights_as_they_are(model, metadata, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_checkpoint(file, model.half(), metadata)
+    before = load_file(file)
+    write_metadata(file, replace(metadata, license="mit"))
+    assert read_metadata(file) == replace(metadata, license="mit")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(file).items())
+    assert load_file(file).keys() == before.keys() and {tensor.dtype for tensor in before.values()} == {torch.float16}
 
 
 def test_save_pretrained_keeps_the_metadata_and_from_pretrained_gives_it_back(model, metadata, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mamba_unet.models import checkpoint
+from mamba_unet.models.card import UNKNOWN, facts
 from mamba_unet.models.checkpoint import SHIPPED, CheckpointError, find_checkpoint
 from mamba_unet.models.loading import load
 
@@ -26,6 +27,8 @@ def test_a_shipped_network_is_found_by_its_name_small_whole_and_described(folder
     assert path.parent == folder and path.stat().st_size <= MOST
     model = load(name)
     assert model.metadata.dataset and model.metadata.lineage and model.metadata.validation
+    said = facts(model.metadata)
+    assert "95 % interval" in said["measured on test"] and said["licence"] != UNKNOWN
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with torch.no_grad():
         assert model(torch.rand(1, 1, 32, 32)).shape[1] == len(model.metadata.class_names)

@@ -5,12 +5,12 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import nn
 
 from mamba_unet import __version__
@@ -25,14 +25,13 @@ HUB = "hf:"  # what a hub id begins with: a path that is missing must not be ask
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 
 
-# The trained networks of the repository's folder checkpoints/: name -> file, sha256 and licence. An installation from a
+# The trained networks of the repository's folder checkpoints/: name -> file and sha256. An installation from a
 # clone has them in the package; published wheels have none, because their terms are not those of the code.
 SHIPPED_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).parents[3] / "checkpoints")
 SHIPPED = {
     "acdc": (
         "acdc_mamba_unet_fine.safetensors",
-        "ddf48f9c475e311574147eb7ebe7f03784b9befcd4a92b2eb4b9df169cee8361",
-        "non-commercial research only, as the ACDC data",
+        "9a551a17a8b764cc57ba8183f2a4cd9bca75b79c69dc0ab62a8ddcadbd85f8b9",
     )
 }
 
@@ -88,6 +87,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMeta
         temporary.write_bytes(save(weights, header))
 
 
+def write_metadata(path: str | Path, metadata: CheckpointMetadata) -> None:
+    """Give a safetensors file another header, atomically; its weights stay as they are, bit for bit."""
+    header = {"format": "pt", HEADER_KEY: json.dumps(asdict(metadata))}
+    weights = load_file(path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(weights, header))
+
+
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     """The metadata in a safetensors file's header, or in an ONNX file; None if a file has weights only.
 
@@ -111,13 +118,7 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
             f"{path} was written by mamba-unet {printable(str(fields.get('version', 'unknown')))[:40]} and cannot be "
             f"understood by this one, {__version__} ({printable(str(error))[:300]}); install that version"
         ) from error
-    return metadata if metadata.license else replace(metadata, license=_shipped_license(Path(path)))
-
-
-def _shipped_license(path: Path) -> str:
-    """Of a file of `SHIPPED`, whose header does not tell it; of any other, nothing."""
-    known = {file: license for file, _, license in SHIPPED.values()}
-    return known.get(path.name, "") if path.parent in SHIPPED_FOLDERS else ""
+    return metadata
 
 
 def _header(path: str | Path) -> Mapping[str, str]:
@@ -198,7 +199,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def _shipped(name: str) -> Path:
-    file, digest, _ = SHIPPED[name]
+    file, digest = SHIPPED[name]
     path = next((path for folder in SHIPPED_FOLDERS if (path := folder / file).is_file()), None)
     if path is None:
         raise FileNotFoundError(
