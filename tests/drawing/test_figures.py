@@ -136,6 +136,16 @@ def test_segmentation_figure_has_a_column_per_label_map_and_a_legend_of_the_clas
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ventricle"]
 
 
+def test_many_examples_stand_two_in_a_row_so_that_the_figure_is_wider_than_tall():
+    label = np.eye(8, dtype=int)
+    examples = [Example(f"{n}, slice 1", np.zeros((8, 8)), {"truth": label, "prediction": label}) for n in range(3)]
+    figure = segmentation_figure(examples, ["background", "ventricle"])
+    width, height = figure.get_size_inches()
+    assert width > 2 * height
+    assert [axes.get_title() for axes in figure.axes] == ["image", "truth", "prediction"] * 2 + [""] * 3
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["0\nslice 1", "1\nslice 1", "2\nslice 1"]
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_chart_takes_the_colours_of_its_theme(theme):
     with Image.open(io.BytesIO(to_png(chart(draw_learning_rate, {}, theme), theme))) as image:

@@ -195,7 +195,9 @@ def chart(draw: Callable[..., None], data: Any, theme: Theme = LIGHT, **options:
 
 
 def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str], theme: Theme = LIGHT) -> "Figure":
-    """Figures 4 and 5: a row per example, its image and then a column per label map, with a legend of the classes.
+    """Figures 4 and 5: of each example its image and then a column per label map, with a legend of the classes.
+
+    A row holds one example; where they are many and narrow it holds two, so that the figure is not a tower.
 
     Args:
         examples: all with the same columns.
@@ -205,17 +207,20 @@ def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str],
     from matplotlib.patches import Patch
 
     columns = ["image", *examples[0].labels]
-    figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(examples) + 0.6), layout="constrained")
-    for row, example in enumerate(examples):
+    beside, inches = (2, 1.8) if len(examples) > 2 and len(columns) <= 3 else (1, 2.2)
+    rows = -(-len(examples) // beside)
+    figure = Figure(figsize=(inches * len(columns) * beside, inches * rows + 0.6), layout="constrained")
+    for number, example in enumerate(examples):
+        row, first = number // beside, number % beside * len(columns) + 1
         for column, (name, picture) in enumerate(zip(columns, example.pictures(), strict=True)):
-            axes = figure.add_subplot(len(examples), len(columns), row * len(columns) + column + 1)
+            axes = figure.add_subplot(rows, len(columns) * beside, row * len(columns) * beside + first + column)
             axes.imshow(picture)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0:
                 axes.set_title(name, color=theme.text, fontsize=11)
             if column == 0:
-                axes.set_ylabel(example.name, color=theme.text, fontsize=8)
+                axes.set_ylabel(example.name.replace(", ", "\n"), color=theme.text, fontsize=8)
     handles = [Patch(color=class_color(i), label=name) for i, name in enumerate(class_names) if i]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.text)
     return figure
