@@ -7,6 +7,9 @@ import torch
 from monai import bundle
 
 from mamba_unet import Predictor, export_model
+from mamba_unet.exporting.monai_bundle import bundle_network, write_bundle
+from mamba_unet.exporting.network import Exportable
+from mamba_unet.models.checkpoint import HEADER_KEY
 from mamba_unet.models.loading import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing .*config_file:UserWarning")  # MONAI's note on trust
@@ -58,3 +61,12 @@ def test_the_metadata_names_classes_channels_and_the_licence_file_is_there(eyes)
     assert data["inputs"]["image"]["channel_def"] == {"0": "MR"}
     assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "rim", "2": "cup"}
     assert "eyes" in (eyes / "docs" / "LICENSE").read_text()
+
+
+def test_the_licence_file_holds_the_terms_that_the_checkpoint_states(eyes, tmp_path):
+    manifest = json.loads((eyes / "configs" / "metadata.json").read_text())
+    manifest = {HEADER_KEY: json.dumps(json.loads(manifest[HEADER_KEY]) | {"license": "for research only"})}
+    network = Exportable(bundle_network(eyes), torch.float32)
+    write_bundle(tmp_path / "bundle", network, torch.zeros(1, 1, 40, 48), manifest)
+    text = (tmp_path / "bundle" / "docs" / "LICENSE").read_text()
+    assert text.endswith("The weights in models/: for research only\n") and "Add those terms" not in text

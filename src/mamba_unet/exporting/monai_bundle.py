@@ -30,9 +30,12 @@ LICENSE = """\
 The program that made and runs this bundle, mamba-unet, is licensed under the Apache License, Version 2.0:
 http://www.apache.org/licenses/LICENSE-2.0
 
-The weights in models/ may be used as whoever trained them allows, within the terms of the data that they were trained
-on: {dataset}. Add those terms here before you pass the bundle on.
+The weights in models/: {terms}
 """
+
+UNSTATED = """\
+they may be used as whoever trained them allows, within the terms of the data that they were
+trained on: {dataset}. Add those terms here before you pass the bundle on."""
 
 README = """\
 # {name}
@@ -60,7 +63,8 @@ def write_bundle(path: Path, network: Exportable, image: Tensor, manifest: Mappi
     write_json(path / "configs" / "metadata.json", {**_described(metadata, image.shape[1], size), **manifest})
     write_json(path / "configs" / "inference.json", _inference(metadata))
     dataset = metadata.dataset or "unnamed data"
-    write_text(path / "docs" / "LICENSE", LICENSE.format(dataset=dataset))
+    terms = metadata.license or UNSTATED.format(dataset=dataset)
+    write_text(path / "docs" / "LICENSE", LICENSE.format(terms=terms))
     names = ", ".join(metadata.class_names)
     text = README.format(name=path.name, model=metadata.model, dataset=dataset, classes=names)
     write_text(path / "docs" / "README.md", text)
