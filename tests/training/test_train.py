@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -387,6 +388,19 @@ def test_a_logger_whose_package_is_missing_is_one_sentence(recipe, logger, monke
     with pytest.raises(RecipeError, match=f"{logger} needs its package.*pip install {logger}"):
         train(recipe, loggers=["csv", logger])
     assert not Path(recipe.out).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Lightning does not look for srun there")
+def test_a_machine_that_can_submit_jobs_gets_no_advice_to_do_so(recipe, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    shutil.copy(sys.executable, tmp_path / "bin" / "srun")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    recipe.iterations = recipe.validate_every = 1
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train(recipe)
+    assert not [str(one.message) for one in said if "srun" in str(one.message)]
 
 
 def test_a_log_file_gets_plain_lines(recipe, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -279,14 +280,17 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
     t = recipe.trainer
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the run folder says what it tells
     try:
-        fabric = Fabric(
-            accelerator=t.accelerator,
-            devices=t.devices,
-            num_nodes=t.num_nodes,
-            strategy=t.strategy,
-            precision=t.precision,
-            loggers=_loggers(recipe, run),
-        )
+        with warnings.catch_warnings():
+            # said outside of SLURM's jobs only, to everybody whose machine can submit some
+            warnings.filterwarnings("ignore", "The `srun` command is available")
+            fabric = Fabric(
+                accelerator=t.accelerator,
+                devices=t.devices,
+                num_nodes=t.num_nodes,
+                strategy=t.strategy,
+                precision=t.precision,
+                loggers=_loggers(recipe, run),
+            )
     except (RuntimeError, ValueError, ImportError, MisconfigurationException) as error:
         raise RecipeError(
             f"trainer: accelerator {t.accelerator}, devices {t.devices}, strategy {t.strategy} and precision "
