@@ -1,4 +1,8 @@
-"""A network whose answer is known, and volumes for it."""
+"""A network whose answer is known, volumes for it, and the server that both meet in."""
+
+import socket
+import threading
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +39,29 @@ def predictor(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mamba_unet.models.loading.build_model", lambda *args, **kwargs: Threshold())
         return Predictor(folder, device="cpu", batch_size=2)
+
+
+@pytest.fixture(scope="session")
+def listening():
+    """Runs an app behind a real socket, as `serve` does, within a `with`; its address."""
+    import uvicorn
+
+    from mamba_unet.serve.connection import Connection
+
+    @contextmanager
+    def run(app):
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, http=Connection, log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return run
 
 
 def ring(radius: int = 4) -> np.ndarray:

@@ -18,8 +18,14 @@ import SimpleITK as sitk
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from mamba_unet.inference import Predictor
+from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.registry import build_model, resolve_config
 from mamba_unet.serve import create_app
 from mamba_unet.serve.result import write_image
+from mamba_unet.views.intensity import MINMAX
+from mamba_unet.views.patches import Patches
+from mamba_unet.views.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
 
@@ -247,6 +253,25 @@ def test_the_chosen_model_is_the_one_that_runs(predictor, volume_file):
         assert not calls
         assert wait(client, upload(client, file, model="other").json()["id"])["model"] == "other"
         assert calls == ["patient007_frame01"]
+
+
+def test_a_network_for_volumes_segments_patch_by_patch(volume_file, tmp_path):
+    config = {"in_channels": 1, "num_classes": 3, **resolve_config("nano", {"dims": [8, 16, 32], "d_state": 2})}
+    names = ["background", "myocardium", "left ventricle"]
+    preprocessing = Preprocessing((MINMAX,), "SPL", Patches((4, 16, 16), (8.0, 2.0, 2.0))).to_json()
+    metadata = CheckpointMetadata("mamba_unet_3d", config, names, preprocessing, "phantom")
+    save_checkpoint(tmp_path / "run" / "best.safetensors", build_model("mamba_unet_3d", **config), metadata)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    with client_of(predictor) as client:
+        (model,) = client.get("/api/about").json()["models"]
+        assert model["tiles"] == "patches" and "kind patches" in model["card"]["what it sees"]
+        job = wait(client, upload(client, (volume_file.name, volume_file.read_bytes()), uncertainty=True).json()["id"])
+        assert job["state"] == "done" and job["slices"][0] == job["slices"][1] > 1
+        for file in ("segmentation.nii.gz", "uncertainty.nii.gz"):
+            made = loaded(client, job, file)
+            assert made.shape == (32, 24, 6) and np.array_equal(made.affine, nib.load(volume_file).affine)
+        by_command = predictor(volume_file).labels[0]
+        assert np.array_equal(np.asarray(loaded(client, job, "segmentation.nii.gz").dataobj).T, by_command)
 
 
 def test_two_people_wait_in_turn_and_cancel_their_own(predictor, volume_file):

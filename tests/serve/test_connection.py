@@ -1,11 +1,9 @@
 """The server behind real sockets, with people who leave it waiting."""
 
 import socket
-import threading
 import time
 
 import pytest
-import uvicorn
 
 from mamba_unet.serve import connection, create_app
 
@@ -15,18 +13,12 @@ TIMEOUT_S = 30  # of a busy machine
 
 
 @pytest.fixture
-def address(predictor, monkeypatch):
+def address(predictor, monkeypatch, listening):
     monkeypatch.setattr(connection, "PATIENCE_S", PATIENCE_S)
     monkeypatch.setattr(connection, "WAITING", 5)
-    listener = socket.create_server(("127.0.0.1", 0))
     app = create_app({"heart": predictor})
-    config = uvicorn.Config(app, http=connection.Connection, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield listener.getsockname(), app.state.jobs
-    server.should_exit = True
-    thread.join()
+    with listening(app) as address:
+        yield address, app.state.jobs
 
 
 def connect(address, words=b""):

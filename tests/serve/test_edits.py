@@ -6,6 +6,8 @@ import itertools
 import json
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +15,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from mamba_unet.serve import create_app
+from mamba_unet.serve.collection import Collection
 from mamba_unet.serve.edits import read_label
 from mamba_unet.serve.result import viewer_affine
+from mamba_unet.volumes import write
 from mamba_unet.volumes.read import read_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
@@ -156,6 +160,26 @@ def test_labels_that_do_not_fit_are_refused_in_words_and_leave_nothing(client, p
     assert held.written == before[1] and not client.get(f"/api/jobs/{job['id']}").json()["edits"]
 
 
+def test_an_edit_says_whether_image_and_structures_fit_as_they_are_now(client, volume_file, monkeypatch):
+    told = {"voxels": [[60] * 5, [60] * 5], "slices": [1] * 5}  # of myocardium and left ventricle in training
+    seen = replace(client.app.state.jobs.predictors["heart"].metadata, seen=told)
+    monkeypatch.setattr(client.app.state.jobs.predictors["heart"], "metadata", seen)
+    job = segmented(client, (volume_file.name, volume_file.read_bytes()))
+    job_here = client.app.state.jobs.get(job["id"])
+    (large, larger) = job["result"]["misfits"]
+    assert large.startswith("myocardium has") and larger.startswith("left ventricle has")
+    job_here.result["misfits"].insert(0, "pixels are 9 mm")  # as of the image
+    label = loaded(client, job, "label.nii.gz")
+    array = np.asarray(label.dataobj).copy()
+    array[..., 2:][array[..., 2:] == 1] = 0
+    array[2:6, 2:6, 1] = 2
+    result = send(client, job, nib.Nifti1Image(array, label.affine)).json()["result"]
+    assert result["misfits"] == [
+        "pixels are 9 mm",
+        f"left ventricle has {(array == 2).sum()} voxels, in training 60 to 60",
+    ]
+
+
 def test_a_volume_that_is_shown_thinned_is_not_edited(client, volume_file, monkeypatch):
     monkeypatch.setattr("mamba_unet.serve.result.LARGEST", 16)
     job = segmented(client, (volume_file.name, volume_file.read_bytes()))
@@ -257,6 +281,32 @@ def test_edits_are_collected_as_a_data_set_that_prepare_reads(predictor, volume_
     prepared = prepare(folder, tmp_path / "prepared")
     assert sorted(prepared.identifiers) == sorted(cases)
     assert list(prepared.class_names) == ["background", "myocardium", "left ventricle"]
+
+
+def test_two_servers_that_collect_at_once_lose_nothing(predictor, volume_file, tmp_path, monkeypatch):
+    def slowly(path, *args, **options):
+        time.sleep(0.05)
+        save(path, *args, **options)
+
+    save = write.save_nifti
+    monkeypatch.setattr(write, "save_nifti", slowly)
+    image = read_volume(volume_file)
+    others = [replace(image, array=np.roll(image.array, shift, axis=-1)) for shift in range(3)]
+    servers = [Collection(tmp_path, {"heart": predictor}) for _ in range(2)]
+    label = np.zeros(image.array[:, 0].shape, np.uint8)
+    with ThreadPoolExecutor(4) as people:
+        added = [
+            people.submit(server.add, "heart", volume, label, label + 1, "", "")
+            for volume in others
+            for server in servers
+        ]
+        cases = [one.result()[0] for one in added]
+    folder = tmp_path / "heart"
+    assert sorted(cases) == sorted(2 * ["patient007_frame01", "patient007_frame01_img2", "patient007_frame01_img3"])
+    for volume, case in zip(others, cases[::2], strict=True):
+        kept = nib.load(folder / "imagesTr" / f"{case}_0000.nii.gz")
+        assert np.array_equal(kept.dataobj, volume.array[0, 0].T)
+        assert sorted(path.name for path in (folder / "edits" / case).iterdir()) == ["1", "2", "image.json"]
 
 
 def test_a_collection_of_other_classes_is_left_alone_and_the_edit_is_kept(predictor, volume_file, tmp_path):

@@ -14,10 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import uvicorn
 from fastapi.testclient import TestClient
 
-from mamba_unet.serve import connection, create_app
+from mamba_unet.serve import create_app
 
 pytest.importorskip("python_multipart", reason="`pip install mamba-unet` brings it")
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
@@ -214,17 +213,11 @@ def test_a_client_logs_in_with_the_token_for_a_password(predictor):
 
 
 @pytest.fixture
-def served(predictor, request):
+def served(predictor, request, listening):
     """The server behind a real socket; its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
     app = create_app({"heart": predictor}, token=getattr(request, "param", None))
-    config = uvicorn.Config(app, http=connection.Connection, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{listener.getsockname()[1]}", jobs=app.state.jobs)
-    server.should_exit = True
-    thread.join()
+    with listening(app) as (host, port):
+        yield SimpleNamespace(url=f"http://{host}:{port}", jobs=app.state.jobs)
 
 
 def test_a_client_that_goes_away_stops_the_network(served, volume_file, monkeypatch):

@@ -224,6 +224,7 @@ def _model(name: str, predictor: "Predictor") -> dict[str, Any]:
         "network": metadata.model,
         "dataset": metadata.dataset,
         "classes": classes,
+        "tiles": "patches" if predictor.preprocessing.view.spatial_dims == 3 else "slices",
         "card": _card(metadata),
         "use": USE,
     }

@@ -17,7 +17,8 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ STORED = ("uint8", "int16", "uint16", "int32", "float32", "float64")  # types th
 
 
 class Collection:
-    """A folder that edits are added to.
+    """A folder that edits are added to, by several servers too.
 
     Args:
         folder: made if needed.
@@ -75,7 +76,7 @@ class Collection:
             ValueError: the folder holds a data set of other classes or channels.
         """
         folder = self._folders[model]
-        with self._turn:
+        with self._turn, _alone(self.folder):
             self._describe(model, folder)
             changed = [frame for frame in range(len(person)) if not np.array_equal(network[frame], person[frame])]
             cases = []
@@ -154,6 +155,19 @@ class Collection:
             shutil.rmtree(made, ignore_errors=True)
         save_nifti(folder / "labelsTr" / f"{case}.nii.gz", volume, person[None], class_names=class_names)
         return case
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other server adds to the folder meanwhile, where the system has locks. They go with the process."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):  # Windows, or a file system without locks
+            pass
+        yield
 
 
 def _case(folder: Path, name: str, end: str, image: str) -> str:

@@ -85,6 +85,7 @@ def save_edit(jobs: Jobs, job: Job, path: Path, by: str, collection: "Collection
         Refused: the label does not fit the volume, or there is no room.
     """
     from mamba_unet.inference import Segmentation
+    from mamba_unet.inference.fit import anatomy_misfits
 
     of, image = job.result, job.image
     folder = path.with_name(f".{secrets.token_hex(8)}")
@@ -93,15 +94,21 @@ def save_edit(jobs: Jobs, job: Job, path: Path, by: str, collection: "Collection
             if of is None:
                 raise Refused(409, "This volume is being segmented again.")
             metadata = jobs.predictors[job.model].metadata
+            network = _labels(_opened(job.folder / LABEL))
             labels = read_label(path, job.folder / LABEL, metadata.class_names)
-            volume = jobs.read_again(job)
+            volume, axis = jobs.read_again(job), SLICE_AXES.index(image["slice_axis"])
+            anatomy = [
+                anatomy_misfits(metadata.seen, one, metadata.class_names, volume.spacing_mm, one.shape[1 + axis])
+                for one in (network, labels)
+            ]
             segmentation = Segmentation(
                 volume=volume,
                 labels=labels,
                 image=volume.array,
                 class_names=metadata.class_names,
-                slice_axis=SLICE_AXES.index(image["slice_axis"]),
+                slice_axis=axis,
                 label_values=metadata.label_values,
+                misfits=[*(said for said in of["misfits"] if said not in anatomy[0]), *anatomy[1]],
                 edited=True,
             )
             folder.mkdir()
@@ -117,7 +124,6 @@ def save_edit(jobs: Jobs, job: Job, path: Path, by: str, collection: "Collection
                 shutil.rmtree(place, ignore_errors=True)
                 raise
             if collection is not None:
-                network = _labels(_opened(job.folder / LABEL))
                 try:
                     collection.add(job.model, volume, network, labels, by, saved)
                 except (OSError, ValueError) as error:
