@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -121,6 +122,19 @@ def test_info_shows_the_backend_in_force(capsys):
     assert main(["info", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "torch" in out and "auto" in out and "reference" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
+)
+def test_threads_wait_awake_briefly_unless_the_user_says_how_long(given, spins, monkeypatch):
+    """The user's own words hold."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["recipes"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_help_is_instant_because_it_imports_nothing_heavy():

@@ -2,11 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from mamba_unet import __version__
 from mamba_unet.commands import COMMANDS
+
+SPINS = "1000"  # some microseconds
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without "±" shows "?" for it, after hours of work as before
             stream.reconfigure(errors="replace")
+    # How long torch's threads wait awake for each other; read when torch is loaded. By default they keep a core busy
+    # for longer, and where other programs want it too, a training takes many times as long: benchmarks/waiting.py.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(words)
