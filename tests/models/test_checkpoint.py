@@ -175,6 +175,14 @@ def test_a_network_of_someones_own_loop_can_be_saved_with_what_prediction_needs(
     torch.testing.assert_close(again(x), model.eval()(x))
 
 
+def test_equal_networks_are_equal_files(model, metadata, tmp_path):
+    """By which `predict` tells a network: the keys of its header have an order."""
+    for number in range(12):
+        save_checkpoint(tmp_path / f"{number}.safetensors", model, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_metadata(tmp_path / "0.safetensors") == metadata
+
+
 def test_the_file_follows_the_umask(model, metadata, tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", model, metadata)
     (tmp_path / "b").touch()

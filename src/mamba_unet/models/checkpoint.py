@@ -80,11 +80,21 @@ class CheckpointMetadata:
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
-    """Write the model's weights and the metadata as one safetensors file, atomically."""
+    """Write the model's weights and the metadata as one safetensors file, atomically; equal ones as equal bytes."""
     header = {"format": "pt"} | ({} if metadata is None else {HEADER_KEY: json.dumps(asdict(metadata))})
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:  # safetensors' own writer ignores the umask and hides the system's error
-        temporary.write_bytes(save(weights, header))
+        temporary.write_bytes(_in_order(save(weights, header)))
+
+
+def _in_order(stored: bytes) -> bytes:
+    """A safetensors file with the keys of its metadata sorted: the library writes them in an order of chance."""
+    end = 8 + int.from_bytes(stored[:8], "little")
+    header = json.loads(stored[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the weights begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + stored[end:]
 
 
 def write_metadata(path: str | Path, metadata: CheckpointMetadata) -> None:
