@@ -31,14 +31,18 @@ def sequence(batch=2, channels=6, length=7, states=4, groups=None, seed=0, dtype
     }
 
 
-def scan_and_differentiate(inputs: dict, backend: str, softplus: bool = True) -> dict[str, torch.Tensor]:
-    """The outputs and all gradients of a loss in which every output value counts differently."""
+def scan_and_differentiate(
+    inputs: dict, backend: str, softplus: bool = True, terms: bool = False
+) -> dict[str, torch.Tensor]:
+    """The outputs and all gradients of a loss in which every output value counts differently; for the sums of terms,
+    by the absolute values of its weights."""
     leaves = {name: x.detach().clone(memory_format=torch.preserve_format) for name, x in inputs.items()}
     for x in leaves.values():
         x.requires_grad_()
     out, last_state = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
-    loss = (out.double() * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum()
-    loss = loss + (last_state.double() * torch.linspace(-2, 1, last_state.numel()).view(last_state.shape)).sum()
+    weights = [torch.linspace(-1, 1, out.numel()), torch.linspace(-2, 1, last_state.numel())]
+    weights = [x.abs() for x in weights] if terms else weights
+    loss = sum((x.double() * w.view(x.shape)).sum() for x, w in zip((out, last_state), weights, strict=True))
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     return {"out": out, "last_state": last_state, **dict(zip(leaves, gradients, strict=True))}
 
@@ -91,7 +95,17 @@ def test_gradients_pass_gradcheck(backend, softplus):
     seed=st.integers(0, 2**31),
 )
 def test_agrees_with_the_reference(
-    fast_backend, assert_agree, batch, groups, channels_per_group, length, states, softplus, optional, seed
+    fast_backend,
+    assert_agree,
+    sums_of_absolute_terms,
+    batch,
+    groups,
+    channels_per_group,
+    length,
+    states,
+    softplus,
+    optional,
+    seed,
 ):
     inputs = sequence(batch, channels_per_group * (groups or 1), length, states, groups, seed)
     if not softplus:  # the steps themselves: keep them positive on the whole, or the states explode
@@ -101,8 +115,9 @@ def test_agrees_with_the_reference(
         inputs.pop("delta_bias", None)
     truth = scan_and_differentiate({k: v.double() for k, v in inputs.items()}, "reference", softplus)
     result = scan_and_differentiate(inputs, fast_backend, softplus)
+    terms = sums_of_absolute_terms(scan_and_differentiate, inputs, softplus=softplus)
     for name in truth:
-        assert_agree(result[name], truth[name], name)
+        assert_agree(result[name], truth[name], name, terms[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
