@@ -14,7 +14,7 @@ from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.volume import Volume
 
 BYTES = {"1": 3, "L": 3, "P": 12, "I;16": 6, "I;16B": 6, "I;16L": 6}  # a pixel takes on its way to an array; else 12
-TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
+BITS, WHITE_IS_ZERO, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")  # what Pillow may take a picture for, whatever its name
 
 
@@ -25,7 +25,8 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
     palette stands for indices.
 
     Raises:
-        RefusedError: a label in colours, pages of different sizes, an animation.
+        RefusedError: a label in colours, pages of different sizes, an animation, grey values that the library which
+            reads pictures would cut or turn round.
         UnreadableError: more than the memory limit.
     """
     from PIL import Image, ImageOps
@@ -38,19 +39,27 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
                 notes, pages = (f"the first of the {pages} pictures in it is taken",), 1
             elif pages > 1 and picture.format != "TIFF":
                 raise RefusedError(f"an animation of {pages} pictures; expected one picture")
-            arrays, size = [], 0
+            arrays, size, cut = [], 0, False
             for page in range(pages):
                 picture.seek(page)
                 width, height = picture.size
                 size += width * height * BYTES.get(picture.mode, 12)
                 require_memory(path, size + _tile(picture))
-                arrays.append(_page(ImageOps.exif_transpose(picture), kind))
+                cut |= _is_cut(picture)
+                stored = _stored_type(picture)
+                page = _page(ImageOps.exif_transpose(picture), kind)
+                arrays.append(page if stored is None else page.view(stored))
     if len({array.shape[:2] for array in arrays}) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(array.shape[:2] for array in arrays))
         raise RefusedError(f"pages of different sizes: {sizes[:200]}; expected one volume's slices, all alike")
     grey = all(array.ndim == 2 or (array == array[..., :1]).all() for array in arrays)
     if kind != "image" and not grey:
         raise RefusedError("a label in colours: expected one class index per pixel; convert each colour to an index")
+    if cut and grey:
+        raise RefusedError(
+            "grey values of 16 bits stored as colours or with opacity, of which only 8 bits can be read; save it as "
+            "grey alone"
+        )
     if grey:
         arrays = [array if array.ndim == 2 else array[..., 0] for array in arrays]
         return replace(Volume.from_array(np.stack(arrays), name=name), notes=notes)
@@ -74,6 +83,24 @@ def _tile(picture: Any) -> int:
     """Bytes of one tile of a TIFF, which may be larger than the picture; 0 of other pictures."""
     tags = getattr(picture, "tag_v2", {})
     return int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_HEIGHT, 0)) * 4
+
+
+def _is_cut(picture: Any) -> bool:
+    """Whether Pillow keeps 8 of the 16 bits of a pixel, as it does of all but grey values alone."""
+    return not picture.mode.startswith("I") and bool(picture.tile) and ";16" in str(picture.tile[0][3])
+
+
+def _stored_type(picture: Any) -> str | None:
+    """The type of a TIFF's numbers where Pillow takes it for another; None where it does not.
+
+    Raises:
+        RefusedError: white is 0 in more bits than Pillow turns round.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    form, bits, white = (int(np.atleast_1d(tags.get(tag, 1))[0]) for tag in (SAMPLE_FORMAT, BITS, WHITE_IS_ZERO))
+    if white == 0 and picture.mode not in ("1", "L"):
+        raise RefusedError("white is 0 in it (PhotometricInterpretation); save it with black as 0")
+    return {("L", 2, 8): "int8", ("I", 1, 32): "uint32"}.get((picture.mode, form, bits))
 
 
 def _page(picture: Any, kind: Kind) -> np.ndarray:
