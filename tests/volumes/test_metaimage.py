@@ -104,6 +104,25 @@ def test_a_damaged_header_is_one_sentence(tmp_path, fields, reason):
     assert "\n" not in str(error.value) and len(error.value.reason) < 400
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("cm", 10), ("um", 1e-3), ("?", 1)])
+def test_lengths_are_brought_to_millimetres(tmp_path, unit, mm):
+    path = write(tmp_path / "a.mha", DistanceUnits=unit, ElementSpacing="1 2 4", Offset="10 20 30")
+    volume = read_volume(path)
+    assert volume.spacing_mm == pytest.approx((4 * mm, 2 * mm, mm))
+    assert volume.affine[:3, 3] == pytest.approx([-10 * mm, -20 * mm, 30 * mm])
+    with pytest.raises(UnreadableError, match="DistanceUnits is 'inch'; expected one of mm, cm"):
+        read_volume(write(tmp_path / "b.mha", DistanceUnits="inch"))
+
+
+def test_a_scale_of_values_that_itk_leaves_out_is_noted(tmp_path):
+    fields = {"ElementToIntensityFunctionSlope": "0.5", "ElementToIntensityFunctionOffset": "-1000"}
+    path = write(tmp_path / "a.mha", **fields)
+    volume = read_volume(path)
+    assert np.array_equal(volume.array, Volume.from_sitk(sitk.ReadImage(path)).array)
+    assert "slope 0.5, offset -1000" in volume.notes[0]
+    assert not read_volume(write(tmp_path / "b.mha", **dict(zip(fields, "10", strict=True)))).notes
+
+
 def test_packed_values_of_another_size_are_refused(tmp_path):
     packed = zlib.compress(VALUES.tobytes())
     for values, reason in (

@@ -80,6 +80,23 @@ def test_a_damaged_header_is_one_sentence(tmp_path, fields, reason):
     assert "\n" not in str(error.value) and len(error.value.reason) < 400
 
 
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("mm", 1), ("m", 1e3), ("cm", 10), ("\u00b5m", 1e-3), ("micron", 1e-3), ("", 1)]
+)
+def test_lengths_are_brought_to_millimetres(tmp_path, unit, mm):
+    said = f'"{unit}" "{unit}" "mm"'
+    in_space = {
+        "space": "left-posterior-superior",
+        "space_directions": "(1,0,0) (0,2,0) (0,0,4)",
+        "space_origin": "(10,20,30)",
+        "space_units": said,
+    }
+    for name, fields in (("a", in_space), ("b", {"spacings": "1 2 4", "axis_mins": "9.5 19 28", "units": said})):
+        volume = read_volume(write(tmp_path / f"{name}.nrrd", **fields))
+        assert volume.spacing_mm == pytest.approx((4, 2 * mm, mm))
+        assert volume.affine[:3, 3] == pytest.approx([-10 * mm, -20 * mm, 30])
+
+
 def test_a_detached_header_takes_one_file_beside_it(tmp_path):
     (tmp_path / "a.raw").write_bytes(b"xx" + VALUES.tobytes())
     for skip in ("2", "-1"):

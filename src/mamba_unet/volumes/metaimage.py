@@ -6,6 +6,7 @@ C channels, X Y Z T axes as the header counts them, X fastest.
 import contextlib
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ SAME = {  # other names of a field
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 LAST = "ElementDataFile"  # the values follow
+MM = {"mm": 1.0, "cm": 10.0, "um": 1e-3, "?": 1.0}  # of DistanceUnits
+SCALE = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
 
 
 def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
@@ -72,7 +75,17 @@ def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
     spacing = geometry("ElementSpacing", axes, header.get("ElementSize", " ".join("1" * axes)))
     steps = geometry("TransformMatrix", axes * axes, " ".join(np.eye(axes, dtype=int).ravel().astype(str)))
     steps = steps.reshape(axes, axes).T * spacing  # a row of the matrix is the direction of an axis
-    return in_lps(array, steps, geometry("Offset", axes, " ".join("0" * axes)), name, colours=channels != 1)
+    unit = header.get("DistanceUnits", "mm")
+    if unit not in MM:
+        raise RefusedError(f"DistanceUnits is {unit[:60]!r}; expected one of {', '.join(MM)}")
+    mm = np.array([MM[unit]] * 3 + [1])[:axes]  # not of time
+    origin = geometry("Offset", axes, " ".join("0" * axes))
+    volume = in_lps(array, mm[:, None] * steps, mm * origin, name, colours=channels != 1)
+    scale = [float(geometry(field, 1, default)[0]) for field, default in zip(SCALE, "10", strict=True)]
+    if scale != [1, 0]:
+        note = f"its header tells a scale of its values (slope {scale[0]:g}, offset {scale[1]:g}), which is left out"
+        volume = replace(volume, notes=(f"{note}, as ITK does",))
+    return volume
 
 
 def count_values(path: Path) -> int:

@@ -38,6 +38,14 @@ PLACES = ("domain", "space", "time", "none", "???")  # kinds of axes along which
 SPACES = {"right-anterior-superior": (-1, -1), "ras": (-1, -1), "left-anterior-superior": (1, -1), "las": (1, -1)}
 
 
+MM = {  # of a unit of length; what is not told, and what is none, counts as millimetres
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-6),
+}
+
+
 def read_nrrd(path: Path, kind: Kind, name: str) -> Volume:
     """An NRRD image of two to four axes, the fourth time, of one number per voxel or colours of bytes.
 
@@ -149,9 +157,10 @@ def _geometry(fields: dict[str, str], dimension: int, places: list[int]) -> tupl
         spacings = numbers("spacings", fields.get("spacings", "nan " * dimension), dimension)
         lowest = numbers("axis mins", fields.get("axis mins", "nan " * dimension), dimension)
         centres = fields.get("centers", fields.get("centerings", "cell " * dimension)).split()
-        steps = np.array([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in places])
+        units = _units(fields.get("units", ""), dimension)
+        steps = np.array([1.0 if np.isnan(spacings[axis]) else spacings[axis] * units[axis] for axis in places])
         cells = np.array([len(centres) != dimension or centres[axis] != "node" for axis in places])
-        edges = np.array([lowest[axis] for axis in places])
+        edges = np.array([lowest[axis] * units[axis] for axis in places])
         return np.diag(steps), np.where(np.isnan(edges), 0.0, edges + cells * steps / 2)
     vectors = re.findall(r"none|\([^()]*\)", fields["space directions"])
     if len(vectors) != dimension or any((vectors[axis] == "none") == (axis in places) for axis in range(dimension)):
@@ -163,7 +172,14 @@ def _geometry(fields: dict[str, str], dimension: int, places: list[int]) -> tupl
     space = re.sub(r"(-time|t)$", "", fields.get("space", "").lower())
     signs = np.ones(count)
     signs[:2] = SPACES.get(space, (1, 1))
-    return signs[:, None] * steps, signs * origin
+    mm = signs * _units(fields.get("space units", ""), count)
+    return mm[:, None] * steps, mm * origin
+
+
+def _units(text: str, count: int) -> np.ndarray:
+    """Millimetres of the unit of each axis; 1 where none is told, and of other units, such as those of time."""
+    words = re.findall(r'"([^"]*)"', text)
+    return np.array([MM.get(word.strip().lower(), 1.0) for word in words] if len(words) == count else [1.0] * count)
 
 
 def _vector(field: str, text: str, count: int) -> np.ndarray:
