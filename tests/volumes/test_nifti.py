@@ -8,6 +8,7 @@ import pytest
 from mamba_unet.volumes import limits
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.write import save_nifti
 
 STORED = np.random.default_rng(0).integers(0, 999, (7, 6, 5), dtype=np.int16)
 
@@ -53,6 +54,9 @@ def test_packing_is_told_by_content(tmp_path, plain):
         ("a.nii", lambda plain: patched(plain, 108, "<f", 2e9), "its voxels begin at byte 2e[+]09"),
         ("a.nii", lambda plain: patched(plain, 108, "<f", float("nan")), "its voxels begin at byte nan"),
         ("a.nii", lambda plain: patched(plain, 0, "<i", 1543569408), "no NIfTI|axes"),
+        ("a.nii", lambda plain: patched(plain, 112, "<ff", 1, 1e30), "which makes different ones equal"),
+        ("a.nii", lambda plain: patched(plain, 112, "<ff", 1e-40, 0), "which makes different ones equal"),
+        ("a.nii", lambda plain: patched(plain, 292, "<f", 1e30), r"its first voxel is at \(1e\+30, 0, 0\) mm"),
         ("a.nii", lambda plain: patched(plain, 344, "<4s", b"ni1\0"), "the header of a pair"),
         ("a.nii", lambda plain: patched(plain, 280, "<12f", *[1e30] * 12), "voxels of|singular|rotation|contradicts"),
     ],
@@ -86,6 +90,78 @@ def test_values_are_scaled_as_nibabel_scales_them_and_a_lost_intercept_is_none(t
         assert np.array_equal(volume.grey[0], expected.T) and volume.array.dtype == expected.dtype, number
     (tmp_path / "lost.nii").write_bytes(patched(plain, 112, "<ff", 1, np.nan))
     assert np.array_equal(read_volume(tmp_path / "lost.nii").grey[0], STORED.T)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("qform_code", [0, 1])
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("meter", 1e3)])
+def test_where_sform_and_pixdim_disagree_the_sizes_of_pixdim_are_taken_and_that_is_noted(
+    tmp_path, kind, qform_code, unit, mm
+):
+    """As ACDC's files have it, whose sform is a diagonal of ones."""
+    sizes = np.array([1.3158, 1.3158, 10]) / mm
+    image = kind(STORED, None)
+    image.header.set_zooms(sizes)
+    image.header.set_xyzt_units(unit)
+    if qform_code:
+        image.set_qform(np.diag([*sizes * (-1, -1, 1), 1]), qform_code)
+    for row, axis in (("srow_x", (-1 / mm, 0, 0, 5)), ("srow_y", (0, -1 / mm, 0, 6)), ("srow_z", (0, 0, 1 / mm, 7))):
+        image.header[row] = axis
+    image.header["sform_code"] = 1
+    nib.save(kind(STORED, None, image.header), tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert volume.spacing_mm == pytest.approx((10, 1.3158, 1.3158), rel=1e-5) and volume.orientation == "SPL"
+    (note,) = volume.notes
+    assert "the header contradicts itself: voxels of" in note and "the sizes are taken" in note
+
+
+def test_a_quaternion_a_hair_too_long_and_an_sform_of_zeros_are_no_obstacle(tmp_path, plain):
+    """From rounding, and from a writer that gives the code and forgets the rows."""
+    alone = patched(plain, 252, "<hh", 1, 0)
+    for name, data in (
+        ("long", patched(alone, 256, "<3f", 0, 0, np.sqrt(1 + 3.845952e-07))),
+        ("longer", patched(alone, 256, "<3f", 0.6, 0, np.sqrt(0.64 + 9e-6))),
+        ("zeros", patched(patched(plain, 252, "<hh", 1, 1), 280, "<12f", *[0] * 12)),
+    ):
+        (tmp_path / f"{name}.nii").write_bytes(data)
+        volume = read_volume(tmp_path / f"{name}.nii")
+        assert volume.spacing_mm == pytest.approx((8, 2, 1.5), rel=1e-4) and not volume.notes, name
+
+
+@pytest.mark.parametrize("untold", [0, np.nan, np.inf])
+def test_sizes_that_pixdim_does_not_tell_are_those_of_the_sform_in_what_is_written_too(tmp_path, plain, untold):
+    for name, sizes in (("all", [untold] * 3), ("one", [1.5, untold, 8])):
+        (tmp_path / f"{name}.nii").write_bytes(patched(plain, 80, "<3f", *sizes))
+        volume = read_volume(tmp_path / f"{name}.nii")
+        assert volume.spacing_mm == (8, 2, 1.5) and not volume.notes
+        save_nifti(tmp_path / "result.nii", volume, volume.grey)
+        assert nib.load(tmp_path / "result.nii").header.get_zooms() == (1.5, 2, 8)
+
+
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_sizes_that_nothing_tells_are_1_with_a_note(tmp_path, plain, qform_code):
+    for name, size in (("zero", 0), ("nan", np.nan)):
+        data = patched(patched(plain, 252, "<hh", qform_code, 0), 80, "<3f", 1.5, size, size)
+        (tmp_path / f"{name}.nii").write_bytes(data)
+        volume = read_volume(tmp_path / f"{name}.nii")
+        assert volume.spacing_mm == (1, 1, 1.5) and "1 is taken, so volumes are a guess" in volume.notes[0]
+
+
+@pytest.mark.parametrize("thickness", [0, 1, 8])
+def test_a_single_slice_has_the_thickness_of_its_affine(tmp_path, plain, thickness):
+    """pixdim counts along the axes that there are, which are two."""
+    data = patched(patched(plain, 40, "<8h", 2, 7, 6, 1, 1, 1, 1, 1), 88, "<f", thickness)
+    (tmp_path / "a.nii").write_bytes(data)
+    volume = read_volume(tmp_path / "a.nii")
+    assert volume.shape == (1, 6, 7) and volume.spacing_mm == (8, 2, 1.5) and not volume.notes
+
+
+def test_sizes_with_a_sign_are_sizes(tmp_path, plain):
+    """As old converters wrote them; a form tells the direction."""
+    for codes in ((0, 0), (0, 1)):
+        data = patched(patched(plain, 252, "<hh", *codes), 80, "<3f", -1.5, -2, -8)
+        (tmp_path / "a.nii").write_bytes(data)
+        assert read_volume(tmp_path / "a.nii").spacing_mm == (8, 2, 1.5)
 
 
 def test_a_header_that_mirrors_itself_is_noted(tmp_path):

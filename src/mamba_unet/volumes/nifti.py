@@ -18,6 +18,7 @@ from mamba_unet.volumes.volume import Volume, native
 
 SIZES_AGREE = 0.01  # relative: headers hold sizes and affine as float32, some rounded to few decimals
 MOST_EXTENSIONS = 1 << 26  # bytes before the voxels: other programs keep notes there, a damaged header asks for more
+SMALLEST = float(np.finfo(np.float32).tiny)
 COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
@@ -32,13 +33,15 @@ def read_nifti_file(path: Path, kind: Kind, name: str) -> Volume:
         packed = file.read(2) == GZIP
         file.seek(0)
         stream = inflated(file) if packed else file
-        header = _header(path, stream, packed)
+        header, notes = _header(path, stream, packed)
         dtype, shape = header.get_data_dtype(), header.get_data_shape()
         if min(shape) < 1:
             raise DamagedError(f"shape {shape}: expected no empty axis")
         _check(path, dtype, shape)
         slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
         scaled = np.isfinite(slope) and slope != 0 and (slope, intercept) != (1, 0)
+        if scaled and (abs(slope) < SMALLEST or abs(intercept) * np.finfo(float).eps > abs(slope)):
+            raise DamagedError(f"values are scaled by {slope:g} and {intercept:g}, which makes different ones equal")
         require_memory(path, math.prod(shape) * (dtype.itemsize + 8 * scaled))
         stored = read_array(path, stream, shape[::-1], dtype).T
     if scaled:
@@ -46,11 +49,12 @@ def read_nifti_file(path: Path, kind: Kind, name: str) -> Volume:
 
         stored = apply_read_scaling(stored, slope, intercept if np.isfinite(intercept) else 0.0)
     header.set_slope_inter(1, 0)
-    return _volume(stored, shape, header, _affine(header, None, path), path, name)
+    affine, more = _affine(header, None, path)
+    return _volume(stored, shape, header, (affine, (*notes, *more)), path, name)
 
 
-def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
-    """nibabel's header of a NIfTI file; leaves the stream at the first voxel."""
+def _header(path: Path, stream: BinaryIO, packed: bool) -> tuple[Any, tuple[str, ...]]:
+    """nibabel's header of a NIfTI file, and remarks; leaves the stream at the first voxel."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -63,7 +67,8 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
     kinds = {kind.sizeof_hdr: kind for kind in (Nifti1Header, Nifti2Header)}
     orders = [order for order in ("little", "big") if int.from_bytes(block[:4], order) in kinds]
     if not orders:
-        raise DamagedError(f"no NIfTI{' in it' if packed else ''}: {called(block)}")
+        what = "gzipped twice; unpack it once (gunzip)" if block.startswith(GZIP) else called(block)
+        raise DamagedError(f"no NIfTI{' in it' if packed else ''}: {what}")
     order = orders[0]
     kind = kinds[int.from_bytes(block[:4], order)]
     block += stream.read(kind.sizeof_hdr - len(block))
@@ -80,10 +85,30 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> Any:
     block += stream.read(int(offset) - len(block))
     if len(block) < int(offset):
         raise DamagedError("cut short before its voxels; copy it again")
-    logging.getLogger("nibabel.global").setLevel(logging.ERROR)  # tells of what it mends, and not in which file
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # tells of what it mends, and not in which file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd extensions, which are other programs' own
-        return kind.from_fileobj(BytesIO(block), order)
+        header = kind.from_fileobj(BytesIO(block), order)
+    return header, _complete_sizes(header, np.array(fields["pixdim"][1:4], float))
+
+
+def _complete_sizes(header: Any, stored: np.ndarray) -> tuple[str, ...]:
+    """Take sizes that pixdim does not tell from the sform: nibabel makes them 1, and what is written would keep that.
+
+    Args:
+        header: of nibabel.
+        stored: (3,), as the file has them.
+
+    Returns:
+        A remark where the sform does not tell them either.
+    """
+    told = np.isfinite(stored) & (stored != 0)
+    sform = int(header["sform_code"]) > 0 and not singular(header.get_sform())
+    sizes = np.linalg.norm(header.get_sform()[:3, :3], axis=0) if sform else np.ones(3)
+    header["pixdim"][1:4] = np.where(told, header["pixdim"][1:4], sizes)
+    if sform or (told | (header["dim"][1:4] <= 1) | (np.arange(3) >= header["dim"][0])).all():
+        return ()
+    return ("the header tells no size of its voxels (pixdim is 0 or no number); 1 is taken, so volumes are a guess",)
 
 
 def read_nifti(image: Any, file: Path, name: str) -> Volume:
@@ -159,8 +184,9 @@ def _affine(header: Any, affine: np.ndarray | None, file: Path) -> tuple[np.ndar
         affine = np.array(affine, float)
         if singular(affine) and qform is not None:
             affine = qform
-        zooms = np.array([*header.get_zooms()[:3], 1.0, 1.0][:3], float)
+        zooms = np.array(header["pixdim"][1:4], float)
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        zooms = np.where(np.arange(3) < header["dim"][0], zooms, sizes)  # of a single slice, the affine's thickness
         usable = np.isfinite(zooms).all() and (zooms > 0).all() and (sizes > 0).all()
         if usable and np.abs(sizes / zooms - 1).max() > SIZES_AGREE:
             said = [" x ".join(f"{size:.4g}" for size in values) for values in (sizes, zooms)]
