@@ -90,6 +90,12 @@ def test_a_slope_of_zero_is_one_with_a_note_and_an_empty_one_is_one(read_only, w
     assert caplog.text.count("RescaleSlope is 0") == 1
 
 
+def test_a_scale_that_is_no_single_number_is_refused(read_only, write_series, tmp_path, smooth):
+    write_series(tmp_path, smooth, RescaleSlope=["1", "2"], RescaleIntercept=0)
+    with pytest.raises(UnreadableError, match=r"RescaleSlope is '\[.*; expected one number"):
+        read_only(tmp_path)
+
+
 @pytest.mark.parametrize("scale", [("1e36", "0"), ("1e-44", "0"), ("0.5", "1e9"), ("1", "1e300"), ("1", "-1e39")])
 def test_scales_beyond_32_bits_are_refused(read_only, write_series, tmp_path, smooth, scale):
     write_series(tmp_path, smooth, RescaleSlope=scale[0], RescaleIntercept=scale[1])

@@ -168,16 +168,21 @@ def _fill_padding(array: np.ndarray, padding: np.ndarray, notes: list[str]) -> N
 
 
 def _slope_and_intercept(header: "Dataset", notes: list[str]) -> tuple[float, float]:
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    slope, intercept = (
-        1.0 if slope in (None, "") else float(slope),
-        0.0 if intercept in (None, "") else float(intercept),
-    )
+    slope, intercept = (_scale(header, *field) for field in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
     if slope == 0:  # what GDCM and SimpleITK do: a scale that makes all values one was not meant
         slope, note = 1.0, "RescaleSlope is 0, which would make all values equal; 1 is taken"
         if note not in notes:
             notes.append(note)
     return slope, intercept
+
+
+def _scale(header: "Dataset", keyword: str, otherwise: float) -> float:
+    value = header.get(keyword)
+    if value in (None, ""):
+        return otherwise
+    if (found := number(header, keyword)) is None:
+        raise RefusedError(f"{keyword} is {str(value)[:60]!r}; expected one number")
+    return found
 
 
 def _value_type(frames: Collection[Frame], scales: Collection[tuple[float, float]]) -> type:
