@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mamba_unet.files import atomic_path, remove_temporaries, write_json
+from mamba_unet.files import atomic_path, read_json, read_record, remove_temporaries, write_json, write_json_once
 
 
 def test_an_error_while_writing_leaves_the_file_that_was_there_and_nothing_else(tmp_path):
@@ -25,6 +25,34 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     with atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("12345")
     assert order == [5, "renamed"]
+
+
+def test_what_was_there_is_kept_under_another_name_once_the_new_file_is_whole(tmp_path, monkeypatch):
+    target, kept = tmp_path / "a.txt", tmp_path / "before.txt"
+    for text in ("first", "second", "third"):
+        with atomic_path(target, keep=kept) as temporary:
+            temporary.write_text(text)
+    assert (kept.read_text(), target.read_text()) == ("second", "third")
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left"), atomic_path(target, keep=kept) as temporary:
+        temporary.write_text("fourth")
+    assert (kept.read_text(), target.read_text()) == ("second", "third")
+
+
+def test_a_record_that_cannot_be_read_is_none_and_another_file_is_named(tmp_path):
+    file = tmp_path / "a.json"
+    assert read_record(file) == {}
+    for text in ("", '{"a": ', "[1]", "\0\0", "[" * 100_000):
+        file.write_text(text)
+        assert read_record(file) == {}
+        with pytest.raises(ValueError, match=r"a\.json: damaged, .*; copy it again$"):
+            read_json(file, "copy it again")
+    write_json(file, {"a": 1})
+    assert read_record(file) == read_json(file, "") == {"a": 1}
 
 
 def test_the_temporary_name_keeps_the_suffixes(tmp_path):
@@ -55,6 +83,18 @@ def test_what_numpy_says_of_a_full_disk_is_told_with_the_file_too(tmp_path):
         raise OSError("99456 requested and 992 written")
     with pytest.raises(OSError, match=r"^another sentence$"), atomic_path(tmp_path / "a.npy"):
         raise OSError("another sentence")
+
+
+def test_of_two_writers_the_first_one_has_the_file(tmp_path, monkeypatch):
+    assert write_json_once(tmp_path / "a.json", {"by": 1}) and not write_json_once(tmp_path / "a.json", {"by": 2})
+    assert read_json(tmp_path / "a.json", "") == {"by": 1} and [*tmp_path.iterdir()] == [tmp_path / "a.json"]
+
+    def no_links(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert write_json_once(tmp_path / "b.json", {"by": 1})
+    assert read_json(tmp_path / "b.json", "") == {"by": 1}
 
 
 def test_json_has_no_nan(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -24,6 +26,15 @@ def test_a_run_is_complete_at_its_last_iteration(run):
     for iteration in (3, 4):
         run.progress.write_text(json.dumps({"iteration": iteration, "iterations": 4}))
         assert run.is_complete == (iteration == 4)
+
+
+def test_a_run_whose_progress_cannot_be_read_is_not_complete_and_other_damage_names_its_file(run):
+    run.path.mkdir()
+    run.progress.write_text('{"iteration": 4, "iterat')
+    assert run.read_progress() == {} and not run.is_complete
+    run.split.write_text("")
+    with pytest.raises(ValueError, match=r"split\.json: damaged, .*another --out"):
+        run.read_split()
 
 
 def test_finished_evaluations_are_found_and_the_test_split_comes_first(run):
@@ -54,16 +65,19 @@ def test_half_written_files_of_a_killed_run_are_removed_and_nothing_else(run):
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 def test_a_folder_is_held_by_one_training_and_free_again_when_its_process_is_killed(run):
     code = (
-        "import sys, time; from mamba_unet.runs import RunFolder\n"
-        "with RunFolder(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
+        "import os, sys, time; from mamba_unet.runs import RunFolder\n"
+        "with RunFolder(sys.argv[1]).lock():\n"
+        "    if worker := os.fork(): print(worker, flush=True)\n"
+        "    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    worker = int(process.stdout.readline())
     with pytest.raises(ValueError, match=rf"another training writes .*process {process.pid} on "), run.lock():
         pass
     process.kill()
     process.wait()
     process.stdout.close()
-    with run.lock():
-        assert run.lock_file.exists()
-    assert not run.lock_file.exists()
+    with run.lock():  # though a process that the killed one has forked lives on
+        os.kill(worker, signal.SIGKILL)
+        assert (run.path / ".lock").exists()
+    assert not list(run.path.iterdir())

@@ -16,14 +16,12 @@ evaluation_<split>/  what `evaluate` wrote, with predictions/<case>.npz
 report.html          what `report` wrote
 """
 
-import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from mamba_unet.files import remove_temporaries
+from mamba_unet.files import locked, read_json, read_record, remove_temporaries
 from mamba_unet.models.checkpoint import FILE_NAMES
 
 
@@ -47,7 +45,6 @@ class RunFolder:
         self.last = self.path / "last.ckpt"
         self.previous = self.path / "previous.ckpt"
         self.report = self.path / "report.html"
-        self.lock_file = self.path / ".lock"
 
     def best_of(self, name: str) -> Path:
         """Where the weights of another network than the one in `best` are kept."""
@@ -86,8 +83,8 @@ class RunFolder:
         return _read_json(self.versions)
 
     def read_progress(self) -> dict[str, Any]:
-        """`iteration`, `iterations`, `hours`, ...; empty before the first validation."""
-        return _read_json(self.progress)
+        """`iteration`, `iterations`, `hours`, ...; empty before the first validation, or where it cannot be read."""
+        return read_record(self.progress)
 
     @property
     def is_complete(self) -> bool:
@@ -124,22 +121,8 @@ class RunFolder:
         Raises:
             ValueError: another process holds it; the message names process and host.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("a+", encoding="utf-8") as file:
-            if not _try_lock(file):
-                file.seek(0)
-                raise ValueError(
-                    f"another training writes into {self} now ({file.read().strip() or 'holder unknown'}); "
-                    "wait for it to end, or choose another --out"
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {_host()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows does not remove an open file
-                    self.lock_file.unlink()
+        with locked(self.path, "training", "wait for it to end, or choose another --out"):
+            yield
 
 
 def find_runs(folder: str | Path) -> list[RunFolder]:
@@ -147,26 +130,7 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(Path(folder).glob(f"*/{FILE_NAMES[0]}"))]
 
 
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()
-
-
-def _try_lock(file: TextIO) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two trainings in one folder are not told apart
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    # a file that its holder removed between our opening and locking it protects nothing
-    return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Empty where there is no such file. Raises ValueError where it is damaged."""
+    remedy = "remove it where the rest of the run is whole, or train into another --out"
+    return read_json(path, remedy) if path.is_file() else {}

@@ -11,6 +11,7 @@ import pytest
 
 from mamba_unet.cli import main
 from mamba_unet.data import BadDataError, PreparedDataset, prepare
+from mamba_unet.files import locked
 from mamba_unet.views.intensity import window
 
 
@@ -129,9 +130,33 @@ def test_a_run_killed_in_its_first_case_goes_on(nnunet, tmp_path, monkeypatch):
 
     source = nnunet()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(np, "save", killed)
+        patched.setattr(sys.modules["mamba_unet.data.prepare"], "save_array", killed)  # the name is the function's too
         prepare(source, tmp_path / "out", progress=False)
     assert len(prepare(source, tmp_path / "out", progress=False).identifiers) == 5
+
+
+def test_a_case_whose_record_is_empty_is_prepared_again(nnunet, tmp_path):
+    """As a machine leaves it that lost its power."""
+    source, out = nnunet(), tmp_path / "out"
+    fingerprint = prepare(source, out, progress=False).fingerprint
+    (out / "cases" / "s1.json").write_text("")
+    (out / "dataset.json").write_text("")
+    before = (out / "labels" / "s2.npy").stat().st_mtime_ns
+    assert prepare(source, out, progress=False).fingerprint == fingerprint
+    assert json.loads((out / "cases" / "s1.json").read_text())["record"]
+    assert (out / "labels" / "s2.npy").stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_at_once_do_not_write_into_one_folder(nnunet, tmp_path):
+    """Else cases of one name would be one's images under the other's description."""
+    source, out = nnunet(), tmp_path / "out"
+    with locked(out, "preparation", ""), pytest.raises(ValueError, match=r"another preparation writes .*give another"):
+        prepare(source, out, progress=False)
+    assert not out.exists()
+    out.mkdir()
+    (out / ".lock").touch()  # of one that was killed before its first case
+    assert len(prepare(source, out, progress=False).identifiers) == 5 and not (out / ".lock").exists()
 
 
 def test_a_finished_set_is_unfinished_while_its_cases_are_removed(nnunet, tmp_path, monkeypatch):
@@ -144,7 +169,7 @@ def test_a_finished_set_is_unfinished_while_its_cases_are_removed(nnunet, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(sys.modules["mamba_unet.data.prepare"], "write_text", killed)  # the name is the function's too
+        patched.setattr(sys.modules["mamba_unet.data.prepare"], "write_text", killed)
         prepare(source, tmp_path / "out", progress=False)
     with pytest.raises(ValueError, match="unfinished"):
         PreparedDataset(tmp_path / "out")

@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +25,33 @@ def test_case_is_memory_mapped_and_read_only(prepared, make):
     assert (case.identifier, case.patient, case.source.name) == ("s2", "s2", "s2_0000.nii.gz")
     with pytest.raises(ValueError, match="read-only"):
         case.image[0] = 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
+def test_an_array_that_does_not_fit_on_the_disk_is_an_error_wherever_the_disk_ends(tmp_path):
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from mamba_unet.data.stored import load_array, save_array
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+file, array = Path(sys.argv[1]), np.arange(999, dtype=np.float32).reshape(27, 37)
+save_array(file, array)
+assert np.array_equal(load_array(file, (27, 37), np.float32), array)
+whole = file.stat().st_size
+for limit in (0, 100, 128, 2000, whole - 500, whole - 1):
+    file.unlink(missing_ok=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        save_array(file, array)
+    except OSError as error:
+        assert not file.exists() and file.name in str(error), error
+    else:
+        raise SystemExit(f"{limit} of {whole} bytes, and nobody said it")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.npy")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_description(prepared):

@@ -63,11 +63,12 @@ def test_later_version_replaces_the_same_steps(logs):
 
 
 def test_line_cut_short_by_a_kill_is_skipped(tmp_path):
-    log = write_log(tmp_path, 0, "epoch,lr,step,train/loss\n0,0.01,9,1.0\n0,0.00")
-    assert {name: values.tolist() for name, (_, values) in read_curves([log]).items()} == {
-        "lr": [0.01],
-        "train/loss": [1.0],
-    }
+    for cut in ("0,0.00", "0,0.001,19,9.1e-", "0,0.001,1"):
+        log = write_log(tmp_path / str(len(cut)), 0, "epoch,lr,step,train/loss\n0,0.01,9,1.0\n" + cut)
+        assert {name: values.tolist() for name, (_, values) in read_curves([log]).items()} == {
+            "lr": [0.01],
+            "train/loss": [1.0],
+        }
 
 
 def test_curves_are_written_as_a_png_without_pyplot_figures(logs, tmp_path):

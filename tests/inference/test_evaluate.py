@@ -51,6 +51,20 @@ def test_data_of_other_intensities_are_refused_and_nothing_is_overwritten(prepar
     assert not list(run.glob("evaluation_*")) and not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_that_is_being_written_is_not_a_finished_one(prepared, save_threshold, monkeypatch):
+    """A kill between its files would leave the rows of one beside the conventions of the other."""
+    run = save_threshold("killed", class_names=prepared.class_names, fingerprint=prepared.fingerprint)
+    evaluate_checkpoint(run, prepared)
+
+    def killed(self, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mamba_unet.evaluation.summary.Evaluation.write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_checkpoint(run, prepared)
+    assert not (run / "evaluation_test" / "made_by.json").exists()
+
+
 def test_results_on_other_data_have_a_name_of_their_own(prepared, save_threshold):
     own = save_threshold("own", class_names=prepared.class_names, fingerprint=prepared.fingerprint)
     other = save_threshold("other", class_names=prepared.class_names, fingerprint="of other data")

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import json
@@ -337,6 +338,8 @@ def test_a_state_that_is_cut_short_is_replaced_by_the_one_before(recipe, caplog)
     train(recipe, resume=True)
     assert "last.ckpt cannot be read" in caplog.text and "going on from previous.ckpt, iteration 4" in caplog.text
     assert torch.load(last, weights_only=True)["step"] == 8
+    # what was cut short has not taken the place of the whole one before it
+    assert torch.load(folder / "previous.ckpt", weights_only=True)["step"] == 4
     again = load_file(folder / "best.safetensors")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     for path in (last, folder / "previous.ckpt"):
@@ -424,6 +427,18 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(recipe, monkeypatc
     with pytest.raises(OSError, match=r"last\.ckpt could not be written; is the disk full\?"):
         save_state(RunFolder(folder), {"step": 5})
     assert (folder / "last.ckpt").read_bytes() == before and not list(folder.glob(".*"))
+
+
+def test_a_disk_that_is_full_for_the_logs_is_told_with_the_run(recipe, monkeypatch):
+    recipe.iterations = recipe.validate_every = 1
+
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lightning.fabric.loggers.CSVLogger.save", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{recipe.out}'"):
+        train(recipe)
+    assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == 1
 
 
 def test_fine_tuning_keeps_the_first_runs_patients_in_mind_and_needs_its_file_once(recipe, phantom, tmp_path, caplog):

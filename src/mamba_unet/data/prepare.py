@@ -19,8 +19,9 @@ from mamba_unet.data.readers import Entry
 from mamba_unet.data.readers.nnunet import CT_NOTE
 from mamba_unet.data.resampled import remove_resampled
 from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
+from mamba_unet.data.stored import save_array
 from mamba_unet.data.survey import Plan, examine, survey
-from mamba_unet.files import atomic_path, remove_temporaries, write_json, write_text
+from mamba_unet.files import LOCK, locked, read_record, remove_temporaries, write_json, write_text
 from mamba_unet.volumes.isolated import Reader
 
 
@@ -109,12 +110,13 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     ours = (out / "cases").is_dir()  # not dataset.json, which nnU-Net's folders have too
-    if out.resolve() == source.resolve() or (out.is_dir() and any(out.iterdir()) and not ours):
+    others = out.is_dir() and any(path.name != LOCK for path in out.iterdir())  # a killed run may leave its lock
+    if out.resolve() == source.resolve() or (others and not ours):
         raise ValueError(f"{out} holds other files; give a new or empty folder for the prepared data set")
     if any((parent / "cases").is_dir() and (parent / "dataset.json").is_file() for parent in out.resolve().parents):
         raise ValueError(f"{out} lies inside a prepared data set; give a folder of its own")
     _refuse_other_source(source, out)
-    with Reader() as reader:
+    with locked(out, "preparation", "wait for it to end, or give another folder"), Reader() as reader:
         plan = survey(
             source,
             dataset,
@@ -131,18 +133,24 @@ def prepare(
             notes = [*(note for note in plan.notes if not note.startswith(CT_NOTE)), NNUNET_NOTE]
             plan = replace(plan, intensity=nnunet_intensity(plan, training, reader, progress), notes=notes)
         done = _run(plan, reader, out, splits, folds, seed, progress)
+        _finish(plan, done, out, skip_bad)
+        report(done.report)
+    return PreparedDataset(out)
+
+
+def _finish(plan: Plan, done: "_Done", out: Path, skip_bad: bool) -> None:
+    """Write what describes the cases, dataset.json last. Raises BadDataError where there are errors."""
     bad = {problem.case for problem in done.report.errors}
     if done.split is None or (bad and not skip_bad) or None in bad or not done.records.keys() - bad:
         raise BadDataError(done.report)
 
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
     described, fingerprint = out / "dataset.json", _fingerprint(records, plan)
-    if not described.is_file() or json.loads(described.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
+    if read_record(described).get("fingerprint") != fingerprint:
         remove_resampled(out)  # of other images
     described.unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
-    report(done.report)
     cases = {
         name: [
             identifier
@@ -179,12 +187,11 @@ def prepare(
             "orientation": orientations.pop() if len(orientations) == 1 else None,
             "fingerprint": fingerprint,
             "layout": plan.layout,
-            "source": str(source.resolve()),
+            "source": str(plan.source.resolve()),
             "left_out": sorted(bad),
             "cases": records,
         },
     )
-    return PreparedDataset(out)
 
 
 def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[str]:
@@ -199,10 +206,7 @@ def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[
 
 def _refuse_other_source(source: Path, out: Path) -> None:
     """A folder that holds another data set is not written over."""
-    described = out / "dataset.json"
-    if not described.is_file():
-        return
-    before = json.loads(described.read_text(encoding="utf-8")).get("source")
+    before = read_record(out / "dataset.json").get("source")
     if before is not None and Path(before) != source.resolve() and Path(before).exists():
         raise ValueError(f"{out} holds the data set that was prepared from {before}; give another folder, or remove it")
 
@@ -326,8 +330,12 @@ def _earlier(plan: Plan, entry: Entry, out: Path) -> tuple[dict[str, Any] | None
     wanted = [image, note, *([label] if entry.label else []), *([scribble] if entry.scribble else [])]
     if not all(path.is_file() for path in wanted):
         return None, []
-    said = json.loads(note.read_text(encoding="utf-8"))
-    if said["settings"] != json.loads(json.dumps(_settings(plan, entry))):
+    said = read_record(note)
+    try:
+        settings = _settings(plan, entry)
+    except FileNotFoundError:  # a link to nothing: reading it says so
+        return None, []
+    if said.get("settings") != json.loads(json.dumps(settings)):
         return None, []
     return said["record"], [Problem(**{**warning, "file": Path(warning["file"])}) for warning in said["warnings"]]
 
@@ -341,8 +349,7 @@ def _write(plan: Plan, entry: Entry, case: Case, record: dict[str, Any], found: 
         if array is None:
             path.unlink(missing_ok=True)
             continue
-        with atomic_path(path) as temporary:
-            np.save(temporary, array)
+        save_array(path, array)
     warnings = [{**asdict(problem), "file": str(problem.file)} for problem in found]
     write_json(note, {"settings": _settings(plan, entry), "record": record, "warnings": warnings})
 

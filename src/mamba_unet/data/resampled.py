@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mamba_unet.data.annotated import Annotated
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.files import atomic_path
+from mamba_unet.data.stored import save_array
 from mamba_unet.views.regrid import Regrid
 from mamba_unet.views.view import View
 
@@ -58,10 +58,8 @@ class CasesOnGrid:
         for identifier in tqdm(todo, "resample", unit="case", disable=None if todo else True):
             case, regrid = self.prepared.case(identifier), self._regrid(identifier)
             image, label = self._paths(identifier)
-            with atomic_path(image) as temporary:
-                np.save(temporary, regrid.image(case.image))
-            with atomic_path(label) as temporary:
-                np.save(temporary, regrid.label(case.label))
+            save_array(image, regrid.image(case.image))
+            save_array(label, regrid.label(case.label))
 
     def _regrid(self, identifier: str) -> Regrid:
         return self.view.grid(self.prepared.shape(identifier), self.prepared.spacing_mm(identifier))

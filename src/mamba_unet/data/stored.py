@@ -1,11 +1,12 @@
 """The files of a prepared data set, read and checked: what is damaged is told in a sentence that names the file."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mamba_unet.files import atomic_path, read_json
 
 REMEDY = "copy the data set again, or run `mamba-unet prepare` again"
 
@@ -66,7 +67,7 @@ def read_dataset(file: Path, version: int) -> dict[str, Any]:
     Raises:
         ValueError: damaged, or of another version's format.
     """
-    said = _json(file)
+    said = read_json(file, REMEDY)
     if said.get("format") != version:
         raise ValueError(
             f"{file}: format {str(said.get('format'))[:40]}, this version reads {version}; run `mamba-unet prepare` "
@@ -82,12 +83,24 @@ def read_dataset(file: Path, version: int) -> dict[str, Any]:
 
 def read_splits(file: Path, cases: Mapping[str, Any]) -> dict[str, list[str]]:
     """splits.json: split -> identifiers, all of them cases. Raises ValueError: damaged."""
-    said = _json(file).get("cases")
+    said = read_json(file, REMEDY).get("cases")
     if not isinstance(said, dict) or not all(map(_texts, said.values())):
         raise ValueError(f"{file}: damaged, no lists of cases; {REMEDY}")
     if unknown := [name for names in said.values() for name in names if name not in cases]:
         raise ValueError(f"{file}: damaged, {unknown[0][:80]!r} is no case of this data set; {REMEDY}")
     return said
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """Write an array as npy, atomically.
+
+    Raises:
+        OSError: the disk is full, of which numpy's own writer says nothing where it shows at the very end.
+    """
+    form, array = np.lib.format, np.ascontiguousarray(array)
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        form.write_array_header_1_0(stream, form.header_data_from_array_1_0(array))
+        stream.write(array.data)
 
 
 def load_array(file: Path, shape: Sequence[int], dtype: type[np.generic]) -> np.ndarray:
@@ -107,16 +120,6 @@ def load_array(file: Path, shape: Sequence[int], dtype: type[np.generic]) -> np.
             f"{file}: {found[1]} of shape {found[0]}, expected {dtype.__name__} of {tuple(shape)}; {REMEDY}"
         )
     return array
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged, no JSON ({str(error)[:100]}); {REMEDY}") from error
-    if not isinstance(said, dict):
-        raise ValueError(f"{file}: damaged, {type(said).__name__} where a description was expected; {REMEDY}")
-    return said
 
 
 def _require(file: Path, said: Mapping[str, Any], keys: Mapping[str, Callable[[Any], bool]], where: str) -> None:

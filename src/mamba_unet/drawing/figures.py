@@ -41,13 +41,12 @@ def read_curves(metrics_csv_paths: Iterable[str | Path]) -> Curves:
         return tuple(int(number) for number in re.findall(r"\d+", path.parent.name))
 
     for path in sorted((Path(path) for path in metrics_csv_paths), key=version):
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                if not row["step"]:  # a line cut short when the run was killed
-                    continue
-                for column, text in row.items():
-                    if column not in ("step", "epoch") and text:
-                        curves.setdefault(column, {})[int(row["step"])] = float(text)
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # the last line was cut short if the run was killed
+        for row in csv.DictReader(io.StringIO(whole)):
+            for column, text in row.items():
+                if column not in ("step", "epoch") and text:
+                    curves.setdefault(column, {})[int(row["step"])] = float(text)
     return {
         column: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
         for column, points in curves.items()

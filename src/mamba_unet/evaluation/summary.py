@@ -7,7 +7,6 @@ summary.md             the table to read
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from mamba_unet.evaluation.metrics import (
     Conventions,
     metric_title,
 )
-from mamba_unet.files import to_csv, write_json, write_text
+from mamba_unet.files import read_json, to_csv, write_json, write_text
 from mamba_unet.tables import Table, number
 from mamba_unet.words import counted
 
@@ -219,9 +218,10 @@ class Evaluation:
 
         Raises:
             FileNotFoundError: `out_dir` holds no evaluation.
+            ValueError: its summary is damaged.
         """
         out_dir = Path(out_dir)
-        summary = json.loads((out_dir / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(out_dir / "summary.json", "evaluate again")
         rows = _from_csv(out_dir / "metrics_per_case.csv")
         slice_rows = _from_csv(out_dir / "slice_dice.csv")
         conventions = Conventions(**summary["conventions"]) if summary["conventions"] else None

@@ -62,6 +62,7 @@ def evaluate_checkpoint(
 
     cases = (prepared.case(identifier) for identifier in identifiers)
     evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
+    (out / MADE_BY).unlink(missing_ok=True)  # unfinished from here on: its files may be of two evaluations
     evaluation.write(out)
     write_json(out / MADE_BY, made_by(weights, prepared))
     return evaluation

@@ -11,7 +11,6 @@ by a pseudonym made of the patient's ID. T frames, C channels, D H W array axes 
 """
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mamba_unet.files import write_json
+from mamba_unet.files import read_json, read_record, write_json
 from mamba_unet.views.intensity import COLOUR
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Collection:
         path = folder / "dataset.json"
         if not path.exists():
             return write_json(path, said)
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, "mend it, or collect into another folder")
         for what in ("labels", "channel_names"):
             if before.get(what) != said[what]:
                 raise ValueError(f"{path} has other {what} than the network; collect into another folder")
@@ -177,7 +176,7 @@ def _case(folder: Path, name: str, end: str, image: str) -> str:
         case = f"{name}_img{number}{end}" if number > 1 else f"{name}{end}"
         known = folder / "edits" / case / "image.json"
         if known.exists():
-            if json.loads(known.read_text(encoding="utf-8"))["sha256"] == image:
+            if read_record(known).get("sha256") == image:
                 return case
         elif (
             not any((folder / "imagesTr").glob(f"{case}_????.nii.gz"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mamba_unet.data.case import Case
 from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
-from mamba_unet.files import write_json
+from mamba_unet.files import naming, write_json
 from mamba_unet.inference.scores import predict_array
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.runs import RunFolder
@@ -255,8 +255,9 @@ class Training:
                 "precision": self.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
             },
         )
-        for logger in self.fabric.loggers:
-            logger.save()
+        with naming(self.run_folder.path):
+            for logger in self.fabric.loggers:
+                logger.save()
         from mamba_unet.drawing.figures import plot_curves
 
         plot_curves(self.run_folder.metrics, self.run_folder.curves, self.metadata[self.name].class_names)

@@ -1,8 +1,8 @@
 """What a training goes on from: last.ckpt, and the one before it."""
 
 import logging
-import os
 import pickle
+import zipfile
 from typing import Any
 
 import torch
@@ -20,18 +20,17 @@ class ResumeError(ValueError):
 
 
 def save_state(run: RunFolder, state: dict[str, Any]) -> None:
-    """Write last.ckpt; what was there becomes previous.ckpt. A kill at any point leaves one that is whole.
+    """Write last.ckpt; what was there becomes previous.ckpt, unless it was cut short and the one before it is whole.
+    A kill at any point leaves one that is whole.
 
     Raises:
         OSError: the file cannot be written; both stay as they were.
     """
-    with atomic_path(run.last) as temporary:
+    with atomic_path(run.last, run.previous if zipfile.is_zipfile(run.last) else None) as temporary:
         try:
             torch.save({"format": FORMAT, **state}, temporary)
         except RuntimeError as error:  # torch's writer does not pass the system's error on
             raise OSError(f"{run.last} could not be written; is the disk full? ({_first_line(error)})") from error
-        if run.last.exists():
-            os.replace(run.last, run.previous)
 
 
 def load_state(run: RunFolder) -> dict[str, Any] | None:
