@@ -5,6 +5,7 @@ import time
 import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -17,6 +18,7 @@ from mamba_unet import build_model
 from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.data.registry import DATASETS
+from mamba_unet.files import write_json_once
 from mamba_unet.inference import Predictor, Segmentation, pipeline, predict_files, scores
 from mamba_unet.inference.outputs import OUTPUTS
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
@@ -183,6 +185,31 @@ def test_results_of_another_network_or_other_settings_are_never_taken_for_finish
     # the case that was not redone is the old network's still, and the new one's command redoes it
     done = predict_files(Predictor(contrary), [images], out)
     assert done.skipped == ["a"] and list(done.written) == ["b"]
+
+
+def test_of_two_networks_that_start_at_once_one_has_the_folder(save_threshold, save_scan, tmp_path, monkeypatch):
+    save_scan("a.nii.gz")
+    first, second = (Predictor(save_threshold(name, weight=weight)) for name, weight in (("a", 1.0), ("b", -1.0)))
+    images, out = tmp_path / "images", tmp_path / "out"
+
+    def other_was_faster(path, made_by):
+        monkeypatch.undo()
+        predict_files(first, [images], out)
+        return write_json_once(path, made_by)
+
+    monkeypatch.setattr("mamba_unet.inference.outputs.write_json_once", other_was_faster)
+    with pytest.raises(ValueError, match=r"holds results made with checkpoints .*--out"):
+        predict_files(second, [images], out)
+
+
+def test_results_beside_the_images_are_no_images(predictor, save_scan, tmp_path, monkeypatch):
+    save_scan("a.nii"), save_scan("b.nii")
+    monkeypatch.chdir(tmp_path / "images")
+    outputs = ["nifti", "probabilities", "preview"]
+    for given in (".", "*", tmp_path / "images"):
+        done = predict_files(predictor, [given], ".", outputs=outputs)
+        assert not done.failures and sorted([*done.written, *done.skipped]) == ["a", "b"], given
+    assert done.skipped == ["a", "b"] and len(list(Path().glob("*.nii.gz"))) == 4
 
 
 def test_files_of_unknown_origin_and_inputs_are_not_overwritten(predictor, save_scan, tmp_path):

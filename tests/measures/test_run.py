@@ -163,6 +163,52 @@ def test_images_must_be_those_of_the_labels(tmp_path):
     assert "no image is called 'b'; there are a" in reasons["b.nii.gz"]
 
 
+def test_an_image_that_is_stored_in_another_order_is_brought_into_that_of_its_label(tmp_path):
+    """As ITK-SNAP or nibabel's as_closest_canonical save a label of an image in LPS."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, (6, 6, 6)).astype(np.uint8)  # no turn or flip of it is itself
+    values = np.array([0, 1000, 100], np.int16)[label]
+    for name, order in (("a", ("L", "P", "S")), ("b", ("P", "S", "R")), ("c", ("I", "L", "A"))):
+        there = nib.orientations.axcodes2ornt(order)
+        for folder, array in (("labels", label), ("images", values)):
+            image = nib.Nifti1Image(array, np.diag([2, 2, 2, 1]))
+            image.header.set_xyzt_units("mm")
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(image if folder == "labels" else image.as_reoriented(there), tmp_path / folder / f"{name}.nii.gz")
+    cases, failures = measure_files([tmp_path / "labels"], [tmp_path / "images"], progress=False)
+    assert not failures and [[one.mean_intensity for one in case.structures] for case in cases] == [[1000, 100]] * 3
+
+
+def test_a_sheared_label_is_measured_by_its_determinant(tmp_path):
+    affine = np.array([[-1, 0, 0, 0], [0, -1, -5 * np.tan(np.deg2rad(25)), 0], [0, 0, 5, 0], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(heart(4).T, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii.gz")
+    ((case,), _) = measure_files([tmp_path / "a.nii.gz"], progress=False)
+    voxel_ml = np.linalg.det(affine[:3, :3]) / 1000
+    assert [one.volume_ml for one in case.structures] == pytest.approx([60 * voxel_ml, 120 * voxel_ml, 48 * voxel_ml])
+
+
+def test_a_palette_stands_for_indices(tmp_path):
+    for name, colours in (("colour", [0, 0, 0, 255, 0, 0, 0, 255, 0]), ("grey", [0, 0, 0, 85, 85, 85, 170, 170, 170])):
+        for end in ("png", "gif", "bmp"):
+            picture = Image.fromarray(np.array([[0, 1, 1], [2, 2, 2]], np.uint8), "P")
+            picture.putpalette(colours)
+            picture.save(tmp_path / f"{name}_{end}.{end}")
+    cases, failures = measure_files([tmp_path], progress=False)
+    assert not failures and len(cases) == 6
+    for case in cases:
+        assert [(one.structure, one.voxels) for one in case.structures] == [("class 1", 2), ("class 2", 3)], case
+
+
+def test_names_are_compared_as_they_look(tmp_path):
+    """An "o" and two dots, as macOS writes it, are "\u00f6"."""
+    save_labels(tmp_path / "labels" / "Jo\u0308rg.nii.gz", heart(4))
+    save_labels(tmp_path / "images" / "J\u00f6rg_0000.nii.gz", heart(4))
+    cases, failures = measure_files([tmp_path / "labels"], [tmp_path / "images"], progress=False)
+    assert not failures and len(cases) == 1
+
+
 def test_wrong_words_on_the_command_line_are_answered(tmp_path, capsys):
     save_labels(tmp_path / "a.nii.gz", heart(4))
     start = ["measure", str(tmp_path / "a.nii.gz"), "--out", str(tmp_path / "out")]

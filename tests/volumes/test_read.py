@@ -202,6 +202,24 @@ def test_truncated_and_mislabelled_files_are_refused_by_name(tmp_path, write_ser
         path.write_bytes(data)
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".png", ".tif", ".h5", ".npz", ".npy", ".zip", ".dcm"])
+def test_what_is_often_taken_for_an_image_is_named_as_what_it_is(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    for content, reason in (
+        (b"<!DOCTYPE html><html>404</html>", "a web page, as a failed download leaves it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a pointer of git-lfs"),
+        (b'{"message": "Not Found"}', "JSON text, as a failed download leaves it"),
+        (b"", "empty; copy it again"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UnreadableError, match=reason):
+            read_volume(path)
+    if ending != ".dcm":
+        path.write_bytes(bytes(128) + b"DICM" + bytes(300))
+        with pytest.raises(UnreadableError, match=r"DICOM; name it \.dcm" if ending != ".zip" else "damaged|cut short"):
+            read_volume(path)
+
+
 def test_names_lose_endings_and_the_channel(tmp_path):
     names = {
         "case_0000.nii.gz": "case",

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from mamba_unet.volumes.geometry import turn_to_network
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume
-from mamba_unet.volumes.write import save_nifti, to_nibabel
+from mamba_unet.volumes.write import save_nifti, stored_class_names, to_nibabel
 
 SIGNED_AXES = [
     np.eye(3)[list(order)] * signs for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
@@ -114,6 +114,22 @@ def test_probabilities_have_the_classes_last(tmp_path, shape, expected):
     stored = result.get_fdata(dtype=np.float32)[..., 1]
     assert np.array_equal(stored.reshape(scan.grey.T.shape), heart.T)
     assert result.header.get_zooms()[3:] == pytest.approx((0.05, 1) if len(expected) == 5 else (1,))
+
+
+def test_the_names_of_another_networks_classes_are_replaced_and_of_several_the_last_count(tmp_path):
+    """An image that was made with the header of a segmentation carries the names that were in it."""
+    header = nib.Nifti1Header()
+    for names in (["background", "aorta"], ["background", "liver", "spleen"]):
+        text = json.dumps({"labels": dict(enumerate(names))}).encode()
+        header.extensions.append(nib.nifti1.Nifti1Extension("comment", text))
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of another program"))
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4), header), tmp_path / "a.nii.gz")
+    scan = read_volume(tmp_path / "a.nii.gz")
+    assert stored_class_names(scan.header) == ["background", "liver", "spleen"]
+    save_nifti(tmp_path / "b.nii.gz", scan, scan.grey, class_names=["background", "heart"])
+    result = nib.load(tmp_path / "b.nii.gz").header
+    assert stored_class_names(result) == ["background", "heart"]
+    assert [one.get_content() for one in result.extensions[:-1]] == [b"of another program"]
 
 
 def test_a_result_of_an_itk_image_lies_where_itk_reads_it(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     found: dict[str, list[Path]] = {identifier: [] for identifier in identifiers}
     for path in sorted(folder.iterdir()):
         if end := ending(path, FILES):
-            found.get(path.name[: -len(end)], []).append(path)
+            found.get(normalize("NFC", path.name[: -len(end)]), []).append(path)
     if missing := [identifier for identifier, paths in found.items() if not paths]:
         raise ValueError(
             f"{folder}: no prediction for {len(missing)} of {len(found)} cases: {', '.join(missing)}; "

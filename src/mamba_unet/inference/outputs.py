@@ -8,13 +8,12 @@ cardiac.csv, .md        of all hearts among them
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import remove_temporaries, write_json
+from mamba_unet.files import read_record, remove_temporaries, write_json, write_json_once
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
@@ -97,8 +96,7 @@ class OutputFolder:
         return [self._file(case, word, source) for word in self.words(source)]
 
     def _file(self, case: str, word: str, source: Path) -> Path:
-        end = ".tif" if word == "picture" and ending(source, (".tif", ".tiff")) else OUTPUTS[word][0]
-        return self.folder / f"{case}{end}"
+        return self.folder / _file_name(case, word, source)
 
     def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
         """Make sure that these cases can be written here, before anything is.
@@ -122,13 +120,16 @@ class OutputFolder:
         described = self.folder / "predict.json"
         if not overwrite:
             if described.is_file():
-                self._refuse_other(_read(described))
+                self._refuse_other(read_record(described))
             elif there := [file for file in writers if file.exists()]:
                 raise ValueError(
                     f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
                     "replace such files with --overwrite"
                 )
-        write_json(described, self.made_by)
+        if overwrite or described.is_file():
+            write_json(described, self.made_by)
+        elif not write_json_once(described, self.made_by):  # by another process, which was faster
+            self._refuse_other(read_record(described))
 
     def _refuse_other(self, before: Mapping[str, Any]) -> None:
         for what in {**self.made_by, **before}:
@@ -163,7 +164,7 @@ class OutputFolder:
         record = self._record_path(case)
         words = self.words(source)
         made = {*self._made(case, inputs), *words}
-        for word in set(_read(record).get("outputs", ())) - made:
+        for word in set(read_record(record).get("outputs", ())) - made:
             self._file(case, word, source).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
         files = self.files(case, source)
@@ -212,17 +213,23 @@ class OutputFolder:
 
     def _record(self, case: str) -> dict[str, Any] | None:
         """The record of a case that these networks and settings made."""
-        record = _read(self._record_path(case))
+        record = read_record(self._record_path(case))
         return record if record.get("made_by") == self.made_by else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a record says; nothing where there is none, or where it cannot be read: then its case is not finished."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _file_name(case: str, word: str, source: Path) -> str:
+    end = ".tif" if word == "picture" and ending(source, (".tif", ".tiff")) else OUTPUTS[word][0]
+    return f"{case}{end}"
+
+
+def results_in(folder: str | Path) -> set[Path]:
+    """All files that were made of finished cases in a folder, by whatever network: they are no images to segment."""
+    found = set()
+    for path in (Path(folder) / "cases").glob("*.json"):
+        record = read_record(path)
+        for word in OUTPUTS.keys() & record.get("outputs", ()):
+            found.add((Path(folder) / _file_name(path.stem, word, Path(record["source"]))).resolve())
+    return found
 
 
 def stamp(files: Sequence[Path]) -> dict[str, Any]:

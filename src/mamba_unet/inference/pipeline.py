@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
-from mamba_unet.inference.outputs import AUTO, OutputFolder, sha256
+from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.volumes.find import VolumeFile, find_volumes
@@ -112,7 +112,7 @@ def predict_files(
         isolated = not all(Path(given).is_file() and not ending(Path(given), ZIP) for given in inputs)
     with Reader() if isolated else nullcontext() as reader:
         keep = not {"probabilities", "uncertainty"}.isdisjoint(outputs)
-        jobs = _jobs(predictor, inputs, prepared, identifiers, slice_axis, keep, reader)
+        jobs = _jobs(predictor, inputs, out, prepared, identifiers, slice_axis, keep, reader)
         checkpoints = [sha256([path]) for path in predictor.checkpoints]
         settings = {"tta": predictor.tta, "slice_axis": slice_axis}
         names = predictor.metadata.class_names
@@ -293,6 +293,7 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
 def _jobs(
     predictor: Predictor,
     inputs: Sequence[str | Path],
+    out: str | Path,
     prepared: PreparedDataset | None,
     identifiers: Sequence[str],
     slice_axis: str | None,
@@ -319,7 +320,9 @@ def _jobs(
             volume = predictor.preprocessing.as_trained(replace(read, name=identifier))
         return predictor.prepare(volume, slice_axis, probabilities, scaled=case.affine is None)
 
-    files = find_volumes(inputs, predictor.preprocessing.channels) if inputs or not identifiers else []
+    files = []
+    if inputs or not identifiers:
+        files = find_volumes(inputs, predictor.preprocessing.channels, without=results_in(out))
     jobs = [Job(file.name, file.path, file.files, partial(read_file, file)) for file in files]
     for name in identifiers:
         case = prepared.case(name)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from tqdm import tqdm
@@ -55,15 +56,16 @@ def measure_files(
         class_names = ("background", *class_names)
     found = find_volumes([path for given in labels for path in _label_files(Path(given))])
     found = [file for file in found if file.name.endswith("_gt")] or found
-    pictures = {file.name: file for file in find_volumes(images)} if images else {}
+    pictures = {normalize("NFC", file.name): file for file in find_volumes(images)} if images else {}
     measured, failures = [], {}
     with Reader() as reader:
         for file in tqdm(found, desc="measure", unit="case", disable=not progress):
             name = file.name.removesuffix("_gt")
+            picture = pictures.get(normalize("NFC", name))
             try:
-                if images and name not in pictures:
+                if images and picture is None:
                     raise ValueError(f"no image is called {name!r}; there are {', '.join(sorted(pictures))}")
-                measured.append(_measure_file(name, file, pictures.get(name), class_names, spacing_mm, reader))
+                measured.append(_measure_file(name, file, picture, class_names, spacing_mm, reader))
             except UnreadableError as error:
                 failures[str(file.path)] = error.reason if error.file == file.path else str(error)
             except (OSError, ValueError) as error:

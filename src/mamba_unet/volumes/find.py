@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from mamba_unet.volumes.formats import (
     TAKEN,
     ZIP,
     UnreadableError,
+    dangles,
     ending,
     printable,
     stem,
@@ -63,7 +64,10 @@ class VolumeFile:
 
 
 def find_volumes(
-    inputs: Sequence[str | Path], channels: int | None = None, called: Mapping[Path, str] = MappingProxyType({})
+    inputs: Sequence[str | Path],
+    channels: int | None = None,
+    called: Mapping[Path, str] = MappingProxyType({}),
+    without: Collection[Path] = (),
 ) -> list[VolumeFile]:
     """The volumes that inputs stand for, in their order, each once.
 
@@ -83,13 +87,14 @@ def find_volumes(
         inputs: see above.
         channels: that a network takes; None joins no files.
         called: what the files are called, where their names on disk do not say it.
+        without: files, with all links resolved, that folders and globs do not stand for.
 
     Raises:
         ValueError: a path that does not exist, an input that stands for nothing, two volumes of one name, slices of a
             DICOM series given one by one.
     """
     found: dict[str, VolumeFile] = {}
-    listed = [volume for given in inputs for volume in _expand(given)]
+    listed = [volume for given in inputs for volume in _expand(given, without)]
     for volume in _join_channels(listed, channels, called) if channels else listed:
         other = found.setdefault(volume.name, volume)
         if _position(other) != _position(volume):
@@ -182,18 +187,19 @@ def _position(volume: VolumeFile) -> tuple[Path, str]:
     return volume.path.resolve(), volume.series.uid if volume.series else ""
 
 
-def _expand(given: str | Path) -> list[VolumeFile]:
+def _expand(given: str | Path, without: Collection[Path]) -> list[VolumeFile]:
     path = Path(os.path.expanduser(given))
     if path.is_dir():
-        volumes = _in_folder(path)
-    elif path.exists() or _dangles(path):
+        volumes = _in_folder(path, without)
+    elif path.exists() or dangles(path):
         volumes = _in_file(path)
     elif glob.has_magic(str(path)):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         folders = [match for match in matches if match.is_dir()]
-        files = [match for match in matches if match.is_file() and (ending(match, (*FILES, *ZIP)) or is_dicom(match))]
+        matches = [match for match in matches if match.is_file() and match.resolve() not in without]
+        files = [match for match in matches if ending(match, (*FILES, *ZIP)) or is_dicom(match)]
         volumes = [volume for file in files for volume in _in_file(file)]
-        volumes += [volume for folder in folders for volume in _in_folder(folder)]
+        volumes += [volume for folder in folders for volume in _in_folder(folder, without)]
     else:
         raise ValueError(f"{path}: no such file or folder")
     if not volumes:
@@ -208,7 +214,7 @@ def _expand(given: str | Path) -> list[VolumeFile]:
 
 
 def _in_file(file: Path) -> list[VolumeFile]:
-    if not _dangles(file) and (ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file))):
+    if not dangles(file) and (ending(file, ZIP) or (not ending(file, FILES) and is_dicom(file))):
         return _series(file) or [_unread(file)]
     return [_unread(file)]
 
@@ -217,10 +223,12 @@ def _unread(path: Path) -> VolumeFile:
     return VolumeFile(case_name(path), path, partial(read_volume, path))
 
 
-def _in_folder(folder: Path) -> list[VolumeFile]:
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
+    visible = sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.resolve() not in without
+    )
     entries = [path for path in visible if path.is_file()]
-    files = [path for path in visible if ending(path, (*FILES, *ZIP)) and (path.is_file() or _dangles(path))]
+    files = [path for path in visible if ending(path, (*FILES, *ZIP)) and (path.is_file() or dangles(path))]
     if others := [path.name for path in entries if ending(path, OTHERS) and not ending(path, DATA)]:
         log.warning("%s: passed over %s: not kinds of files that are taken", folder, printable(_some(others)))
     names = {case_name(path) for path in files}
@@ -232,11 +240,6 @@ def _in_folder(folder: Path) -> list[VolumeFile]:
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
     return [volume for file in files for volume in _in_file(file)] + series
-
-
-def _dangles(path: Path) -> bool:
-    """Whether it is a link to nothing, such as git-annex leaves for what was not fetched."""
-    return path.is_symlink() and not path.exists()
 
 
 def _some(names: Sequence[str]) -> str:

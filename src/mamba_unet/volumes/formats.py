@@ -39,7 +39,7 @@ SIGNS = {  # how files begin that are often taken for images
     b"version https://git-lfs": "a pointer of git-lfs, not the file itself; fetch it (git lfs pull)",
     b"<": "a web page, as a failed download leaves it; download it again",
     b"{": "JSON text, as a failed download leaves it; download it again",
-    b"\x1f\x8b": "gzipped twice; unpack it once (gunzip)",
+    b"\x1f\x8b": "gzipped; unpack it (gunzip)",
     b"PK\x03\x04": "a zip; unpack it, or name it .zip",
     b"BZh": "packed by bzip2; unpack it (bunzip2)",
     b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
@@ -80,6 +80,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def dangles(path: Path) -> bool:
+    """Whether it is a link to nothing, such as git-annex leaves for what was not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
 def ending(file: Path, endings: Sequence[str]) -> str | None:
     """The one of `endings` that the file's name has, or None."""
     return next((end for end in endings if file.name.lower().endswith(end)), None)
@@ -93,12 +98,36 @@ def stem(file: Path) -> str:
 
 def called(beginning: bytes) -> str:
     """What a file is by its first bytes, and what to do, where another kind was expected."""
-    if not beginning.strip(b"\0"):
-        return "empty, or zeros; copy it again" if beginning else "empty; copy it again"
+    if beginning and not beginning.strip(b"\0"):
+        return "empty, or zeros; copy it again"
+    return taken_for(beginning) or f"it begins with {beginning[:8]!r}; damaged, or of another kind"
+
+
+def taken_for(beginning: bytes, own: Sequence[bytes] = ()) -> str:
+    """What a file is that is often taken for an image; empty for any other.
+
+    Args:
+        beginning: the first 132 bytes.
+        own: of `SIGNS`, those that the file may begin with.
+    """
+    if not beginning:
+        return "empty; copy it again"
     if beginning[128:132] == b"DICM":
         return "DICOM; name it .dcm"
-    known = (text for sign, text in SIGNS.items() if beginning.lstrip().startswith(sign))
-    return next(known, f"it begins with {beginning[:8]!r}; damaged, or of another kind")
+    known = (text for sign, text in SIGNS.items() if sign not in own and beginning.lstrip().startswith(sign))
+    return next(known, "")
+
+
+def refuse_other(file: Path, own: Sequence[bytes]) -> None:
+    """Refuse a file that is another kind than its name says.
+
+    Raises:
+        DamagedError: what it is, by `taken_for`, and what to do.
+    """
+    with open(file, "rb") as stream:
+        beginning = stream.read(132)
+    if other := taken_for(beginning, own):
+        raise DamagedError(f"not what its name says: {other}" if beginning else other)
 
 
 @contextmanager

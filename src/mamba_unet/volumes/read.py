@@ -23,10 +23,12 @@ from mamba_unet.volumes.formats import (
     Kind,
     RefusedError,
     UnreadableError,
-    called,
+    dangles,
     ending,
     reading,
+    refuse_other,
     stem,
+    taken_for,
 )
 from mamba_unet.volumes.metaimage import read_metaimage
 from mamba_unet.volumes.nifti import read_nifti_file
@@ -42,22 +44,25 @@ class Format:
     Attributes:
         endings: in lower case.
         read: (path, kind of array, name of the volume) -> volume.
+        signs: of `formats.SIGNS`, those that such a file may begin with; None where the reader tells what else it is.
     """
 
     endings: tuple[str, ...]
     read: Callable[[Path, Kind, str], Volume]
+    signs: tuple[bytes, ...] | None = None
 
 
 FORMATS = (
     Format(NIFTI, read_nifti_file),
-    Format(METAIMAGE, read_metaimage),
-    Format(NRRD, read_nrrd),
-    Format(PICTURES, read_picture),
-    Format(ARRAYS, read_arrays),
+    Format(METAIMAGE, read_metaimage, (b"ObjectType",)),
+    Format(NRRD, read_nrrd, (b"NRRD",)),
+    Format(PICTURES, read_picture, (b"\x89PNG",)),
+    Format(ARRAYS, read_arrays, (b"\x89HDF", b"PK\x03\x04")),
 )
 
 
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e5  # a nanometre, a hundred metres
+FARTHEST_MM = 1e7  # of the first voxel from the origin
 LARGEST_VALUE = 1e37  # sums and differences of such values still fit into float32
 
 
@@ -81,12 +86,14 @@ def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
     """
     path = Path(path)
     if not path.exists():
-        if path.is_symlink():
+        if dangles(path):
             raise UnreadableError(path, "a link to a file that is not there; fetch it, or mend the link")
         raise UnreadableError(path, "no such file or folder")
     with reading(path):
         known = None if path.is_dir() else next((one for one in FORMATS if ending(path, one.endings)), None)
         if known is not None:
+            if known.signs is not None:
+                refuse_other(path, known.signs)
             volume = known.read(path, kind, case_name(path))
             _check(volume)
         elif path.is_dir() or ending(path, ZIP) or is_dicom(path):
@@ -101,6 +108,11 @@ def _check(volume: Volume) -> None:
     if volume.spacing_mm is not None and not all(SMALLEST_MM <= size <= LARGEST_MM for size in volume.spacing_mm):
         sizes = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
         raise RefusedError(f"voxels of {sizes} mm; expected {SMALLEST_MM:g} to {LARGEST_MM:g}: its header is damaged")
+    if volume.affine is not None and not np.abs(volume.affine[:3, 3]).max() <= FARTHEST_MM:
+        where = ", ".join(f"{value:.3g}" for value in volume.affine[:3, 3])
+        raise RefusedError(
+            f"its first voxel is at ({where}) mm; expected at most {FARTHEST_MM:g}: its header is damaged"
+        )
     if volume.array.dtype.kind == "f" and volume.array.dtype.itemsize > 2:
         lowest, largest = np.nanmin(volume.array, initial=0), np.nanmax(volume.array, initial=0)
         if np.isfinite([lowest, largest]).all() and max(-lowest, largest) > LARGEST_VALUE:
@@ -114,9 +126,8 @@ def _not_taken(path: Path) -> str:
     if remedy := OTHERS.get(ending(path, OTHERS) or ""):
         return f"not a kind of file that is taken: {remedy}"
     with open(path, "rb") as file:
-        beginning = file.read(132)
-    known = called(beginning)
-    return f"not a kind of file that is taken; expected {TAKEN}" + ("" if "it begins" in known else f"; it is {known}")
+        known = taken_for(file.read(132))
+    return f"not a kind of file that is taken; expected {TAKEN}" + (f"; it is {known}" if known else "")
 
 
 def as_volume(image: Any, spacing_mm: Sequence[float] | None = None, channel_axis: int | None = None) -> Volume:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamba_unet.data import check, detect_layout, prepare
+from mamba_unet.data import BadDataError, check, detect_layout, prepare
 from mamba_unet.data.readers import folder as reader
 
 
@@ -224,6 +224,29 @@ def test_hidden_files_and_what_macos_adds_are_passed_over(tree):
 def test_upper_and_lower_case_are_the_same(shared_case, name):
     report = check(shared_case("names_differ_by_case") / name, progress=False)
     assert len(report.cases) == 4 and not report.problems
+
+
+def test_characters_are_compared_as_they_look(tree):
+    """macOS writes "\u00f6" as an "o" and two dots, and not in every folder."""
+    source = tree("images/J\u00f6rg.png", "masks/Jo\u0308rg.png", "images/b.png", "masks/b.png")
+    _, listing = detect_layout(source)
+    assert not listing.problems and [entry.identifier for entry in listing.entries] == ["J\u00f6rg", "b"]
+
+
+def test_links_to_nothing_are_told_and_not_passed_over(pictures, tmp_path):
+    """As git-annex leaves them for what was not fetched; of both files of a case, it would be gone without a word."""
+    source = pictures("images/a{}.png", "masks/a{}.png")
+    prepare(source, tmp_path / "before", progress=False)
+    for name in ("images/a1.png", "masks/a1.png", "masks/a3.png"):
+        (source / name).unlink()
+        (source / name).symlink_to(tmp_path / "annex" / "nothing")
+    report = check(source, progress=False)
+    assert {str(problem.file.relative_to(source)) for problem in report.errors} == {
+        "images/a1.png", "masks/a1.png", "masks/a3.png"
+    }  # fmt: skip
+    assert all("a link to a file that is not there" in problem.found for problem in report.errors)
+    with pytest.raises(BadDataError, match="a link to a file that is not there"):
+        prepare(source, tmp_path / "before", progress=False)
 
 
 def test_nifti_pairs(tmp_path, make):

@@ -106,6 +106,15 @@ def test_a_missing_channel_names_its_file_and_leaves_the_other_cases(nnunet, mak
     assert [entry.identifier for entry in listing.entries] == ["s0", "s2", "s3", "s4"]
 
 
+def test_a_case_of_links_to_nothing_is_there_all_the_same(nnunet, tmp_path):
+    source = nnunet()
+    for file in (source / "imagesTr" / "s1_0000.nii.gz", source / "labelsTr" / "s1.nii.gz"):
+        file.unlink()
+        file.symlink_to(tmp_path / "annex" / "nothing")
+    listing = detect_layout(source)[1]
+    assert [entry.identifier for entry in listing.entries] == ["s0", "s1", "s2", "s3", "s4"] and not listing.problems
+
+
 @pytest.mark.parametrize(
     ("names", "methods"),
     [

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers.patients import group_patients
-from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, ending
+from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, dangles, ending
 
 Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 
@@ -97,13 +98,25 @@ class Layout:
 
 
 def files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Sorted files that match, without hidden ones (macOS leaves `._name` beside every file)."""
-    return sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith("."))
+    """Sorted files that match, without hidden ones (macOS leaves `._name` beside every file).
+
+    Links to nothing are among them, so that their cases are told and not passed over.
+    """
+    found = (file for file in folder.glob(pattern) if not file.name.startswith("."))
+    return sorted(file for file in found if file.is_file() or dangles(file))
 
 
 def named(found: Iterable[Path]) -> list[tuple[str, Path]]:
-    """(name without ending, file) of those that are images or labels by their ending."""
-    return [(file.name[: -len(end)], file) for file in found if (end := ending(file, ENDINGS))]
+    """(name without ending, file) of those that are images or labels by their ending.
+
+    Names are compared as they look: "ö" may be one character, or an "o" and two dots as macOS writes it.
+    """
+    return [(normalize("NFC", file.name[: -len(end)]), file) for file in found if (end := ending(file, ENDINGS))]
+
+
+def single(folder: Path) -> list[tuple[str, Files]]:
+    """(name without ending, file) of the images or labels in a folder; none where there is no such folder."""
+    return [(name, (file,)) for name, file in named(files(folder))] if folder.is_dir() else []
 
 
 def pair(
@@ -151,16 +164,9 @@ def pair(
     return entries, problems
 
 
-def with_scribbles(
-    entries: Iterable[Entry], scribbles: Iterable[tuple[str, Files]], folder: Path
-) -> tuple[list[Entry], list[Problem]]:
-    """The entries with their scribbles; a scribble of no case is a problem.
-
-    Args:
-        scribbles: (identifier, files).
-        folder: that they lie in, for the message.
-    """
-    entries, found = list(entries), dict(scribbles)
+def with_scribbles(entries: Iterable[Entry], folder: Path) -> tuple[list[Entry], list[Problem]]:
+    """The entries with their scribbles in a folder, where it is there; a scribble of no case is a problem."""
+    entries, found = list(entries), dict(single(folder))
     unknown = sorted(found.keys() - {entry.identifier for entry in entries})
     problems = [
         Problem(

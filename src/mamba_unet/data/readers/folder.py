@@ -14,14 +14,15 @@ from mamba_unet.data.readers.base import (
     Files,
     Layout,
     Listing,
-    files,
     join_channels,
     named,
     pair,
+    single,
     with_scribbles,
 )
 from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
+from mamba_unet.volumes.formats import dangles
 
 DEEPEST = 5  # folders below the source that are looked into
 FORMATS = ("png", "tif", "tiff", "bmp", "jpg", "jpeg")  # CVC-ClinicDB has every picture as PNG and as TIF
@@ -52,12 +53,11 @@ def find(source: Path) -> Listing | None:
     else:
         stored, problems = [(identifiers[item.file], ((item.file,),)) for item in images], []
     alone, drawn = (source / name for name in (UNLABELLED, SCRIBBLES))
-    unlabelled = [(name, ((file,),)) for name, file in named(files(alone))] if alone.is_dir() else []
+    unlabelled = single(alone)
     if unlabelled and channels:
         raise ValueError(f"{alone}: images of several channels without label are read in nnU-Net's layout alone")
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name), unlabelled)
-    marks = [(name, (file,)) for name, file in named(files(drawn))] if drawn.is_dir() else []
-    entries, undrawn = with_scribbles(entries, marks, drawn)
+    entries, undrawn = with_scribbles(entries, drawn)
     unpaired = [*unpaired, *undrawn]
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(
@@ -114,7 +114,7 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
             continue
         if path.is_dir() and depth < DEEPEST:
             yield from _files(path, depth + 1)
-        elif path.is_file():
+        elif path.is_file() or dangles(path):
             yield path
 
 

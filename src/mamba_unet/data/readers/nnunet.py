@@ -16,6 +16,7 @@ from mamba_unet.data.readers.base import (
     join_channels,
     named,
     pair,
+    single,
     with_scribbles,
 )
 from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
@@ -58,10 +59,10 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         return None
     read = _whole if decathlon else _channels
     images, problems = read(source / "imagesTr", description)
-    labels = _labels(source / "labelsTr")
+    labels = single(source / "labelsTr")
     notes, splits = [], None
     if (source / "labelsTs").is_dir():
-        held_out = _labels(source / "labelsTs")
+        held_out = single(source / "labelsTs")
         splits = {"train": [identifier for identifier, _ in labels], "test": [identifier for identifier, _ in held_out]}
         more, wrong = read(source / "imagesTs", description)
         images, labels, problems = images + more, labels + held_out, problems + wrong
@@ -75,8 +76,7 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         [(identifier, file) for identifier, file in labels if identifier not in incomplete],
         unlabelled=alone,
     )
-    drawn = source / f"{SCRIBBLES}Tr"
-    entries, undrawn = with_scribbles(entries, _labels(drawn) if drawn.is_dir() else (), drawn)
+    entries, undrawn = with_scribbles(entries, source / f"{SCRIBBLES}Tr")
     unpaired = [*missing, *unpaired, *undrawn]
     rules = [channel_intensity(name) for name in description.channel_names]
     if CT in rules:
@@ -153,11 +153,7 @@ def _colours_in_one_file(found: Sequence[tuple[str, str, Path]], channel_names: 
 
 
 def _whole(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
-    return [(name, ((file,),)) for name, file in named(files(folder))], []
-
-
-def _labels(folder: Path) -> list[tuple[str, Files]]:
-    return [(name, (file,)) for name, file in named(files(folder))]
+    return [(name, (each,)) for name, each in single(folder)], []
 
 
 NNUNET = Layout(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mamba_unet.volumes import formats
-from mamba_unet.volumes.formats import RefusedError, UnreadableError
+from mamba_unet.volumes.formats import DamagedError, RefusedError, UnreadableError
 from mamba_unet.volumes.limits import require_memory
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ def opened(path: Path) -> Iterator[Files]:
     elif not path.is_file():
         raise UnreadableError(path, "no such file or folder")
     elif not zipfile.is_zipfile(path):
+        if formats.ending(path, formats.ZIP) and not is_dicom(path):
+            formats.refuse_other(path, own=(b"PK\x03\x04",))
+            raise DamagedError("no zip, or one without its end: cut short; copy it again")
         yield Files(path, {path.name: path.stat().st_size}, lambda name: path.open("rb"))
     else:
         with zipfile.ZipFile(path) as archive:
