@@ -175,7 +175,7 @@ def test_users_split_takes_what_prepare_wrote(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": PATIENTS, "val": ["p03", "p05"]}, "p03 in train and val; p05 in train and val"),
+        ({"train": PATIENTS, "val": PATIENTS[9:3:-1]}, "; ".join(f"p0{k} in train and val" for k in range(4, 10))),
         ({"train": [*PATIENTS[1:], "p00_frame1"], "val": ["p00_frame2"]}, "p00 in train and val"),
         ({"train": [*PATIENTS, "nobody", "p99"]}, "unknown names: nobody, p99"),
         ({"train": PATIENTS[:18]}, "patients in no split: p18, p19"),
@@ -191,6 +191,35 @@ def test_users_split_takes_what_prepare_wrote(tmp_path):
 def test_users_errors_name_the_patients(tmp_path, content, message):
     with pytest.raises(SplitError, match=message):
         user_split(write(tmp_path, content), CASES)
+
+
+WITHOUT = {"u2_a": "u2", "u1_a": "u1", "u4_a": "u4", "u3_a": "u3", "p00_frame3": "p00"}  # p00 has labels besides
+
+
+def test_images_without_labels_need_not_be_in_the_users_split_and_only_serve_training(tmp_path):
+    for more in ([], ["u1", "u2_a", "p00_frame3"]):
+        file = write(tmp_path, {"train": [*PATIENTS[:18], *more], "val": PATIENTS[18:], "unlabelled": ["u3"]})
+        assert user_split(file, CASES, WITHOUT).patients == {
+            "train": PATIENTS[:18],
+            "val": PATIENTS[18:],
+            "unlabelled": [],
+        }
+        patients = choose_split(CASES, None, unlabelled=WITHOUT, file=file).patients
+        assert patients == {"train": PATIENTS[:18], "val": PATIENTS[18:], "unlabelled": ["u1", "u2", "u3", "u4"]}
+    for name in ("val", "test"):
+        for wrong, shown in ((["u4", "u1", "u3", "u2"], "u1, u2, u3, u4"), (["p00_frame3"], "p00_frame3")):
+            file = write(tmp_path, {"train": PATIENTS, name: wrong})
+            with pytest.raises(SplitError, match=rf"no label to measure in '{name}': {shown}\. "):
+                user_split(file, CASES, WITHOUT)
+
+
+def test_patients_without_any_label_are_a_split_of_their_own():
+    drawn = draw_split(PATIENTS)
+    assert choose_split(CASES, None, unlabelled=WITHOUT).patients == {
+        **drawn.patients,
+        "unlabelled": ["u1", "u2", "u3", "u4"],
+    }
+    assert choose_split(CASES, None, unlabelled={"p00_frame3": "p00"}) == drawn
 
 
 def test_users_file_that_is_not_json(tmp_path):

@@ -135,6 +135,10 @@ def test_implausible_results_carry_notes():
     assert "slices at ES" not in notes(heart(60), heart(0)) + notes(heart(60), heart(1)) + notes(heart(60), heart(24))
     assert "left ventricle in 1 slice at ES and 4 at ED" in notes(heart(60), heart(30, slices=1))
     assert "slice" not in notes(heart(60, slices=3), heart(30, slices=2))  # two thirds are enough
+    tip = heart(60)
+    tip[3:5][tip[3:5] == 3] = 0
+    tip[3:5, 2, 2] = 3
+    assert "slice" not in notes(heart(60), tip)  # two of its four slices show one pixel each
     cut[2, 0, 5] = 3
     assert "left ventricle cut off by the image border at ED" in notes(cut, heart(24))
 
@@ -191,6 +195,15 @@ def test_info_cfg_says_which_frame_is_which(tmp_path):
     ]
     assert hearts[0].measures.lv_ef_percent == pytest.approx(60)
     assert hearts[1].measures.lv_ef_percent == pytest.approx(-100) and hearts[1].measures.notes
+
+
+def test_of_several_info_cfgs_that_of_the_first_folder_counts(tmp_path):
+    for number in range(1, 7):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "Info.cfg").write_text(f"ED: {number}\nES: {number % 6 + 1}\n")
+    frames = [case(f"p_frame{n:02}", heart(60 - n), source=tmp_path / f"{n}" / "a.nii.gz") for n in (4, 2, 1, 6, 3, 5)]
+    (one,), _ = cardiac_cases(frames)
+    assert (one.ed, one.es) == ("p_frame01", "p_frame02")
 
 
 def test_info_cfg_among_several_patients_is_not_used(tmp_path):

@@ -14,7 +14,9 @@ from mamba_unet.ops import backend_status
 # Largest error allowed, as a part of the largest value in the tensor (or of 1, if that is larger). The recurrence runs
 # in float32 for half inputs too; what they lose is in the gradients, which come back in the input's own type.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-ROUNDINGS = 16  # allowed where the absolute values of what is added up are known; 2.3 was the most of 2,000 drawn inputs
+ROUNDINGS = (
+    16  # allowed where the absolute values of what is added up are known; 2.3 was the most of 2,000 drawn inputs
+)
 
 
 def agree(result: Tensor, truth: Tensor, name: str, terms: Tensor | None = None) -> None:

@@ -38,6 +38,12 @@ def test_an_axis_that_leans_counts_by_the_distance_of_its_planes(leaning, toward
     assert len(kept) == 1  # the other one is shorter than its length by the cosine of the tilt
 
 
+def test_voxels_of_microns_lean_as_large_ones_do():
+    axes = 1e-2 * STEPS
+    axes[:, 1] += 0.5 * axes[:, 0]
+    assert np.prod(voxel_size_mm(affine_of(axes))) == pytest.approx(30e-6, rel=1e-4)
+
+
 def test_where_all_axes_lean_the_product_is_the_volume_of_a_voxel():
     axes = STEPS.copy()
     axes[:, 1] += 0.5 * STEPS[:, 0]
@@ -97,6 +103,13 @@ def test_a_shift_is_told_in_voxels_of_the_image(volume):
 def test_another_size_shows_at_the_last_voxel(volume, axis, last):
     stretch = np.eye(4)
     stretch[axis, axis] = 1.1
+    assert misplacement(volume, moved(volume, stretch)) == pytest.approx(0.1 * last)
+
+
+@pytest.mark.parametrize(("axis", "last"), [(0, 5), (1, 4), (2, 3)])
+def test_another_size_shows_at_the_first_voxel_where_the_last_ones_meet(volume, axis, last):
+    stretch = np.eye(4)
+    stretch[axis, axis], stretch[axis, 3] = 1.1, -0.1 * last
     assert misplacement(volume, moved(volume, stretch)) == pytest.approx(0.1 * last)
 
 

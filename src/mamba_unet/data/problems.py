@@ -137,4 +137,5 @@ def some(names: Sequence[str], most: int | None) -> str:
 
 
 def _short(file: Path, source: Path) -> str:
-    return file.relative_to(source).as_posix() if file.is_relative_to(source) and file != source else str(file)
+    root = next((root for root in (source, source.resolve()) if file.is_relative_to(root) and file != root), None)
+    return str(file) if root is None else file.relative_to(root).as_posix()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -71,9 +71,9 @@ def draw_split(
         duplicates: patient -> the patient it must stay with, because their images are the same.
         test: patients that are the test split already; then 7 / 8 and 1 / 8 of the rest are train and val.
     """
-    patients, given = set(patients), sorted(set(test))
+    patients, given = set(patients), set(test)
     duplicates = {patient: other for patient, other in duplicates.items() if other in patients}
-    order = shuffled(patients - set(given) - duplicates.keys(), seed)
+    order = shuffled(patients - given - duplicates.keys(), seed)
     if len(order) < (2 if given else 3):
         raise SplitError(
             "drawn split",
@@ -83,7 +83,7 @@ def draw_split(
             "give a split file that says where they belong (--split), or group the cases otherwise (--patient-regex)",
         )
     val = max(1, round(len(order) / (8 if given else 10)))
-    end = val if given else val + max(1, round(0.2 * len(order)))
+    end = val if given else val + round(0.2 * len(order))  # of three or more, one at least
     parts = {"train": order[end:], "val": order[:val], "test": given or order[val:end]}
     origin = (
         f"test as given; train and val drawn by patient, 7/1, seed {seed}"
@@ -122,7 +122,7 @@ def draw_folds(
 
 
 def _with_duplicates(
-    parts: Mapping[str, Sequence[str]], duplicates: Mapping[str, str], patients: set[str]
+    parts: Mapping[str, Collection[str]], duplicates: Mapping[str, str], patients: set[str]
 ) -> dict[str, list[str]]:
     placed = {patient for members in parts.values() for patient in members}
     return {
@@ -144,7 +144,7 @@ def check_leaks(patients: Mapping[str, Iterable[str]], origin: str) -> None:
         )
 
 
-def fit_split(wanted: Mapping[str, Sequence[str]], patients: Iterable[str], origin: str, uncovered: str) -> Split:
+def fit_split(wanted: Mapping[str, Collection[str]], patients: Iterable[str], origin: str, uncovered: str) -> Split:
     """Apply a published split to the patients at hand.
 
     Patients it names that are absent are left out of it; patients it does not name go to the split `uncovered`. Both
@@ -259,8 +259,8 @@ def choose_split(
     if file is not None:
         split = user_split(file, cases, unlabelled)
     elif own and ("train" in own or "test" in own):
-        own = {split: sorted({cases.get(name, name) for name in members}) for split, members in own.items()}
-        own.setdefault("train", sorted(patients.difference(*own.values())))
+        own = {split: {cases.get(name, name) for name in members} for split, members in own.items()}
+        own.setdefault("train", patients.difference(*own.values()))
         split = fit_split(own, patients, "as the source divides it", uncovered)
         if "test" in own and "val" not in own:
             train, test = split.patients["train"], split.patients["test"]

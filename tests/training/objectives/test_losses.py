@@ -102,11 +102,13 @@ def two_processes(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("ignored", [0, 30, 96, 192])
+@pytest.mark.parametrize("ignored", [0, 30, 96, 191, 192])
 def test_two_processes_have_the_loss_and_the_gradient_of_one_with_both_batches(two_processes, monkeypatch, ignored):
     torch.manual_seed(0)
     logits, label = torch.randn(4, 3, 6, 8, requires_grad=True), torch.randint(3, (4, 6, 8))
-    label.view(-1)[:ignored] = IGNORE  # of the first process alone, at 96 all that it has; at 192 nobody has any
+    label.view(-1)[:ignored] = (
+        IGNORE  # of the first process, at 96 all that it has; at 191 one pixel is left, at 192 none
+    )
     with monkeypatch.context() as alone:
         alone.setattr(losses.dist, "is_initialized", lambda: False)
         joint = segmentation_loss(logits, label)
