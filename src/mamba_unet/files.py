@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how the names begin that `atomic_path` gives
+STALE_S = 60  # since a half-written file was changed: then nobody writes it any more, on this machine or another
 LOCK = ".lock"  # the file in a folder that a process holds
 
 

@@ -112,7 +112,8 @@ class RunFolder:
 
     def remove_temporaries(self) -> None:
         """Remove the half-written files of a run that was killed."""
-        remove_temporaries(self.path)
+        for folder in (self.path, self.pseudo_labels(0).parent):
+            remove_temporaries(folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Nothing is measured on what it was trained on."""
 
 import json
+import os
 
 import pytest
 
@@ -59,10 +60,15 @@ def test_an_evaluation_that_is_being_written_is_not_a_finished_one(prepared, sav
     def killed(self, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mamba_unet.evaluation.summary.Evaluation.write", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mamba_unet.evaluation.summary.Evaluation.write", killed)
         evaluate_checkpoint(run, prepared)
     assert not (run / "evaluation_test" / "made_by.json").exists()
+    half = run / "evaluation_test" / "predictions" / ".0a1b2c3d.a.npz"
+    half.touch()
+    os.utime(half, (0, 0))
+    evaluate_checkpoint(run, prepared)
+    assert not half.exists()
 
 
 def test_results_on_other_data_have_a_name_of_their_own(prepared, save_threshold):

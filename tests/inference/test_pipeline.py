@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import shutil
 import time
 import weakref
 from dataclasses import replace
@@ -21,6 +22,7 @@ from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json_once
 from mamba_unet.inference import Predictor, Segmentation, pipeline, predict_files, scores
 from mamba_unet.inference.outputs import OUTPUTS
+from mamba_unet.measures.statistics import write_statistics
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import resolve_config
 from mamba_unet.views.intensity import MINMAX
@@ -202,6 +204,38 @@ def test_of_two_networks_that_start_at_once_one_has_the_folder(save_threshold, s
         predict_files(second, [images], out)
 
 
+def test_tables_hold_a_case_that_another_machine_finishes_while_they_are_written(
+    predictor, save_scan, tmp_path, monkeypatch
+):
+    for name in "ab":
+        save_scan(f"{name}.nii.gz")
+        predict_files(predictor, [tmp_path / "images" / f"{name}.nii.gz"], tmp_path / name, outputs=["nifti"])
+    real = write_statistics
+
+    def slow(path, cases):
+        shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
+        real(path, cases)
+
+    monkeypatch.setattr("mamba_unet.inference.outputs.write_statistics", slow)
+    predict_files(predictor, [tmp_path / "images" / "a.nii.gz"], tmp_path / "a", outputs=["nifti", "statistics"])
+    table = (tmp_path / "a" / "statistics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == ["a", "b"]
+
+
+def test_a_name_that_no_disk_takes_is_refused_before_the_network_runs(predictor, save_scan, tmp_path, monkeypatch):
+    save_scan("x" * 240 + ".nii.gz"), save_scan("a.nii.gz")
+    ran = []
+    real = predictor.segment
+    monkeypatch.setattr(
+        predictor, "segment", lambda volumes, *more: real((ran.append(v.volume.name), v)[1] for v in volumes)
+    )
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", outputs=["nifti", "probabilities"])
+    assert list(done.written) == ran == ["a"]
+    assert "xxx_probabilities.nii.gz would have a name of 261 bytes, and 255 are allowed" in done.failures.popitem()[1]
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", outputs=["nifti"])
+    assert not done.failures and list(done.written) == ["x" * 240]
+
+
 def test_results_beside_the_images_are_no_images(predictor, save_scan, tmp_path, monkeypatch):
     save_scan("a.nii"), save_scan("b.nii")
     monkeypatch.chdir(tmp_path / "images")
@@ -281,7 +315,7 @@ def test_a_file_at_which_the_reader_crashes_or_hangs_loses_no_other(predictor, s
         save_scan(f"{number}.nii.gz")
     crashes = {"1": os.abort, "2": partial(os._exit, 0), "4": partial(time.sleep, 60)}
 
-    def found(*words):
+    def found(*words, **_):
         return [replace(file, read=crashes.get(file.name, file.read)) for file in find_volumes(*words)]
 
     monkeypatch.setattr(pipeline, "find_volumes", found)

@@ -46,10 +46,12 @@ def test_the_schedule_rises_linearly_and_falls_by_its_power():
     assert found == pytest.approx(expected) and found[3] > found[0] > 0
 
 
-def test_weight_decay_reaches_both_optimisers():
+def test_weight_decay_reaches_both_optimisers_and_momentum_the_one_that_has_it():
     for name in ("sgd", "adamw"):
-        optimizer, _ = build_optimizer(nn.Linear(1, 1), OptimizerRecipe(name=name, weight_decay=0.3), 10)
+        recipe = OptimizerRecipe(name=name, weight_decay=0.3, momentum=0.7)
+        optimizer, _ = build_optimizer(nn.Linear(1, 1), recipe, 10)
         assert optimizer.param_groups[0]["weight_decay"] == 0.3
+        assert optimizer.param_groups[0].get("momentum") == (0.7 if name == "sgd" else None)
 
 
 def test_biases_norms_and_the_scans_a_and_d_are_spared_decay_where_the_recipe_says():

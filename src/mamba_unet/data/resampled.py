@@ -16,6 +16,7 @@ from mamba_unet.data.annotated import Annotated
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.stored import save_array
+from mamba_unet.files import STALE_S, remove_temporaries
 from mamba_unet.views.regrid import Regrid
 from mamba_unet.views.view import View
 
@@ -54,6 +55,7 @@ class CasesOnGrid:
         Raises:
             OSError: the folder of the data cannot be written, or the disk is full.
         """
+        remove_temporaries(self.folder, STALE_S)
         todo = [name for name in identifiers if self._regrid(name).changes and not self._are_there(name)]
         for identifier in tqdm(todo, "resample", unit="case", disable=None if todo else True):
             case, regrid = self.prepared.case(identifier), self._regrid(identifier)

@@ -11,7 +11,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.files import atomic_path, write_json
+from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_json
 from mamba_unet.inference import Predictor
 from mamba_unet.inference.outputs import sha256
 from mamba_unet.models.checkpoint import find_checkpoint, read_metadata
@@ -62,6 +62,8 @@ def evaluate_checkpoint(
 
     cases = (prepared.case(identifier) for identifier in identifiers)
     evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
+    for folder in (out, out / "predictions"):
+        remove_temporaries(folder, STALE_S)
     (out / MADE_BY).unlink(missing_ok=True)  # unfinished from here on: its files may be of two evaluations
     evaluation.write(out)
     write_json(out / MADE_BY, made_by(weights, prepared))

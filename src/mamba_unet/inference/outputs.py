@@ -8,19 +8,21 @@ cardiac.csv, .md        of all hearts among them
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import read_record, remove_temporaries, write_json, write_json_once
+from mamba_unet.files import STALE_S, read_record, remove_temporaries, write_json, write_json_once
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
-from mamba_unet.volumes.formats import PICTURES, ending
+from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
 
 AUTO = "auto"
-STALE_S = 60  # since a half-written file was changed: then nobody writes it any more, on this machine or another
+MOST_MERGES = 10  # of tables, while other machines go on
+LONGEST_NAME = 255  # bytes of a file's name, on most disks
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
 
@@ -97,6 +99,15 @@ class OutputFolder:
 
     def _file(self, case: str, word: str, source: Path) -> Path:
         return self.folder / _file_name(case, word, source)
+
+    def check_names(self, case: str, source: Path) -> None:
+        """Raise UnreadableError if no disk takes the names of a case's files, to know it before a network runs."""
+        longest = max(self.files(case, source), key=lambda file: len(os.fsencode(file.name)))
+        if (size := len(os.fsencode(longest.name))) > LONGEST_NAME:
+            raise UnreadableError(
+                source, f"{longest.name[:20]}...{longest.name[-30:]} would have a name of {size} bytes, and "
+                f"{LONGEST_NAME} are allowed; rename the input"
+            )  # fmt: skip
 
     def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
         """Make sure that these cases can be written here, before anything is.
@@ -186,6 +197,19 @@ class OutputFolder:
         """
         for folder in (self.folder, self.folder / "cases"):
             remove_temporaries(folder, STALE_S)
+        failures: dict[str, str] = {}
+        for _ in range(MOST_MERGES):  # another machine may finish a case, and write its tables, before ours are written
+            known = self._finished()
+            failures = self._write_tables()
+            if known == self._finished():
+                break
+        return failures
+
+    def _finished(self) -> set[tuple[str, int]]:
+        """The records, and when they were written."""
+        return {(path.name, path.stat().st_mtime_ns) for path in (self.folder / "cases").glob("*.json")}
+
+    def _write_tables(self) -> dict[str, str]:
         cases = []
         for path in sorted((self.folder / "cases").glob("*.json")):
             record = self._record(path.stem)

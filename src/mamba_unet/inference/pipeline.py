@@ -224,6 +224,7 @@ class Pipeline:
 
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
+        self.folder.check_names(job.name, job.source)
         volume = job.read()
         if "dicom-seg" in self.folder.outputs:
             self._check_seg(job, volume)

@@ -45,9 +45,9 @@ def build_optimizer(
             groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
     if recipe.name == "sgd":
-        optimizer = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = SGD(groups, momentum=recipe.momentum)
     else:
-        optimizer = AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = AdamW(groups)
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / (recipe.warmup + 1))
