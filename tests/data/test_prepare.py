@@ -63,8 +63,8 @@ def test_a_terminal_shows_ten_files_of_a_kind_and_a_file_all(nnunet, tmp_path, m
         make.nifti(source / "labelsTr" / f"s{number}.nii.gz", np.zeros((3, 16, 12), np.uint8))
     assert main(["prepare", str(source), str(tmp_path / "out")]) == 0
     told, kept = capsys.readouterr().out, (tmp_path / "out" / "check.txt").read_text()
-    assert "and 2 more" in told and "s12.nii.gz" not in told and str(tmp_path / "out" / "check.txt") in told
-    assert "s12.nii.gz" in kept
+    assert "and 2 more" in told and "s9.nii.gz" not in told and str(tmp_path / "out" / "check.txt") in told
+    assert "s9.nii.gz" in kept
 
 
 def test_cases_that_are_gone_are_removed(nnunet, tmp_path):
