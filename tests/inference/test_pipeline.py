@@ -224,6 +224,7 @@ def test_tables_hold_a_case_that_another_machine_finishes_while_they_are_written
 
 def test_a_name_that_no_disk_takes_is_refused_before_the_network_runs(predictor, save_scan, tmp_path, monkeypatch):
     save_scan("x" * 240 + ".nii.gz"), save_scan("a.nii.gz")
+    (tmp_path / "out").mkdir()  # in which such a name is asked for
     ran = []
     real = predictor.segment
     monkeypatch.setattr(

@@ -132,7 +132,7 @@ class OutputFolder:
         if not overwrite:
             if described.is_file():
                 self._refuse_other(read_record(described))
-            elif there := [file for file in writers if file.exists()]:
+            elif there := [file for file in writers if os.path.exists(file)]:  # no Path: a name may be too long
                 raise ValueError(
                     f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
                     "replace such files with --overwrite"
@@ -156,7 +156,7 @@ class OutputFolder:
             made = self._made(case, inputs)
         except OSError:  # the input is gone: reading it will say so
             return False
-        return made.issuperset(self.words(source)) and all(file.is_file() for file in self.files(case, source))
+        return made.issuperset(self.words(source)) and all(map(os.path.isfile, self.files(case, source)))
 
     def _made(self, case: str, inputs: Sequence[Path]) -> set[str]:
         """What these networks wrote of a case from these very files, words of `OUTPUTS`."""
