@@ -1,5 +1,6 @@
 import gzip
 import struct
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from mamba_unet.volumes import limits
 from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.write import save_nifti
 
@@ -126,6 +128,10 @@ def test_a_quaternion_a_hair_too_long_and_an_sform_of_zeros_are_no_obstacle(tmp_
         (tmp_path / f"{name}.nii").write_bytes(data)
         volume = read_volume(tmp_path / f"{name}.nii")
         assert volume.spacing_mm == pytest.approx((8, 2, 1.5), rel=1e-4) and not volume.notes, name
+        with Reader() as reader:  # the result is written by another process than that which read the image
+            volume = reader.read(partial(read_volume, volume.source), volume.source)
+        save_nifti(tmp_path / "result.nii", volume, volume.grey)
+        assert nib.load(tmp_path / "result.nii").affine == pytest.approx(volume.affine, abs=1e-4), name
 
 
 @pytest.mark.parametrize("untold", [0, np.nan, np.inf])

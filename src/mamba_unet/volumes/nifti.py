@@ -17,6 +17,7 @@ from mamba_unet.volumes.payload import GZIP, inflated, read_array
 from mamba_unet.volumes.volume import Volume, native
 
 SIZES_AGREE = 0.01  # relative: headers hold sizes and affine as float32, some rounded to few decimals
+QUATERNION_ROOM = 5e-6  # that rounding makes it longer than 1
 MOST_EXTENSIONS = 1 << 26  # bytes before the voxels: other programs keep notes there, a damaged header asks for more
 SMALLEST = float(np.finfo(np.float32).tiny)
 COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
@@ -58,9 +59,6 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> tuple[Any, tuple[str,
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    # a unit quaternion whose parts were rounded one by one may be a little too long; nibabel allows less than happens
-    for kind in (Nifti1Header, Nifti2Header):
-        kind.quaternion_threshold = min(kind.quaternion_threshold, -1e-5)
     block = stream.read(Nifti1Header.sizeof_hdr)
     if not packed and ending(path, (".gz",)) and Nifti1Header.may_contain_header(block):
         raise RefusedError("NIfTI that is not gzipped; rename it to .nii")
@@ -89,7 +87,20 @@ def _header(path: Path, stream: BinaryIO, packed: bool) -> tuple[Any, tuple[str,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd extensions, which are other programs' own
         header = kind.from_fileobj(BytesIO(block), order)
+    _shorten_quaternion(header)
+    if int(header["sform_code"]) > 0 and singular(header.get_sform()) and _qform(header) is not None:
+        header["sform_code"] = 0  # a result would keep it, and lie nowhere
     return header, _complete_sizes(header, np.array(fields["pixdim"][1:4], float))
+
+
+def _shorten_quaternion(header: Any) -> None:
+    """A unit quaternion whose parts were rounded one by one may be a little too long, by more than nibabel allows, with
+    which results are written and read."""
+    keys = ("quatern_b", "quatern_c", "quatern_d")
+    length = math.sqrt(sum(float(header[key]) ** 2 for key in keys))
+    if 1 < length <= 1 + QUATERNION_ROOM:
+        for key in keys:
+            header[key] = header[key] / length
 
 
 def _complete_sizes(header: Any, stored: np.ndarray) -> tuple[str, ...]:
