@@ -193,6 +193,16 @@ def test_a_record_that_cannot_be_read_is_no_record(heart_run, save_scan, tmp_pat
         record.write_text(broken)
         assert not predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).failures
         assert record.read_text() == whole and (out / "statistics.csv").read_text() == table_
+    described = out / "predict.json"
+    whole = described.read_text()
+    for broken in ("", "{"):
+        described.write_text(broken)
+        assert predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).skipped == ["a"]
+        assert described.read_text() == whole
+    described.unlink()
+    record.unlink()
+    with pytest.raises(ValueError, match="nothing says what made it"):
+        predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments)
 
 
 def test_an_unknown_output_is_named(checkpoint, save_scan, tmp_path):

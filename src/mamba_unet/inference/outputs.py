@@ -129,10 +129,12 @@ class OutputFolder:
                 if file.resolve() in inputs:
                     raise ValueError(f"{file} is an input and would be overwritten; choose another folder (--out)")
         described = self.folder / "predict.json"
-        if not overwrite:
-            if described.is_file():
-                self._refuse_other(read_record(described))
-            elif there := [file for file in writers if os.path.exists(file)]:  # no Path: a name may be too long
+        if not overwrite and (before := read_record(described)):
+            self._refuse_other(before)
+        elif not overwrite:
+            # no method of Path: a name may be too long
+            there = [file for file, case in writers.items() if os.path.exists(file) and self._record(case) is None]
+            if there:
                 raise ValueError(
                     f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
                     "replace such files with --overwrite"
