@@ -342,6 +342,16 @@ def test_a_state_that_is_cut_short_is_replaced_by_the_one_before(recipe, caplog)
     assert torch.load(folder / "previous.ckpt", weights_only=True)["step"] == 4
     again = load_file(folder / "best.safetensors")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    strange = torch.load(last, weights_only=True)
+    strange["objective"] = {name: value[..., None] for name, value in strange["objective"].items()}
+    torch.save(strange, last)
+    with pytest.raises(ResumeError, match=r"its last\.ckpt is not the state of this training \(RuntimeError") as error:
+        train(recipe, resume=True)
+    assert len(str(error.value)) < 500
+    torch.save({"format": strange["format"], "step": 8}, last)
+    caplog.clear()
+    train(recipe, resume=True)
+    assert "last.ckpt holds no best_dice, lineage" in caplog.text and "going on from previous.ckpt" in caplog.text
     for path in (last, folder / "previous.ckpt"):
         path.write_bytes(b"")
     with pytest.raises(ResumeError, match=r"last\.ckpt cannot be read.*previous\.ckpt cannot be read"):

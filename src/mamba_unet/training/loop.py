@@ -28,7 +28,7 @@ from mamba_unet.training.progress import Progress
 from mamba_unet.training.pseudo_labels import keep_pseudo_labels
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.signals import StopSignals, TrainingStopped
-from mamba_unet.training.state import save_state
+from mamba_unet.training.state import ResumeError, save_state
 
 LOG_EVERY = 10  # iterations
 
@@ -102,7 +102,14 @@ class Training:
         # the module whose forward pass shares gradients between processes, and casts; `objective` stays the bare one
         self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
         if state is not None:
-            self._restore(state)
+            try:
+                self._restore(state)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise ResumeError(
+                    f"{run}: its last.ckpt is not the state of this training ({said}); put the right file there, or "
+                    "start the run again in another --out"
+                ) from error
 
     def run(self) -> None:
         """Train to the last iteration.

@@ -13,6 +13,9 @@ from mamba_unet.runs import RunFolder
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 was Lightning's
+KEYS = frozenset(
+    ("step", "validated", "best_dice", "seconds", "pretrained", "lineage", "objective", "optimizer", "schedule")
+)
 
 
 class ResumeError(ValueError):
@@ -53,6 +56,9 @@ def load_state(run: RunFolder) -> dict[str, Any] | None:
                 f"{path} was written by another version of mamba-unet and cannot be resumed by this one; "
                 "finish the run with that version, or start it again in another --out"
             )
+        if missing := sorted(KEYS - state.keys()):
+            broken.append(f"{path.name} holds no {', '.join(missing)}")
+            continue
         if broken:
             log.warning("%s: %s; going on from %s, iteration %d", run, broken[0], path.name, state["step"])
         return state
