@@ -1,11 +1,11 @@
-"""The page in a real browser: Debian's chromium, or another that is there."""
+"""The page in a real browser."""
 
+import base64
 import csv
 import gzip
 import io
+import itertools
 import re
-import shutil
-import socket
 import threading
 import zipfile
 from dataclasses import replace
@@ -13,29 +13,20 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from mamba_unet.serve import create_app, viewer
 
-playwright = pytest.importorskip("playwright.sync_api")
+if not viewer.installed():
+    pytest.skip("the viewer is not here: mamba-unet serve --install-viewer", allow_module_level=True)
 
-ARGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 TIMEOUT_MS = 120_000  # two busy cores draw for seconds
+ORIENTATIONS = [
+    "".join(codes)
+    for pairs in itertools.permutations(("RL", "AP", "SI"))
+    for codes in itertools.product(*pairs)
+]  # fmt: skip
 GREY, WHITE = "#56b4e9", "#e69f00"  # colours of the two classes
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no chromium here")
-    if not viewer.installed():
-        pytest.skip("the viewer is not here: mamba-unet serve --install-viewer")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=[*ARGS, "--ignore-gpu-blocklist"])
-        yield browser
-        browser.close()
 
 
 class Gate:
@@ -59,15 +50,9 @@ def gate(predictor):
 
 
 @pytest.fixture(scope="module")
-def url(gate):
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app({"heart": gate, "second": gate}, max_upload_bytes=2**16)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+def url(gate, listening):
+    with listening(create_app({"heart": gate, "second": gate}, max_upload_bytes=2**16)) as (host, port):
+        yield f"http://{host}:{port}/"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +76,8 @@ def phone(browser, url):
 
 
 def opened(browser, url, **options):
-    """A tab whose `wrong` says what the browser complains of, but refusals and lost servers: the page has words."""
+    """A tab. `wrong` says what the browser complains of, but refusals and lost servers, for which the page has words;
+    and what it asks of any other machine than the one that serves the page."""
     context = browser.new_context(accept_downloads=True, **options)
     tab = context.new_page()
     tab.set_default_timeout(TIMEOUT_MS)
@@ -101,6 +87,11 @@ def opened(browser, url, **options):
         if message.type in ("error", "warning") and not re.search("status of 4|net::ERR_", message.text):
             tab.wrong.append(message.text)
 
+    def ask(request):
+        if not request.url.startswith((url, "blob:", "data:")):
+            tab.wrong.append(f"a request to {request.url}")
+
+    context.on("request", ask)
     tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
     tab.on("console", hear)
     tab.goto(url)
@@ -134,6 +125,19 @@ def picture(page) -> np.ndarray:
     shown = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
     page.evaluate(buttons, "")
     return shown[26:-26, 26:-26]
+
+
+def tiles_of(page) -> list[list[float]]:
+    """Kind, left, top, width and height of all that the viewer shows side by side; kind 4 is 3D."""
+    return page.evaluate("""import("/state.js").then(({ page: { viewer: { nv } } }) =>
+        nv.screenSlices.map(({ axCorSag, leftTopWidthHeight: [x, y, w, h] }) => [axCorSag, x, y, Math.abs(w), h]))""")
+
+
+def in_3d(page) -> np.ndarray:
+    """(H, W, 3) of the structures in 3D."""
+    ((_, left, top, width, height),) = (tile for tile in tiles_of(page) if tile[0] == 4)
+    image = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+    return image[int(top) :, int(left) :][: int(height), : int(width)]
 
 
 def pixels(page, color: str) -> int:
@@ -331,10 +335,15 @@ def test_the_card_of_a_network_and_whether_it_fits_are_told_and_another_one_is_o
     assert not offer.is_visible()
     monkeypatch.undo()
     page.locator("#model").select_option("second")
+    page.get_by_role("button", name="Coronal").click()
+    page.keyboard.press("End")
+    page.keyboard.press("+")
     offer.click()
     page.get_by_text("Done with second").wait_for()
     page.wait_for_selector("body.done")
     assert not offer.is_visible() and not page.locator("#misfits").is_visible()
+    assert page.get_by_role("button", name="Coronal").get_attribute("aria-pressed") == "true"
+    assert page.inner_text("#slice-text") == "Slice 24 / 24" and page.inner_text("#fit") == "125 %"
 
 
 def test_uncertainty_is_computed_when_it_is_wanted_and_shown_in_place_of_the_fill(page, volume_file):
@@ -347,7 +356,7 @@ def test_uncertainty_is_computed_when_it_is_wanted_and_shown_in_place_of_the_fil
     page.get_by_text("any class as likely").wait_for()
     page.locator("#opacity").fill("100")
     assert pixels(page, GREY) < 200 and np.ptp(picture(page), axis=-1).mean() > 30  # other colours, in most places
-    doubt = float(re.search(r"uncertainty (\S+)", page.inner_text("#readout"))[1])
+    doubt = float(re.search(r"unsure (\S+)", page.inner_text("#readout"))[1])
     cell = page.locator("#structures tbody tr").nth(1).locator("td").nth(3)
     assert 0 < doubt <= 1 and float(cell.inner_text()) == pytest.approx(doubt, abs=0.2)
     with page.expect_download() as download:
@@ -356,6 +365,35 @@ def test_uncertainty_is_computed_when_it_is_wanted_and_shown_in_place_of_the_fil
     assert saved.shape == (32, 24, 6) and 0 < saved.get_fdata().max() <= 1
     page.get_by_label("Uncertainty instead").uncheck()
     assert pixels(page, GREY) > 2000
+
+
+def test_beside_uncertainty_the_structures_stay_as_they_are_in_3d(page, volume_file):
+    segmented(page, volume_file)
+    page.get_by_role("button", name="All").click()
+    before, slices = in_3d(page), picture(page)
+    page.get_by_label("Uncertainty instead").check()
+    page.wait_for_selector("body.done #structures.doubted")
+    page.wait_for_timeout(300)
+    assert abs(in_3d(page) - before).mean() < 1 and abs(picture(page) - slices).mean() > 2
+    page.get_by_label("show myocardium").click()
+    page.wait_for_timeout(300)
+    assert abs(in_3d(page) - before).mean() > 1
+
+
+def test_uncertainty_stays_off_where_it_would_cost_a_saved_edit(page, volume_file):
+    segmented(page, volume_file)
+    page.keyboard.press("e")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+s")
+    page.wait_for_selector("#version-field", state="visible")
+    asked = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_label("Uncertainty instead").click()
+    assert "removes the saved edits" in asked[0]
+    assert not page.get_by_label("Uncertainty instead").is_checked()
+    page.reload()
+    page.wait_for_selector("body.done")
+    assert page.locator("#version").input_value() == "1"
 
 
 def test_a_cine_moves_and_has_its_ejection_fraction(page, cine_file):
@@ -535,18 +573,12 @@ def test_a_distance_is_measured_in_the_plane_of_a_slice_and_follows_the_zoom(pag
 def test_all_planes_use_their_space_with_the_structures_in_3d(page, volume_file):
     segmented(page, volume_file)
     page.get_by_role("button", name="All").click()
-    tiles = page.evaluate("""import("/state.js").then(({ page: { viewer: { nv } } }) =>
-        nv.screenSlices.map(({ axCorSag, leftTopWidthHeight: [x, y, w, h] }) => [axCorSag, x, y, Math.abs(w), h]))""")
+    tiles = tiles_of(page)
     stage = page.locator("#stage").bounding_box()
     assert sorted(tile[0] for tile in tiles) == [0, 1, 2, 4]
     assert sum(tile[3] * tile[4] for tile in tiles) > 0.6 * stage["width"] * stage["height"]
     (render,) = (tile for tile in tiles if tile[0] == 4)
-
-    def in_3d():
-        image = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
-        return image[int(render[2]) :, int(render[1]) :][: int(render[4]), : int(render[3])]
-
-    before = in_3d()
+    before = in_3d(page)
     assert (np.ptp(before, axis=-1) > 60).mean() > 0.05 and (before.max(axis=-1) < 20).mean() > 0.2
     x, y = (stage[side] + render[i] + render[i + 2] / 2 for side, i in (("x", 1), ("y", 2)))
     where = page.inner_text("#readout")
@@ -554,11 +586,11 @@ def test_all_planes_use_their_space_with_the_structures_in_3d(page, volume_file)
     page.mouse.down()
     page.mouse.move(x + 60, y + 40, steps=2)
     page.mouse.up()
-    assert abs(in_3d() - before).max() > 60 and page.inner_text("#readout") == where
+    assert abs(in_3d(page) - before).max() > 60 and page.inner_text("#readout") == where
     for name in ("left ventricle", "myocardium"):
         page.get_by_label(f"show {name}").click()
     page.wait_for_timeout(300)
-    assert (np.ptp(in_3d(), axis=-1) > 60).mean() < 0.05  # but for the cube that tells directions
+    assert (np.ptp(in_3d(page), axis=-1) > 60).mean() < 0.05  # but for the cube that tells directions
 
 
 def test_structures_are_filled_outlined_or_both(page, volume_file):
@@ -625,6 +657,16 @@ def test_two_fingers_zoom_and_leave_the_slice_alone(phone, volume_file):
     assert phone.inner_text("#readout") != before[1]
 
 
+def test_a_dialog_opens_at_its_top(phone):
+    for opener in ("About it", "Keys and help"):
+        phone.get_by_role("button", name=opener).tap()
+        phone.set_viewport_size({"width": 390, "height": 400})  # less than it needs
+        assert phone.locator("dialog[open]").evaluate("it => it.scrollTop") == 0
+        phone.get_by_role("button", name="Close").tap()
+        phone.locator("dialog[open]").wait_for(state="detached")
+        phone.set_viewport_size({"width": 390, "height": 844})
+
+
 def test_what_a_finger_touches_is_large_enough(phone, cine_file):
     segmented(phone, cine_file)
     for one in phone.locator("button:visible, input:visible:not([type=checkbox]), select:visible, label.box").all():
@@ -657,6 +699,30 @@ def test_a_colour_picture_is_shown_in_colour_with_its_segmentation(page, tmp_pat
     assert pixels(page, WHITE) > 100  # the outline
     assert re.search(r"value (20, 220, 30|200, 40, 60)", page.inner_text("#readout"))
     assert not page.locator("#window").is_visible()
+
+
+def test_axe_finds_no_serious_fault(page, phone, volume_file, dicom_study, accessibility_faults, monkeypatch):
+    segment = Gate.__call__
+    misfit = lambda gate, volume, **options: replace(segment(gate, volume, **options), misfits=["pixels are 9 mm"])  # noqa: E731
+    assert not accessibility_faults(page)  # empty
+    drop(page, dicom_study)
+    page.get_by_role("button", name="again MR, series 4, 6 images").wait_for()
+    assert not accessibility_faults(page)  # series to choose from
+    page.get_by_role("button", name="again MR, series 4, 6 images").click()
+    page.wait_for_selector("body.done")
+    page.locator("#model").select_option("second")  # an offer
+    page.keyboard.press("e")
+    page.wait_for_selector("#edit-bar", state="visible")
+    assert not accessibility_faults(page)
+    for opener in ("About it", "Keys and help"):
+        page.get_by_role("button", name=opener).click()
+        assert not accessibility_faults(page)
+        page.keyboard.press("Escape")
+    monkeypatch.setattr(Gate, "__call__", misfit)
+    segmented(phone, volume_file)  # in the dark
+    assert phone.locator("#misfits").is_visible() and not accessibility_faults(phone)
+    phone.get_by_role("button", name="Edit").tap()
+    assert not accessibility_faults(phone)
 
 
 def voxel_place(page, x, y):
@@ -745,6 +811,57 @@ def test_a_voxel_is_edited_by_keys_in_every_plane_however_it_is_stored(page, tmp
     page.keyboard.press("Control+s")
     page.wait_for_selector("#version-field", state="visible")
     assert np.array_equal(saved_label(page), expected)
+
+
+LOOK_AND_PAINT = """async (cases) => {
+    const { page: { viewer } } = await import("/state.js");
+    const { Pen } = await import("/pen.js");
+    const draw = viewer.nv.drawScene;
+    viewer.nv.drawScene = () => {};  // which takes the time, and decides nothing
+    const load = (packed) => {
+        const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+        return niivue.NVImage.loadFromFile({ file: new File([bytes], "a.nii"), name: "a.nii" });
+    };
+    const found = [];
+    for (const { image, label, voxel } of cases) {
+        const said = { plane: "axial", oriented: true, spacing_mm: [2, 3, 4], windows: [], step: [1, 1, 1] };
+        viewer.showImage(await load(image), said);
+        viewer.showLabel(await load(label), viewer.table);
+        viewer.lookAt(voxel);
+        const pen = new Pen(viewer);
+        pen.open();
+        pen.size = 1;
+        const painted = [[0, 1, 2], [0, 2, 1], [1, 2, 0]].map((axes) => {
+            pen.use(axes);
+            const at = [...viewer.label.img.entries()].filter(([, value]) => value).map(([index]) => index);
+            pen.undo();
+            return at;
+        });
+        found.push({ voxel: viewer.voxel, mm: [...viewer.mm].slice(0, 3), value: viewer.value, painted });
+    }
+    viewer.nv.drawScene = draw;
+    return found;
+}"""
+
+
+def test_what_is_looked_at_and_painted_is_one_voxel_of_the_file_in_all_48_orientations(page, volume_file):
+    segmented(page, volume_file)
+    x, y, z = np.meshgrid(range(5), range(4), range(3), indexing="ij")
+    pack = lambda array, affine: base64.b64encode(nib.Nifti1Image(array, affine).to_bytes()).decode()  # noqa: E731
+    cases, expected = [], []
+    for orientation in ORIENTATIONS:
+        affine = np.zeros((4, 4))
+        for axis, (along, sign) in enumerate(nib.orientations.axcodes2ornt(orientation).astype(int)):
+            affine[along, axis] = sign * (2, 3, 4)[axis]
+        affine[:, 3] = 5, -6, 7, 1
+        assert "".join(nib.aff2axcodes(affine)) == orientation
+        image = (x + 10 * y + 100 * z).astype(np.int16)
+        cases.append(
+            {"image": pack(image, affine), "label": pack(np.zeros((5, 4, 3), np.uint8), affine), "voxel": [1, 3, 2]}
+        )
+        place = pytest.approx(list(affine[:3] @ (1, 3, 2, 1)), abs=0.01)
+        expected.append({"voxel": [1, 3, 2], "mm": place, "value": [231], "painted": 3 * [[1 + 5 * (3 + 4 * 2)]]})
+    assert page.evaluate(LOOK_AND_PAINT, cases) == expected
 
 
 def test_a_finger_draws_two_fingers_zoom_and_nothing_is_lost_unasked(phone, volume_file):

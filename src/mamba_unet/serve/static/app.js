@@ -6,7 +6,7 @@ import { $, api, cover, element } from "./dom.js";
 import { listenToEdits } from "./edit.js";
 import { again, open, recall } from "./list.js";
 import { drawOverlay, listenToOverlay } from "./overlay.js";
-import { describe } from "./show.js";
+import { NO_GRAPHICS, describe } from "./show.js";
 import { page } from "./state.js";
 import { listenToTake } from "./take.js";
 import { listenToUncertainty } from "./uncertainty.js";
@@ -59,7 +59,7 @@ async function begin() {
   try {
     await page.viewer.attach($("canvas"), $("marks"));
   } catch {
-    cover("This browser has no WebGL 2, which the viewer needs. Results can be downloaded all the same.");
+    cover(NO_GRAPHICS);
   }
   await recall();
 }

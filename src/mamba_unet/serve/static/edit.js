@@ -204,7 +204,7 @@ function action(event) {
 
 function onKey(event) {
   const typing = event.target.matches("input:is([type=text], [type=number]), select");
-  if ($("help").open || !viewer.key || (typing && !(event.key === "s" && event.ctrlKey))) return;
+  if (document.querySelector("dialog[open]") || !viewer.key || (typing && !(event.key === "s" && event.ctrlKey))) return;
   const act = action(event);
   if (!act) return;
   event.preventDefault();

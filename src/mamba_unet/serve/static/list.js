@@ -63,7 +63,7 @@ export async function open(files) {
   await start(entry);
 }
 
-/** Segment a volume again, with what is chosen now. */
+/** Segment a volume again, with what is chosen now; false where its owner, asked first, says no. */
 export const again = (entry) => mayReplace(entry) && start(entry, entry.job.volume);
 
 async function start(entry, volume = null) {
@@ -159,7 +159,8 @@ function drawEntry(entry) {
   entry.status.role = problem ? "alert" : "status";
   setText(entry.status, problem || words(entry));
   const [done, all] = job?.slices ?? [0, 0];
-  const count = state === "running" && all && !problem ? `${done} / ${all} slices` : "";
+  const tiles = page.about.models.find(({ name }) => name === job?.model)?.tiles; // what the network takes at a time
+  const count = state === "running" && all && !problem ? `${done} / ${all} ${tiles}` : "";
   setText(entry.count, uploading ? `${Math.floor(100 * entry.sent)} %` : count);
   entry.bar.hidden = !moving && !uploading;
   const share = uploading ? entry.sent : done / all;

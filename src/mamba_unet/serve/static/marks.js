@@ -76,7 +76,7 @@ export class Marks {
     const key = `${label.id} ${viewer.revision} ${viewer.frame} ${tile.type} ${tile.slice}`;
     const lines = this.#lines.get(key) ?? outlines(viewer, label, tile);
     kept.set(key, lines);
-    context.lineWidth = LINE_PX;
+    context.lineWidth = viewer.doubt ? LINE_PX / 2 : LINE_PX; // uncertainty lies along the edges
     context.lineJoin = context.lineCap = "round";
     for (const [value, segments] of lines) {
       if (!table.A[value]) continue;

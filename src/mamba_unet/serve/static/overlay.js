@@ -13,7 +13,9 @@ export function drawOverlay() {
   const shown = $("overlay").checked;
   const filled = style !== "outline" || Boolean(viewer.doubt);
   $("opacity").disabled = !filled;
-  viewer.setOverlay(shown && filled ? $("opacity").value / 100 : 0, shown && style !== "fill");
+  const opacity = $("opacity").value / 100;
+  const strong = viewer.doubt ? Math.sqrt(opacity) : opacity; // the colours of uncertainty are clear by themselves
+  viewer.setOverlay(shown && filled ? strong : 0, shown && style !== "fill");
 }
 
 export function listenToOverlay() {

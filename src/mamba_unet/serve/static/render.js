@@ -5,6 +5,7 @@ const FRONT = [180, 10]; // azimuth and elevation, in degrees, to begin with
 
 export class Render {
   #box = null; // the structures' [least, largest] voxels of X Y Z as stored, over all frames
+  #structures = null; // their texture, while the slices show something in their place
 
   constructor(viewer) {
     this.viewer = viewer;
@@ -18,7 +19,21 @@ export class Render {
       const { gl, renderShader } = nv;
       gl.useProgram(renderShader.program);
       gl.uniform1f(renderShader.uniforms.backOpacity, 0); // of the image
+      const apart = this.viewer.doubt && this.#structures;
+      if (apart) this.#bindOverlay(apart);
       draw(...where);
+      if (apart) this.#bindOverlay(nv.overlayTexture);
+    };
+    const refresh = nv.refreshLayers.bind(nv);
+    nv.refreshLayers = (volume, layer) => {
+      if (layer === 1 && this.viewer.doubt) {
+        const { opacity } = volume;
+        volume.opacity = 1;
+        refresh(volume, layer);
+        this.#structures = nv.overlayTexture; // NiiVue makes another one each time
+        volume.opacity = opacity;
+      }
+      refresh(volume, layer);
     };
     const pivot = nv.setPivot3D.bind(nv);
     nv.setPivot3D = () => {
@@ -47,7 +62,13 @@ export class Render {
   }
 
   clear() {
-    this.#box = null;
+    this.#box = this.#structures = null;
+  }
+
+  #bindOverlay(texture) {
+    const { gl } = this.viewer.nv;
+    gl.activeTexture(gl.TEXTURE2); // NiiVue's of overlays
+    gl.bindTexture(gl.TEXTURE_3D, texture);
   }
 
   #lookAtBox() {

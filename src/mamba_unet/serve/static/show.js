@@ -11,7 +11,11 @@ import { showUncertainty } from "./uncertainty.js";
 import { shownPath } from "./versions.js";
 import { load } from "./viewer.js";
 
+export const NO_GRAPHICS =
+  "This browser has no WebGL 2, which the viewer needs. Results can be downloaded all the same.";
+
 const { viewer } = page;
+let isLookedAt = false; // the image, with a result
 let shown = 0; // counts what has been asked to be shown, so that a late answer is dropped
 
 export function choose(entry) {
@@ -28,20 +32,26 @@ export async function show() {
   const image = job?.image;
   const done = Boolean(job?.result);
   stop();
-  const key = image && `${job.id} ${job.volume} ${version}`;
+  const key = image && `${job.id} ${job.volume} ${image.plane}`;
+  const labelKey = `${key} ${version}`;
   if (viewer.key !== key) { // never a volume under another one's name
     viewer.clear();
     viewer.key = viewer.labelOf = null;
+    isLookedAt = false;
     stopEditing();
+  } else if (viewer.labelOf && viewer.labelOf !== labelKey) { // segmented again: plane, slice and zoom stay
+    viewer.clearLabel();
+    viewer.labelOf = null;
+    stopEditing();
+    drawControls(image);
   }
   document.body.classList.toggle("imaged", Boolean(viewer.key));
   document.body.classList.toggle("done", done && Boolean(viewer.labelOf));
   if (!image) return cover(idleWords());
-  const from = `/api/jobs/${job.id}`;
   try {
     if (!viewer.key) {
       cover("Loading the volume");
-      const volume = await load(`${from}/image.nii.gz`);
+      const volume = await load(`/api/jobs/${job.id}/image.nii.gz`);
       if (turn !== shown) return;
       viewer.showImage(volume, image);
       viewer.key = key;
@@ -54,18 +64,19 @@ export async function show() {
       if (turn !== shown) return;
       hiddenClasses.clear();
       viewer.showLabel(volume, colorTable());
-      viewer.labelOf = key;
+      viewer.labelOf = labelKey;
       drawResult();
       drawEdit();
       await showUncertainty();
       if (turn !== shown) return;
       drawOverlay();
       const { focus } = job.result;
-      if (focus) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
+      if (focus && !isLookedAt) viewer.lookAt(focus.map((index, axis) => Math.floor(index / image.step[axis])));
+      isLookedAt = true;
     }
     cover("");
   } catch (error) {
-    cover(`The volume cannot be shown: ${error.message ?? error}`);
+    cover(viewer.marks ? `The volume cannot be shown: ${error.message ?? error}` : NO_GRAPHICS);
     if (done) drawResult(); // its numbers and files are there all the same
   }
 }
@@ -85,6 +96,7 @@ function drawControls({ plane, oriented, frames, shape, windows }) {
   if (!oriented) viewer.setRadiological(true); // as pictures are written for
   $("cine").hidden = frames < 2;
   $("frame").max = frames;
+  viewer.setFirstWindow(windows[0]);
   $("window").hidden = !windows.length;
   const options = windows.map(({ name }, i) => element("option", { value: i, textContent: name }));
   $("preset").replaceChildren(...options, element("option", { value: "", textContent: "own", hidden: true }));
@@ -110,6 +122,7 @@ export function describe() {
   const preset = image.windows.findIndex((one) => one.low === low && one.high === high);
   $("preset").value = preset < 0 ? "" : preset;
   $("fit").textContent = `${Math.round(100 * viewer.zoom.factor)} %`;
+  $("fit").setAttribute("aria-label", `${$("fit").textContent}, fit to window`); // begins with what is to be read
   $("slice").max = viewer.slices;
   $("slice").value = viewer.slice + 1;
   $("slice").disabled = viewer.slices < 2;
@@ -132,7 +145,7 @@ function readout({ step, oriented }) {
   }
   said.push(`value ${viewer.value.map((value) => Number(value.toPrecision(5))).join(", ")}`);
   if (viewer.label) said.push(viewer.labelValue ? styleOf(viewer.labelValue).name : "background");
-  if (viewer.doubt) said.push(`uncertainty ${(viewer.doubtValue / 100).toFixed(2)}`);
+  if (viewer.doubt) said.push(`unsure ${(viewer.doubtValue / 100).toFixed(2)}`);
   if (viewer.ruler.text) said.push(`distance ${viewer.ruler.text}`);
   return said.join("  ·  ");
 }

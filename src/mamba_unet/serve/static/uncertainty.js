@@ -11,12 +11,15 @@ const RANGE = [5, 100]; // per cent; what is below stays clear
 /** Whether it is to be computed and shown. */
 export const isWanted = () => localStorage.getItem(KEPT) === "on";
 
-/** @param segment has an entry segmented again; @param redraw the overlay */
+/** @param segment has an entry segmented again, unless it returns false; @param redraw the overlay */
 export function listenToUncertainty(segment, redraw) {
   $("uncertainty").checked = isWanted();
   $("uncertainty").onchange = async () => {
     localStorage.setItem(KEPT, $("uncertainty").checked ? "on" : "off");
-    if (isWanted() && !page.chosen.job.result.files.includes(FILE)) return segment(page.chosen);
+    if (isWanted() && !page.chosen.job.result.files.includes(FILE)) {
+      if (segment(page.chosen) !== false) return;
+      localStorage.setItem(KEPT, "off"); // somebody is asked first, and said no
+    }
     await showUncertainty();
     redraw();
   };

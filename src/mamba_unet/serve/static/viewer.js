@@ -107,7 +107,7 @@ export class Viewer {
     this.ruler.clear();
     this.frame = 0;
     this.acquired = plane;
-    this.first = windows.length ? [windows[0].low, windows[0].high] : null;
+    this.setFirstWindow(windows[0]);
     if (this.first) [image.cal_min, image.cal_max] = this.first;
     this.nv.addVolume(image);
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1];
@@ -137,8 +137,13 @@ export class Viewer {
   }
 
   clear() {
+    this.clearLabel();
+    while (this.image) this.nv.removeVolume(this.image);
+  }
+
+  clearLabel() {
     this.render.clear();
-    while (this.image) this.nv.removeVolume(this.nv.volumes.at(-1));
+    while (this.label) this.nv.removeVolume(this.nv.volumes.at(-1));
   }
 
   /** Show what has been changed in the label's voxels. @param soon more comes: of a large volume, outlines alone */
@@ -178,6 +183,11 @@ export class Viewer {
     this.nv.refreshLayers(this.image, 0);
     this.nv.drawScene();
     this.changed();
+  }
+
+  /** The one that a double click brings back; none of an image in colour. */
+  setFirstWindow(window) {
+    this.first = window ? [window.low, window.high] : null;
   }
 
   resetWindow() {
