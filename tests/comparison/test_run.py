@@ -80,6 +80,15 @@ def test_one_command_trains_all_and_writes_every_table_and_figure(out):
     assert "src='http" not in page and "class='warning'" in page
 
 
+def test_in_a_browser_its_page_fits_and_has_dark_figures(out, opened_report):
+    page = opened_report(out / "comparison.html")
+    shown = "[...document.querySelectorAll('picture img')].map(it => it.currentSrc)"
+    by_day = page.evaluate(shown)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(200)
+    assert len(by_day) == len(FIGURES) and not {*by_day} & {*page.evaluate(shown)}
+
+
 def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, recipes, phantom, trained):
     before = contents(out)
     assert main(words(recipes, phantom.folder, out, "--seeds", "0,1")) == 0

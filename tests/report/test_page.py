@@ -152,6 +152,16 @@ def test_page_shows_every_part(page, prepared):
     assert "trained on 7 patients (7 cases)" in page.text
 
 
+def test_in_a_browser_it_fits_and_its_table_sorts(reported, prepared, opened_report):
+    page = opened_report(reported / "report.html")
+    first = lambda: page.locator(".sortable tbody th").first.inner_text()  # noqa: E731
+    cases = prepared.split("train")
+    page.get_by_role("button", name="case").click()
+    assert first() == cases[0]
+    page.get_by_role("button", name="case").click()
+    assert first() == cases[-1]
+
+
 def test_numbers_are_the_evaluations(reported, page):
     evaluation = Evaluation.read(reported / "evaluation_train")
     assert f"{evaluation.mean_foreground_dice:.4f}" in page.text
