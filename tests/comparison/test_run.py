@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -95,27 +98,41 @@ def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, reci
     assert trained == [] and contents(out) == before
 
 
+def test_an_evaluation_of_other_weights_is_made_anew_whatever_its_date(out, recipes, phantom, trained, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    first, second = (tmp_path / "out" / "runs" / "mamba" / f"seed{seed}" for seed in (0, 1))
+    shutil.copy(second / "best.safetensors", first)
+    tomorrow = time.time() + 86_400
+    for path in first.rglob("*"):
+        os.utime(path, (tomorrow, tomorrow))
+    assert main(words(recipes, phantom.folder, tmp_path / "out", "--seeds", "0,1")) == 0
+    summaries = json.loads((tmp_path / "out" / "comparison.json").read_text())["networks"]["mamba"]["summaries"]
+    assert trained == [] and summaries[0] == summaries[1]
+
+
 def test_another_seed_trains_that_seed_only(out, recipes, phantom, trained, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     assert main(words(recipes, phantom.folder, tmp_path / "out", "--seeds", "0,2")) == 0
     assert trained == [str(tmp_path / "out" / "runs" / name / "seed2") for name in ("mamba", "control")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_a_comparison_that_was_stopped_goes_on_and_ends_the_same(
     out, recipes, phantom, trained, tmp_path, monkeypatch, capsys
 ):
     real = Training._iterate
 
     def stop(self, batch):
-        if self.step == 3 and self.recipe.seed == 1:
-            raise RuntimeError("stopped")
+        if self.step == 2 and self.recipe.seed == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_iterate", stop)
-        with pytest.raises(RuntimeError, match="stopped"):
+        with pytest.raises(SystemExit) as stopped:
             main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1"))
-    capsys.readouterr()
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM behind iteration 3 of 4; the state is saved" in capsys.readouterr().err
     assert main(words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")) == 0
     shown = capsys.readouterr().err
     assert "training 2 of 2: control, seed 1" in shown and "8/8" in shown, "one bar over what was left to train"

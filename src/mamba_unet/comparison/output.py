@@ -20,7 +20,7 @@ from mamba_unet.comparison.result import SYNTHETIC, Comparison
 from mamba_unet.drawing.comparison_figures import Difference, forest, paired_scatter, validation_curves
 from mamba_unet.drawing.figures import dice_histograms, segmentation_figure, to_png
 from mamba_unet.drawing.html import bullets, page, section, themed_figure, warning
-from mamba_unet.files import atomic_path, to_csv, write_json, write_text
+from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, to_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,8 @@ EXAMPLES_SEED = 0
 def write_comparison(comparison: Comparison, out: str | Path) -> None:
     """Write every table, figure and the page, each whole or not at all."""
     out, title = Path(out), comparison.title
+    for folder in (out, out / "figures"):
+        remove_temporaries(folder, STALE_S)
     results, classes, networks = comparison.results(), comparison.classes(), comparison.networks()
     result_notes, network_notes = comparison.result_notes(), comparison.network_notes()
     write_text(

@@ -1,7 +1,5 @@
 """From recipes and predictions to a comparison: train what is missing, measure all by one function."""
 
-import contextlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from mamba_unet.drawing.figures import read_curves
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.files import read_record
 from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint, evaluation_folder, made_by
 from mamba_unet.models.checkpoint import CheckpointError, find_checkpoint, read_metadata
 from mamba_unet.models.loading import load_checkpoint
@@ -223,10 +222,8 @@ def _plan(
 
 def _read_evaluation(run: str, prepared: PreparedDataset, split: str, conventions: Conventions) -> Evaluation | None:
     """The run's evaluation of a split where it is there, of this very checkpoint, these data and these conventions."""
-    folder, made = evaluation_folder(run, split, prepared), None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        made = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
-    if made != made_by(find_checkpoint(run), prepared):
+    folder = evaluation_folder(run, split, prepared)
+    if read_record(folder / MADE_BY) != made_by(find_checkpoint(run), prepared):
         return None
     evaluation, identifiers = Evaluation.read(folder), prepared.split(split)
     same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)
