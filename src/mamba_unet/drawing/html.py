@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+REM_PER_INCH = 7  # of a wide figure: its letters are then a little larger than the page's
+
+
 def page(title: str, body: str) -> str:
     """A whole page; `title` is escaped here, `body` is HTML."""
     allowed = base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()
@@ -55,10 +58,12 @@ def image(pixels: np.ndarray, alt: str) -> str:
 
 def themed_figure(draw: "Callable[[Theme], Figure]", alt: str, css: str = "") -> str:
     """A figure in both themes; the browser shows the one that fits the page."""
-    light, dark = (data_uri(to_png(draw(theme), theme)) for theme in (LIGHT, DARK))
+    figures = [(draw(theme), theme) for theme in (LIGHT, DARK)]
+    light, dark = (data_uri(to_png(figure, theme)) for figure, theme in figures)
+    width = figures[0][0].get_size_inches()[0] * REM_PER_INCH
     return (
         f"<picture><source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
-        f"<img class='{css}' src='{light}' alt='{escape(alt)}'></picture>"
+        f"<img class='{css}' style='--width: {width:.0f}rem' src='{light}' alt='{escape(alt)}'></picture>"
     )
 
 
@@ -164,7 +169,9 @@ ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .charts img { width: 100%; max-width: 34rem; display: block }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)); gap: 1.25rem }
-.wide { width: 100%; min-width: 44rem; border-radius: .4rem }
+.wide { display: block; width: min(100%, var(--width)); min-width: min(44rem, var(--width)); border-radius: .4rem }
+@media (max-width: 47rem) { .scroll:has(picture) { mask-image: linear-gradient(to left, transparent, #000 1.5rem) }
+  .scroll picture img { box-sizing: content-box; padding-right: 1.5rem } }
 u { text-underline-offset: .2em }
 figure { margin: 0 }
 .triptych { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem }
