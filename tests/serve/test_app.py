@@ -1,6 +1,8 @@
 import asyncio
 import gzip
 import io
+import json
+import logging
 import re
 import shutil
 import stat
@@ -18,10 +20,13 @@ import SimpleITK as sitk
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import mamba_unet
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
 from mamba_unet.models.registry import build_model, resolve_config
+from mamba_unet.monitoring import JsonLines
 from mamba_unet.serve import create_app
+from mamba_unet.serve.jobs import OUTCOMES
 from mamba_unet.serve.result import write_image
 from mamba_unet.views.intensity import MINMAX
 from mamba_unet.views.patches import Patches
@@ -501,6 +506,72 @@ def test_elsewhere_than_on_loopback_a_token_is_demanded(predictor):
         assert client.get("/api/about").status_code == 200
         assert client.post("/api/jobs").status_code == 201
         assert client.post("/api/jobs", headers={"origin": "http://evil.example"}).status_code == 403
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_is_told_without_the_token_and_is_503_once_the_worker_is_dead(predictor, monkeypatch):
+    with client_of(predictor, base_url="http://scanner:8765", token="secret") as client:
+        answer = client.get("/health")
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ok", "version": mamba_unet.__version__, "networks": 1, "queue": 0}
+        jobs = client.app.state.jobs
+
+        def die():
+            raise RuntimeError("the end of the thread")
+
+        monkeypatch.setattr(jobs, "_expire", die)
+        with jobs._change:
+            jobs._change.notify_all()
+        jobs._thread.join(PATIENCE_S)
+        answer = client.get("/health")
+        assert answer.status_code == 503 and answer.json()["status"] == "failed"
+
+
+def test_metrics_need_the_token_unless_they_are_open(predictor):
+    for options, status in (({}, 401), ({"metrics_open": True}, 200)):
+        with client_of(predictor, base_url="http://scanner:8765", token="secret", **options) as client:
+            assert client.get("/metrics").status_code == status
+            answer = client.get("/metrics", headers={"authorization": "Bearer secret"})
+            assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+            assert client.get("/api/about").status_code == 401
+
+
+def test_what_became_of_volumes_is_counted_and_logged_without_their_names(predictor, volume_file, monkeypatch, caplog):
+    def numbers(client):
+        lines = [line.split(" ") for line in client.get("/metrics").text.splitlines() if line[0] != "#"]
+        return {name.removeprefix("mamba_unet_"): float(value) for name, value in lines}
+
+    def fail(*args):
+        raise RuntimeError(f"at {volume_file.name}")
+
+    gate = Gate(predictor)
+    name, content = volume_file.name, volume_file.read_bytes()
+    caplog.set_level(logging.INFO, "mamba_unet")
+    with client_of(gate) as client:
+        first = upload(client, (name, content)).json()["id"]
+        gate.reached.wait(PATIENCE_S)
+        second = upload(client, (name, content)).json()["id"]
+        now = numbers(client)
+        assert (now["queue"], now["running"]) == (1, 1) and now["held_bytes"] >= 2 * len(content)
+        client.post(f"/api/jobs/{second}/cancel")
+        gate.open.set()
+        assert wait(client, first)["state"] == "done"
+        assert upload(client, (name, b"no volume")).status_code == 422
+        monkeypatch.setattr("mamba_unet.serve.jobs.write_result", fail)
+        assert wait(client, upload(client, (name, content)).json()["id"])["state"] == "failed"
+        now = numbers(client)
+    assert {key: now[f'cases_total{{outcome="{key}"}}'] for key in OUTCOMES} == dict.fromkeys(OUTCOMES, 1)
+    assert now["case_seconds_count"] == 1 and now["case_seconds_sum"] > 0
+    assert (now["queue"], now["running"], now["up"], now["networks"]) == (0, 0, 1, 1)
+
+    lines = [JsonLines().format(record) for record in caplog.records if record.name.startswith("mamba_unet")]
+    told = [json.loads(line) for line in lines]
+    events = [line["event"] for line in told if line["event"] != "log"]
+    queued = "volume_queued"
+    assert events == [queued, queued, "volume_cancelled", "volume_done", "volume_refused", queued, "volume_failed"]
+    done, failed = (next(line for line in told if line["event"] == f"volume_{one}") for one in ("done", "failed"))
+    assert done["job"] == told[0]["job"] and done["seconds"] > 0 and failed["error"] == "RuntimeError"
+    assert not [line for line in lines if "patient007" in line or first in line]
 
 
 def sent(client, job, receive):

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -28,11 +29,11 @@ def runs(tmp_path):
     return tmp_path
 
 
-def started(folder, *words):
-    """The command, the address that it prints, and all that it says until it serves."""
+def started(folder, *words, log=None):
+    """The command, the address that it prints, and all that it says until it serves; `log` is a file for its log."""
     command = [sys.executable, "-m", "mamba_unet", "serve", "--port", "0", "--device", "cpu", *words]
     environment = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     said = ""
     while "Ctrl-C" not in said:
         line = server.stdout.readline()
@@ -66,13 +67,18 @@ def test_it_says_where_it_is_and_who_may_come_and_stops_cleanly(runs, by):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 @pytest.mark.skipif(not viewer.installed(), reason="the viewer is not here: mamba-unet serve --install-viewer")
 def test_on_another_address_it_demands_the_token_that_it_prints(runs):
-    server, url, said = started(runs, "--host", "0.0.0.0", "--checkpoint", "mine=runs/heart")
+    words = ("--host", "0.0.0.0", "--checkpoint", "mine=runs/heart", "--metrics-open", "--log-format", "json")
+    with open(runs / "log", "w") as log:
+        server, url, said = started(runs, *words, log=log)
     port, token = re.search(r":(\d+)/\?token=(\S+)", url).groups()
     here = f"http://127.0.0.1:{port}/"
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(here, timeout=60)
     assert urllib.request.urlopen(f"{here}?token={token}", timeout=60).status == 200
+    assert b"mamba_unet_up 1" in urllib.request.urlopen(f"{here}metrics", timeout=60).read()
     stopped(server)
+    events = [json.loads(line)["event"] for line in (runs / "log").read_text().splitlines()]
+    assert [name for name in events if name != "log"] == ["serve_started", "serve_stopped"]
     assert "Other machines can reach it" in said and "not encrypted" in said
 
 

@@ -25,6 +25,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
     collect = "keep every edit in this folder as training data for prepare: image, both labels, who and when"
     parser.add_argument("--collect", type=Path, metavar="DIR", help=collect)
+    metrics = "answer /metrics without the token, which other addresses than this machine's own demand"
+    parser.add_argument("--metrics-open", action="store_true", help=metrics)
+    logs = "how events are logged: json is one object per line, without names of files (default: %(default)s)"
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help=logs)
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument(
         "--install-viewer", action="store_true", help="only fetch the image viewer, if the installation lacks it"
@@ -42,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from mamba_unet.serve.run import named_checkpoints, serve
 
+    if args.log_format == "json":
+        from mamba_unet.monitoring import log_json
+
+        log_json()
     checkpoints = named_checkpoints(args.checkpoint)
     from mamba_unet.inference import Predictor
 
@@ -54,5 +62,6 @@ def run(args: argparse.Namespace) -> int:
         keep_minutes=args.keep_minutes,
         open_browser=args.open,
         collect=args.collect,
+        metrics_open=args.metrics_open,
     )
     return 0

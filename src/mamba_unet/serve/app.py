@@ -15,13 +15,15 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
+from mamba_unet import __version__
 from mamba_unet.drawing.colors import class_color
 from mamba_unet.models.card import USE, facts
+from mamba_unet.monitoring import CONTENT_TYPE, prometheus
 from mamba_unet.serve import monai_label
 from mamba_unet.serve.bundle import write_bundle
 from mamba_unet.serve.collection import Collection
 from mamba_unet.serve.edits import receive_edit, save_edit
-from mamba_unet.serve.guard import LOOPBACK, refusal, seal
+from mamba_unet.serve.guard import HEALTH, LOOPBACK, METRICS, WITHOUT_TOKEN, refusal, seal
 from mamba_unet.serve.job import EDITS, Job
 from mamba_unet.serve.jobs import Jobs, Refused
 from mamba_unet.serve.result import FILES
@@ -62,6 +64,7 @@ def create_app(
     max_disk_bytes: int = 20 * 2**30,
     keep_s: float = 3600,
     collect: str | Path | None = None,
+    metrics_open: bool = False,
 ) -> FastAPI:
     """The server as an ASGI application.
 
@@ -73,10 +76,12 @@ def create_app(
         max_disk_bytes: of all uploads and results together.
         keep_s: a volume and its result go when nobody has asked for them for so long.
         collect: folder that edits are collected in as training data, see `collection`.
+        metrics_open: answer `/metrics` without the token.
     """
     collection = None if collect is None else Collection(collect, predictors)
     jobs = Jobs(predictors, keep_s, max_upload_bytes, max_disk_bytes)
     # who waits for one of these holds none of the threads that answer everybody
+    without_token = (*WITHOUT_TOKEN, METRICS) if metrics_open else WITHOUT_TOKEN
     readers, large = asyncio.Semaphore(READERS), asyncio.Lock()
 
     @asynccontextmanager
@@ -104,9 +109,24 @@ def create_app(
 
     @app.middleware("http")
     async def guard(request: Request, call_next) -> Response:
-        response = refusal(request, token, hosts) or await call_next(request)
+        response = refusal(request, token, hosts, without_token) or await call_next(request)
         seal(request, response, token)
         return response
+
+    @app.get(HEALTH)
+    async def health() -> JSONResponse:
+        alive = jobs.alive
+        state = {
+            "status": "ok" if alive else "failed",
+            "version": __version__,
+            "networks": len(predictors),
+            "queue": jobs.waiting,
+        }
+        return JSONResponse(state, 200 if alive else 503)
+
+    @app.get(METRICS)
+    async def metrics() -> Response:
+        return Response(prometheus(jobs.metrics), headers={"Content-Type": CONTENT_TYPE})
 
     @app.get("/api/about")
     def about() -> dict[str, Any]:

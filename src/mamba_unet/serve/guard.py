@@ -15,7 +15,9 @@ from fastapi.responses import PlainTextResponse
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BODY_BYTES = 10_000  # of a request that is not an upload
 INFER = "/infer/"  # of MONAI Label's clients, who may send the image with the request
+HEALTH, METRICS = "/health", "/metrics"  # for programs that watch the server
 LOGIN = ("/auth/", "/auth/token")  # where they get the token, for a password
+WITHOUT_TOKEN = (*LOGIN, HEALTH)
 HEADERS = {
     # the viewer sets styles and pictures of its own, but loads no code
     "Content-Security-Policy": (
@@ -29,8 +31,15 @@ HEADERS = {
 }
 
 
-def refusal(request: Request, token: str | None, hosts: Sequence[str]) -> Response | None:
-    """The refusal of a request that nobody at our page made; None lets it pass."""
+def refusal(request: Request, token: str | None, hosts: Sequence[str], without_token: Sequence[str]) -> Response | None:
+    """The refusal of a request that nobody at our page made; None lets it pass.
+
+    Args:
+        request: as it came.
+        token: that it must bring; None demands none.
+        hosts: names that it may call this machine by, where no token is demanded.
+        without_token: paths that are answered without the token.
+    """
     small = request.method == "POST" and not uploads(request.method, request.url.path)
     if small and (length(request) > BODY_BYTES or "transfer-encoding" in request.headers):
         return PlainTextResponse("Only an upload may be as large as this.", 413)
@@ -40,7 +49,7 @@ def refusal(request: Request, token: str | None, hosts: Sequence[str]) -> Respon
     origin = request.headers.get("origin")
     if request.method not in ("GET", "HEAD") and origin not in (None, f"http://{host}", f"https://{host}"):
         return PlainTextResponse("Requests of other pages are refused.", 403)
-    if token is not None and request.url.path not in LOGIN:
+    if token is not None and request.url.path not in without_token:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         given = (request.cookies.get(_cookie(request)), bearer, request.query_params.get("token"))
         if not any(fits(word, token) for word in given):

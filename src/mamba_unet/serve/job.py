@@ -1,6 +1,7 @@
 """One upload and what became of it."""
 
 import asyncio
+import hashlib
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,11 @@ class Job:
     touched: float = field(default_factory=time.monotonic)
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def log_name(self) -> str:
+        """What the log calls it: not the id, which opens the job to whoever knows it, and nothing of its owner's."""
+        return hashlib.sha256(self.id.encode()).hexdigest()[:12]
 
     @property
     def upload(self) -> Path:

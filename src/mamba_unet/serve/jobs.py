@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mamba_unet.monitoring import Counter, Gauge, Histogram, event
 from mamba_unet.serve.folder import ServerFolder
 from mamba_unet.serve.job import EDITS, MOVING, Job, State
 from mamba_unet.serve.readers import Readers
@@ -35,6 +36,7 @@ ENDINGS = (*VOLUME_FILES, *ZIP)  # what has none of these is taken for DICOM, wh
 JOBS = 100  # at a time, of all people together
 FILES = 20_000  # in one upload: a long DICOM study
 UPLOAD_S = 300  # an upload goes that has been neither continued nor started for so long
+OUTCOMES = ("done", "failed", "refused", "cancelled")  # of a volume; refused: before the network
 DISK_FULL = "The server's disk is full."
 
 
@@ -58,6 +60,9 @@ class Jobs:
         keep_s: a job goes when nobody has asked for it for so long.
         upload_bytes: of one upload.
         disk_bytes: of all uploads and results together.
+
+    Attributes:
+        metrics: numbers for those who watch the server.
     """
 
     def __init__(
@@ -73,6 +78,17 @@ class Jobs:
         self._running: Job | None = None
         self._closed = False
         self._change = threading.Condition()  # guards all of the above and the jobs' states; never held for long
+        self._cases = Counter("cases_total", "Volumes that were started, by what came of them.", "outcome", OUTCOMES)
+        self._seconds = Histogram("case_seconds", "Time of a volume in the network, files written.")
+        self.metrics = (
+            Gauge("up", "Whether the thread that runs the network lives.", lambda: self.alive),
+            Gauge("networks", "Networks that are loaded.", lambda: len(self.predictors)),
+            Gauge("queue", "Volumes that wait for the network.", lambda: self.waiting),
+            Gauge("running", "Volumes in the network.", lambda: self._running is not None),
+            Gauge("held_bytes", "Uploads and results on the disk.", self._held),
+            self._cases,
+            self._seconds,
+        )
         self._thread = threading.Thread(target=self._work, name="mamba-unet-serve", daemon=True)
         self._thread.start()
 
@@ -142,11 +158,28 @@ class Jobs:
         """Refuse bytes that the job, or all jobs together, may not have."""
         if job.size + size > self.upload_bytes:
             raise Refused(413, f"Larger than {_mib(self.upload_bytes)}, which is the limit here.")
-        with self._change:
-            held = sum(one.size + one.written for one in self._jobs.values())
-        if held + size > self.disk_bytes:
+        if self._held() + size > self.disk_bytes:
             limit = f"The server holds {_mib(self.disk_bytes)} of uploads and results at most"
             raise Refused(507, f"{limit}. Remove a volume, or try again later.")
+
+    def _held(self) -> int:
+        with self._change:
+            return sum(one.size + one.written for one in self._jobs.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that all volumes wait for is there."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """How many volumes wait for the network."""
+        return len(self._queue)
+
+    def _ended(self, job: Job, outcome: str, level: int = logging.INFO, **fields: str | float) -> None:
+        """Tell those who watch the server what came of a volume."""
+        self._cases.add(outcome)
+        event(log, f"volume_{outcome}", level, job=job.log_name, **fields)
 
     def start(self, job: Job, model: str, slice_axis: str | None = None, uncertainty: bool = False) -> None:
         """Take a job on, to be read next.
@@ -254,6 +287,7 @@ class Jobs:
                     if job.state != "reading":
                         return
                     job.state, job.error = "failed", _said(job, error)
+                self._ended(job, "refused", logging.WARNING, error=type(error).__name__)
                 raise Refused(422, job.error) from error
 
     def _go_on(self, job: Job, state: State) -> None:
@@ -263,6 +297,7 @@ class Jobs:
                 if state == "queued":
                     self._queue.append(job)
                     self._change.notify_all()
+                    event(log, "volume_queued", job=job.log_name)
 
     def _find(self, job: Job) -> "list[VolumeFile]":
         from mamba_unet.volumes.find import find_volumes
@@ -294,8 +329,11 @@ class Jobs:
         with self._change:
             if job in self._queue:
                 self._queue.remove(job)
-            if job.state in MOVING:
+            moving = job.state in MOVING
+            if moving:
                 job.state = "cancelled"
+        if moving:
+            self._ended(job, "cancelled")
 
     def remove(self, job: Job) -> None:
         """Cancel a job and delete everything of it, once nobody is at work in its folder."""
@@ -338,7 +376,7 @@ class Jobs:
                 job = self._running = self._queue.popleft()
                 job.state = "running"
             outcome: State = "done"
-            error, result = "", None
+            error, result, fields, since = "", None, {}, time.monotonic()
             with self.using(job):
                 try:
                     result = self._segment(job)
@@ -346,11 +384,19 @@ class Jobs:
                     outcome = "cancelled"
                 except Exception as failure:  # whatever it is, it must not end the thread that all others wait for
                     outcome, error = "failed", _said(job, failure)
+                    fields["error"] = type(failure).__name__
+            seconds = round(time.monotonic() - since, 3)
             with self._change:
                 self._running = None
                 job.touched = time.monotonic()
-                if job.state == "running":  # not cancelled, and perhaps started again, meanwhile
+                ours = job.state == "running"  # not cancelled, and perhaps started again, meanwhile
+                if ours:
                     job.state, job.error, job.result = outcome, error, result
+            if ours:
+                level = logging.ERROR if outcome == "failed" else logging.INFO
+                self._ended(job, outcome, level, seconds=seconds, **fields)
+                if outcome == "done":
+                    self._seconds.add(seconds)
 
     def _segment(self, job: Job) -> dict[str, Any]:
         def progress(done: int, total: int) -> None:

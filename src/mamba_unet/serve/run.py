@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import secrets
 import signal
 import socket
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mamba_unet import __version__
 from mamba_unet.models.checkpoint import FILE_NAMES
+from mamba_unet.monitoring import event
 from mamba_unet.runs import find_runs
 from mamba_unet.serve import viewer
 from mamba_unet.serve.app import create_app
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     import uvicorn
 
     from mamba_unet.inference import Predictor
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 5  # for downloads under way at Ctrl-C
 
@@ -63,6 +68,7 @@ def serve(
     keep_minutes: float = 60,
     open_browser: bool = False,
     collect: str | Path | None = None,
+    metrics_open: bool = False,
 ) -> None:
     """Serve the page until Ctrl-C, and say where.
 
@@ -75,6 +81,7 @@ def serve(
         keep_minutes: how long a result stays that nobody asks for.
         open_browser: show the page.
         collect: folder that edits are collected in as training data.
+        metrics_open: answer `/metrics` without the token.
 
     Raises:
         FileNotFoundError: the package was built without its viewer.
@@ -109,18 +116,26 @@ def serve(
         max_disk_bytes=max_disk_mb * 2**20,
         keep_s=60 * keep_minutes,
         collect=collect,
+        metrics_open=metrics_open,
     )
     if open_browser:
         webbrowser.open(url)
     config = uvicorn.Config(
-        app, http=Connection, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S
+        app,
+        http=Connection,
+        log_config=None,  # its warnings go where all others go
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
     server = uvicorn.Server(config)
+    event(log, "serve_started", version=__version__, networks=len(predictors))
     try:
         with _hang_up_stops(server):
             server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has shut down by then, and passes the signal on
         pass
+    event(log, "serve_stopped")
     print("Stopped; uploads and results are deleted.")
 
 
