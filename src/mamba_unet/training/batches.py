@@ -18,10 +18,13 @@ from mamba_unet.data.samples import Samples
 from mamba_unet.data.splits import split_name
 from mamba_unet.training.labelled import choose_labelled
 from mamba_unet.training.objectives.base import Batch
+from mamba_unet.training.signals import NAMES
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.view import View
 
 Draw = tuple[int, tuple[int, int]]  # (sample, what seeds its augmentation)
+
+OUTLIVE_S = 300  # of a loading process, beyond a signal to stop
 
 # how torch tells that workers cannot hand their batches over
 NO_SHARED_MEMORY = re.compile(r"Bus error|shared memory|/torch_\d", re.IGNORECASE)
@@ -205,7 +208,7 @@ class TrainingData:
                     batch_sampler=sampler,
                     num_workers=self.workers,
                     pin_memory=pin_memory,
-                    worker_init_fn=_end_with_its_signals,
+                    worker_init_fn=_outlive_signals,
                 )
             )
         try:
@@ -220,11 +223,14 @@ class TrainingData:
             raise
 
 
-def _end_with_its_signals(worker: int) -> None:
-    """A loading process has inherited the training's answer to signals, which is to go on to the next step."""
-    for name in ("SIGTERM", "SIGUSR1"):
+def _outlive_signals(worker: int) -> None:
+    """A loading process that gets the training's signal, as all of a job may, works on until the training has stopped.
+
+    If it died, the training would end with an error instead. What hangs ends by its alarm.
+    """
+    for name in NAMES:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+            signal.signal(getattr(signal, name), lambda *_: signal.alarm(OUTLIVE_S))
 
 
 def _default_workers() -> int:

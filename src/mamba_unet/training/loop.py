@@ -27,8 +27,9 @@ from mamba_unet.training.optimizer import build_optimizer
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.pseudo_labels import keep_pseudo_labels
 from mamba_unet.training.recipe import Recipe, RecipeError
-from mamba_unet.training.signals import StopSignals, TrainingStopped
+from mamba_unet.training.signals import NAMES, StopSignals, TrainingStopped
 from mamba_unet.training.state import ResumeError, save_state
+from mamba_unet.training.watch import watched
 
 LOG_EVERY = 10  # iterations
 
@@ -117,6 +118,7 @@ class Training:
         Raises:
             NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
             TrainingStopped: a signal asked for it; the state is saved.
+            LostProcess: another process of this training is gone.
         """
         self.progress.start(self.step, self.recipe.iterations)
         self.objective.train()
@@ -128,10 +130,15 @@ class Training:
             self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
         )
-        with StopSignals() as signals, contextlib.closing(self.progress), contextlib.closing(batches):
+        with (
+            watched(self.fabric),
+            StopSignals() as signals,
+            contextlib.closing(self.progress),
+            contextlib.closing(batches),
+        ):
             while True:
-                if self._in_any_process(bool(signals.received)):
-                    self._stop(signals.received)
+                if stop := self._most((None, *NAMES).index(signals.received)):
+                    self._stop(NAMES[int(stop) - 1])
                 ended = self.step == self.recipe.iterations or self._in_any_process(self._share_of_minutes() >= 1)
                 due = self.step % self.recipe.validate_every == 0 or ended
                 if due and self.step > self.validated:
@@ -280,19 +287,23 @@ class Training:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def _stop(self, received: str) -> None:
+        """Save, and end; `received` is the name of the signal that asked for it."""
         self._save()
         if self.fabric.is_global_zero:
             log.warning(
                 "%s: stopped by %s behind iteration %d of %d; the state is saved and --resume goes on from there",
-                self.run_folder, received or "a signal to another process", self.step, self.recipe.iterations,
+                self.run_folder, received, self.step, self.recipe.iterations,
             )  # fmt: skip
-        raise TrainingStopped(self.fabric.is_global_zero)
+        raise TrainingStopped(received, self.fabric.is_global_zero)
 
     def _in_any_process(self, happened: bool) -> bool:
+        return bool(self._most(happened))
+
+    def _most(self, value: float) -> float:
+        """The largest of the processes' values."""
         if self.fabric.world_size == 1:
-            return happened
-        flag = torch.tensor(float(happened), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(flag, reduce_op="max"))
+            return value
+        return self.fabric.all_reduce(torch.tensor(float(value), device=self.fabric.device), reduce_op="max").item()
 
     def _log(self, values: Mapping[str, Tensor | float]) -> None:
         """Write values under the last iteration's number, counted from 0; a mean over the processes."""

@@ -1,27 +1,40 @@
 """Being asked to stop: by a person, a cluster's scheduler, or a machine that shuts down."""
 
+import logging
+import os
 import signal
+import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-NAMES = ("SIGTERM", "SIGUSR1")  # the second is what SLURM sends ahead of a time limit
+ENDS_SOON = "SIGUSR1"  # what SLURM is told to send ahead of a time limit
+NAMES = (ENDS_SOON, "SIGTERM")
+
+log = logging.getLogger(__name__)
 
 
 class TrainingStopped(SystemExit):
     """A signal ended the training, which can be resumed. Exit code 143, as a shell gives for SIGTERM.
 
     Processes beside the first end with 0: a failure there would make the first one be killed while it still writes.
+
+    Attributes:
+        received: name of the signal.
+        is_first_process: whether this is the first process, or the only one.
     """
 
-    def __init__(self, is_first_process: bool = True) -> None:
+    def __init__(self, received: str, is_first_process: bool = True) -> None:
         super().__init__(128 + signal.SIGTERM if is_first_process else 0)
+        self.received, self.is_first_process = received, is_first_process
 
 
 class StopSignals:
     """Inside the block, SIGTERM and SIGUSR1 do no more than to be noted in `received`."""
 
     def __init__(self) -> None:
-        self.received = ""
+        self.received: str | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -40,3 +53,32 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """A SLURM job whose training stops in the block because its time ends is put back into the queue.
+
+    Only SIGUSR1 does that. SIGTERM is what `scancel` sends, and who cancels a job does not want it back; a job that is
+    preempted, or whose machine fails, is put back by SLURM itself.
+    """
+    try:
+        yield
+    except TrainingStopped as stopped:
+        job = os.environ.get("SLURM_JOB_ID")
+        if job and stopped.is_first_process and stopped.received == ENDS_SOON:
+            _requeue(job)
+        raise
+
+
+def _requeue(job: str) -> None:
+    words = ["scontrol", "requeue", job]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        why = done.stderr.strip() if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = str(error)
+    if why:
+        log.warning("the job could not be put back into the queue (%s): do it by `%s`", why, " ".join(words))
+    else:
+        log.info("job %s is back in the queue", job)
