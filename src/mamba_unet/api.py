@@ -237,8 +237,10 @@ def compare(
     device: str = "auto",
     progress: bool = False,
     only_finished: bool = False,
+    part: tuple[int, int] = (1, 1),
+    cache_dir: str | Path | None = None,
     **keys: Any,
-) -> "Comparison":
+) -> "Comparison | None":
     """Train several networks alike, measure and test them; what is complete in `out` is not done again.
 
     Args:
@@ -253,6 +255,8 @@ def compare(
         device: to predict on; recipes say where to train.
         progress: show bars.
         only_finished: train nothing, and leave out trainings that are not complete.
+        part: (K, N) trains and measures every N-th training from the K-th on, and returns None.
+        cache_dir: folder on a disk of this machine, where the data are copied to once and read from.
         keys: keys of the recipes to override in all of them: `iterations=200`, or `**{"optimizer.lr": 0.01}`.
 
     Raises:
@@ -274,6 +278,8 @@ def compare(
         device=device,
         progress=progress,
         only_finished=only_finished,
+        part=part,
+        cache_dir=cache_dir,
     )
 
 

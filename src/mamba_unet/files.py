@@ -197,6 +197,23 @@ def _try_lock(file: TextIO) -> bool:
     return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
 
 
+@contextmanager
+def one_at_a_time(path: str | Path) -> Iterator[None]:
+    """Wait for those who are in such a block with the same file, which stays behind.
+
+    The system lets the next one in when a process ends, however it ends. Nobody waits where there are no locks: on
+    Windows, on some network file systems.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys, of which the first line holds the names; None is an empty cell."""
     stream = io.StringIO()

@@ -110,6 +110,21 @@ def test_an_evaluation_of_other_weights_is_made_anew_whatever_its_date(out, reci
     assert trained == [] and summaries[0] == summaries[1]
 
 
+def test_parts_train_and_measure_their_share_and_the_last_call_writes_the_same_tables(
+    out, recipes, phantom, trained, tmp_path, capsys, monkeypatch
+):
+    command = words(recipes, phantom.folder, tmp_path, "--seeds", "0,1")
+    shares = {1: ["mamba/seed0", "control/seed1"], 2: ["control/seed0"], 3: ["mamba/seed1"]}
+    for part, share in shares.items():
+        assert main([*command, "--part", f"{part}/3"]) == 0
+        assert [path.removeprefix(f"{tmp_path}/runs/") for path in trained] == share
+        assert "without --part" in capsys.readouterr().out and not (tmp_path / "table.md").exists()
+        trained.clear()
+    monkeypatch.setattr(run_module, "evaluate_checkpoint", None)  # all parts have measured
+    assert main(command) == 0 and trained == []
+    assert (out / "table.csv").read_text() == (tmp_path / "table.csv").read_text()
+
+
 def test_another_seed_trains_that_seed_only(out, recipes, phantom, trained, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     assert main(words(recipes, phantom.folder, tmp_path / "out", "--seeds", "0,2")) == 0

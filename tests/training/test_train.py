@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,69 @@ def test_a_run_killed_anywhere_and_resumed_ends_as_the_uninterrupted_one_bit_for
     assert logged(whole, "val/dice") == logged(killed, "val/dice")
 
 
-def test_two_processes_give_the_loss_of_one_with_the_joint_batch(recipe, tmp_path):
+def run_in_one_process(recipe, words) -> None:
+    subprocess.run(words, check=True)
+
+
+def run_in_two_processes(recipe, words) -> None:
+    recipe.trainer.devices, recipe.trainer.strategy = 2, "ddp"
+    save_recipe(words[-1], recipe)
+    subprocess.run(words, check=True)
+
+
+@contextmanager
+def two_machines():
+    """Two network namespaces, joined by a cable; what runs a command in one of them, by number."""
+    names = [f"mamba-unet-{os.getpid()}-{number}" for number in range(2)]
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
+        cable = ["ip", "link", "add", "cable", "netns", names[0], "type", "veth"]
+        subprocess.run([*cable, "peer", "name", "cable", "netns", names[1]], check=True, capture_output=True)
+        for number, name in enumerate(names):
+            for words in (f"addr add 10.0.0.{number + 1}/24 dev cable", "link set cable up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *words.split()], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    else:
+        yield lambda number: ["ip", "netns", "exec", names[number]]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def run_on_two_machines(recipe, words) -> None:
+    """By the command of docs/cluster.md, in two network namespaces that see nothing but one another."""
+    recipe.trainer.strategy = "ddp"
+    save_recipe(words[-1], recipe)
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text().replace("\\\n", "")
+    documented = next(line for line in text.splitlines() if line.startswith("torchrun --nnodes 2"))
+    ours = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "HOST": ["10.0.0.1"], "4": ["1"]}
+    ours |= {"acdc_mamba_unet": [words[-1]], "data/acdc": [recipe.data], "runs/acdc": [recipe.out]}
+    documented = [part for word in documented.split() for part in ours.get(word, [word])]
+    rank = documented.index("--node-rank") + 1
+    with two_machines() as inside:
+        both = [
+            subprocess.Popen(
+                [*inside(number), *documented[:rank], str(number), *documented[rank + 1 :]],
+                env=os.environ | {"GLOO_SOCKET_IFNAME": "cable"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        said = [one.communicate(timeout=300)[1] for one in both]
+        assert [one.returncode for one in both] == [0, 0], said
+
+
+@pytest.mark.parametrize("run", [run_in_two_processes, run_on_two_machines])
+def test_two_processes_give_the_loss_of_one_with_the_joint_batch(recipe, tmp_path, run):
     recipe.model.arguments["drop_path_rate"] = 0.0
     recipe.iterations = recipe.validate_every = 4
     losses = []
-    for devices in (1, 2):
-        recipe.out = str(tmp_path / f"processes{devices}")
-        recipe.trainer.devices, recipe.trainer.strategy = devices, "ddp" if devices == 2 else "auto"
-        words = command(recipe, tmp_path / f"{devices}.yaml")
-        done = subprocess.run(words, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    for run_ in (run_in_one_process, run):
+        recipe.out = str(tmp_path / run_.__name__)
+        run_(recipe, command(recipe, tmp_path / f"{run_.__name__}.yaml"))
         losses.append([logged(Path(recipe.out), f"train/{name}") for name in ("loss", "dice_loss")])
     assert len(losses[0][0]) > 0
     for one, two in zip(*losses, strict=True):
@@ -287,19 +341,24 @@ def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
         assert tuple(logged(folder, "train/loss").values()) == losses
 
 
-@pytest.mark.parametrize(("signal_name", "devices"), [("SIGUSR1", 1), ("SIGTERM", 2)])
+@pytest.mark.parametrize(
+    ("signal_name", "devices", "workers"), [("SIGUSR1", 1, 0), ("SIGTERM", 2, 0), ("SIGUSR1", 1, 2)]
+)
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
-def test_a_run_asked_to_stop_saves_at_the_next_step_and_exits_143(recipe, tmp_path, signal_name, devices):
+def test_a_run_asked_to_stop_saves_at_the_next_step_and_exits_143(recipe, tmp_path, signal_name, devices, workers):
+    """By a signal to the one process that was started, or to all of its group, those that load data among them."""
+    recipe.workers = workers
     recipe.iterations = recipe.validate_every = 2000
     recipe.trainer.devices, recipe.trainer.strategy = devices, "ddp" if devices == 2 else "auto"
     words = command(recipe, tmp_path / "recipe.yaml")
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    where = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, text=True, start_new_session=True, **where)
     logs = Path(recipe.out) / "logs" / "version_0" / "metrics.csv"
     deadline = time.monotonic() + 120
     while not logs.exists():  # flushed after 100 iterations
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(getattr(signal, signal_name))
+    (os.killpg if workers else os.kill)(process.pid, getattr(signal, signal_name))
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     state = torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from mamba_unet.commands import options
@@ -15,7 +16,8 @@ def add(commands: Commands) -> None:
         "train several networks alike, measure and test them",
         run,
         takes_keys=True,
-        usage="%(prog)s RECIPE... --data DIR --out DIR [--seeds 0,1,2] [--folds K] [--external NAME=DIR] [--KEY VALUE]",
+        usage="%(prog)s RECIPE... --data DIR --out DIR [--seeds 0,1,2] [--folds K] [--external NAME=DIR] [--part K/N] "
+        "[--KEY VALUE]",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -47,6 +49,9 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="train nothing: compare the trainings that are complete, and say which are left out",
     )
+    part = "train and measure every N-th training from the K-th on; without it, the last call writes the tables"
+    parser.add_argument("--part", type=options.part, default=(1, 1), metavar="K/N", help=part)
+    options.cluster(parser)
     options.conventions(parser)
     options.device(parser)
     options.memory(parser)
@@ -64,20 +69,27 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"two recipes are called {name!r}; give one another name: NAME={path}")
         recipes[name] = load_recipe(path, args.overrides)
     from mamba_unet.comparison.run import compare
+    from mamba_unet.training.signals import requeued
 
-    comparison = compare(
-        recipes,
-        args.data,
-        args.out,
-        seeds=args.seeds,
-        folds=args.folds,
-        external=args.external,
-        reference=args.reference,
-        conventions=options.chosen_conventions(args),
-        device=args.device,
-        progress=sys.stderr.isatty(),
-        only_finished=args.only_finished,
-    )
+    with requeued() if args.requeue else nullcontext():
+        comparison = compare(
+            recipes,
+            args.data,
+            args.out,
+            seeds=args.seeds,
+            folds=args.folds,
+            external=args.external,
+            reference=args.reference,
+            conventions=options.chosen_conventions(args),
+            device=args.device,
+            progress=sys.stderr.isatty(),
+            only_finished=args.only_finished,
+            part=args.part,
+            cache_dir=args.cache_dir,
+        )
+    if comparison is None:
+        print(f"part {args.part[0]} of {args.part[1]} is done; the same command without --part writes the tables")
+        return 0
     print((args.out / "table.md").read_text(encoding="utf-8"))
     if comparison.tests:
         print((args.out / "significance.md").read_text(encoding="utf-8"))

@@ -44,6 +44,14 @@ def gib(word: str) -> float:
     return size
 
 
+def cluster(parser: argparse.ArgumentParser) -> None:
+    """What a training under a scheduler needs."""
+    requeue = "under SLURM, put the job back into the queue when SIGUSR1 announces the end of its time"
+    parser.add_argument("--requeue", action="store_true", help=requeue)
+    copy = "folder on a disk of this machine: copy the prepared data there, once, and read them from there"
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help=copy)
+
+
 def conventions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hd95", metavar="NAME", help="how HD95 is defined, see docs/metrics.md")
     parser.add_argument("--asd", metavar="NAME", help="how the average surface distance is defined")

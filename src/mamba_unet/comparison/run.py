@@ -15,6 +15,7 @@ from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.output import write_comparison
 from mamba_unet.comparison.result import Comparison
 from mamba_unet.data.case import Case
+from mamba_unet.data.local_copy import local_copy
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
 from mamba_unet.drawing.figures import read_curves
@@ -63,7 +64,9 @@ def compare(
     device: str = "auto",
     progress: bool = False,
     only_finished: bool = False,
-) -> Comparison:
+    part: tuple[int, int] = (1, 1),
+    cache_dir: str | Path | None = None,
+) -> Comparison | None:
     """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
 
     A complete run is left as it is, an incomplete one is continued. Every network is trained by the first seed, then
@@ -83,13 +86,16 @@ def compare(
         device: to predict on; recipes say where to train.
         progress: show bars.
         only_finished: train nothing, and leave out what is not complete; the tables say what that is.
+        part: (K, N) trains and measures every N-th training from the K-th on, writes no tables and returns None. Once
+            all parts are done, a call without it writes them. Parts may run at the same time.
+        cache_dir: as `train` takes it.
 
     Raises:
         ValueError: before anything is trained: names that clash or are unknown, no such folds, predictions that are
             missing, a folder that holds a run of another recipe, other data or another split; with `only_finished`,
             nothing is complete.
     """
-    prepared, out = PreparedDataset(data), Path(out)
+    prepared, out = PreparedDataset(data if cache_dir is None else local_copy(data, cache_dir)), Path(out)
     recipes = {name: with_plan(recipe, prepared) for name, recipe in recipes.items()}
     names = [*recipes, *dict.fromkeys(name for name, _ in external)]
     if not names:
@@ -104,27 +110,37 @@ def compare(
     tested = [identifier for split in splits for identifier in prepared.split(split)]
     for _, folder in external:
         find_predictions(folder, tested)
-    plan = {name: _plan(name, recipe, prepared, out, seeds, folds) for name, recipe in recipes.items()}
+    plan = {
+        name: _plan(name, replace(recipe, data=str(Path(data))), out, seeds, folds) for name, recipe in recipes.items()
+    }
     for run in (run for runs in plan.values() for run in runs):
         check_resumable(RunFolder(run.out), run, prepared)
     for name, recipe in recipes.items():
         _refuse_pretrained_leak(name, recipe, prepared, tested)
 
-    waiting = [(name, run) for name, runs in plan.items() for run in runs if not RunFolder(run.out).is_complete]
-    waiting.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
+    ours = [(name, run) for name, runs in plan.items() for run in runs]
+    ours.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
+    ours = ours[part[0] - 1 :: part[1]]
+    waiting = [(name, run) for name, run in ours if not RunFolder(run.out).is_complete]
     if waiting and not only_finished:
         whole = WholeProgress([run for _, run in waiting])
         with whole.bar, logging_redirect_tqdm([logging.getLogger("mamba_unet")]):
             for number, (name, run) in enumerate(waiting, start=1):
                 fold = "" if run.fold is None else f", fold {run.fold}"
                 whole.bar.set_description(f"training {number} of {len(waiting)}: {name}, seed {run.seed}{fold}")
-                train(run, resume=True, progress=whole)
+                train(run, resume=True, cache_dir=cache_dir, progress=whole)
 
     def measure(run: Recipe) -> Evaluation:
         split = split_name("test", run.fold)
         done = _read_evaluation(run.out, prepared, split, conventions)
         how = {"conventions": conventions, "device": device, "progress": progress}
         return done or evaluate_checkpoint(run.out, prepared, split, **how)
+
+    if part != (1, 1):
+        for _, run in ours:
+            if RunFolder(run.out).is_complete:
+                measure(run)
+        return None
 
     entries, unfinished = {}, []
     for name, runs in plan.items():
@@ -195,9 +211,7 @@ def _test_splits(prepared: PreparedDataset, folds: int | None) -> list[str]:
     return [split_name("test", fold) for fold in range(folds)]
 
 
-def _plan(
-    name: str, recipe: Recipe, prepared: PreparedDataset, out: Path, seeds: Sequence[int], folds: int | None
-) -> list[Recipe]:
+def _plan(name: str, recipe: Recipe, out: Path, seeds: Sequence[int], folds: int | None) -> list[Recipe]:
     """The runs of one network, each with its folder, seed and fold."""
     trainer = recipe.trainer
     if trainer.devices not in (1, "1", "auto") or trainer.num_nodes != 1:
@@ -209,7 +223,6 @@ def _plan(
     return [
         replace(
             recipe,
-            data=str(prepared.folder),
             out=str(out / "runs" / name / (f"seed{seed}" if fold is None else f"seed{seed}_fold{fold}")),
             seed=seed,
             fold=fold,

@@ -169,6 +169,15 @@ class PreparedDataset:
         known = set(lineage)
         return [identifier for identifier in identifiers if self.image_hash(identifier) in known]
 
+    def arrays(self) -> dict[str, str]:
+        """Path in the folder -> sha256 of the content, of every image, label and scribble."""
+        return {
+            f"{kind}s/{identifier}.npy": record[f"{kind}_sha256"]
+            for identifier, record in self._cases.items()
+            for kind in ("image", "label", "scribble")
+            if record.get(f"{kind}_sha256")
+        }
+
     def case(self, identifier: str) -> Case:
         """One case; image and label are memory-mapped, read-only, and the image is in 0..1."""
         record = self._record(identifier)

@@ -16,7 +16,7 @@ from mamba_unet.data.annotated import Annotated
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.stored import save_array
-from mamba_unet.files import STALE_S, remove_temporaries
+from mamba_unet.files import STALE_S, one_at_a_time, remove_temporaries
 from mamba_unet.views.regrid import Regrid
 from mamba_unet.views.view import View
 
@@ -50,13 +50,18 @@ class CasesOnGrid:
         return replace(case, image=image, label=label, spacing_mm=tuple(mm * m / n for mm, m, n in sides))
 
     def write(self, identifiers: Iterable[str]) -> None:
-        """Resample the cases that are not there yet.
+        """Resample the cases that are not there yet. Of several processes one does it, the others wait.
 
         Raises:
             OSError: the folder of the data cannot be written, or the disk is full.
         """
         remove_temporaries(self.folder, STALE_S)
         todo = [name for name in identifiers if self._regrid(name).changes and not self._are_there(name)]
+        if todo:
+            with one_at_a_time(self.folder.with_name(f"{self.folder.name}.lock")):
+                self._write([name for name in todo if not self._are_there(name)])
+
+    def _write(self, todo: list[str]) -> None:
         for identifier in tqdm(todo, "resample", unit="case", disable=None if todo else True):
             case, regrid = self.prepared.case(identifier), self._regrid(identifier)
             image, label = self._paths(identifier)

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from mamba_unet import __version__
+from mamba_unet.data.local_copy import local_copy
 from mamba_unet.data.planning import plan_volumes, read_plan
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
@@ -47,6 +48,7 @@ def train(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     **overrides: Any,
 ) -> Path:
@@ -59,6 +61,7 @@ def train(
         data: folder that `prepare` wrote; wins over the recipe's, like all that follow.
         out: run folder to write.
         resume: go on from the state that the folder holds; from the start where there is none yet.
+        cache_dir: folder on a disk of this machine, where the data are copied to once and read from.
         progress: is told how far it is; None shows a bar on a terminal and lines elsewhere.
         overrides: other keys of the recipe.
 
@@ -68,6 +71,7 @@ def train(
         ValueError: the data lacks a split, or its validation patients show no foreground.
         NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
         TrainingStopped: SIGTERM or SIGUSR1 came; the state is saved.
+        LostProcess: another process of this training is gone.
     """
     places = {name: str(folder) for name, folder in (("data", data), ("out", out)) if folder is not None}
     recipe = load_recipe(recipe, {**overrides, **places}) if overrides or places else load_recipe(recipe)
@@ -79,7 +83,7 @@ def train(
     if leader and run.exists and not resume:
         raise RecipeError(f"{run} holds a run already; --resume continues it, or choose another --out")
 
-    prepared = PreparedDataset(recipe.data)
+    prepared = PreparedDataset(recipe.data if cache_dir is None else local_copy(recipe.data, cache_dir))
     recipe = with_plan(recipe, prepared)
     source = TrainingData(
         prepared,
