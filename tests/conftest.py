@@ -1,4 +1,4 @@
-"""Shared fixtures: real data, conformance numbers, a browser; and a skip that says so where they are absent."""
+"""Shared fixtures: real data, a browser, a network whose answer is known, synthetic DICOM series."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +138,132 @@ class _Ends:
 def ends_its_reader(monkeypatch) -> Callable[[str, str], None]:
     """(module, name of a file): at this file the library crashes that the module reads files by."""
     return lambda module, name: monkeypatch.setattr(f"{module}.read_volume", _Ends(name))
+
+
+class Threshold(torch.nn.Module):
+    """A 'network' whose answer is known: class 1 where the image is above one half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(tuple(x.shape))
+        return torch.cat([0.5 - x, x - 0.5], dim=1) * self.weight
+
+
+@pytest.fixture
+def threshold() -> Threshold:
+    return Threshold()
+
+
+@pytest.fixture
+def save_threshold(tmp_path, monkeypatch):
+    """Writes a run folder that loads as the threshold network, with metadata as given."""
+    from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+    from mamba_unet.views.intensity import MINMAX, intensity_rules
+    from mamba_unet.views.preprocessing import Preprocessing
+    from mamba_unet.views.slices import Slices
+
+    monkeypatch.setattr("mamba_unet.models.loading.build_model", lambda *args, **kwargs: Threshold())
+
+    def save(name="run", weight=1.0, **changes):
+        metadata = {
+            "model": "threshold",
+            "config": {},
+            "class_names": ["background", "bright"],
+        }
+        preprocessing = Preprocessing(
+            intensity_rules(changes.pop("intensity", MINMAX)),
+            changes.pop("orientation", "SPL"),
+            changes.pop("view", Slices(changes.pop("image_size", (24, 24)))),
+        )
+        metadata["preprocessing"] = preprocessing.to_json()
+        model = Threshold()
+        torch.nn.init.constant_(model.weight, weight)
+        save_checkpoint(tmp_path / name / "best.safetensors", model, CheckpointMetadata(**metadata | changes))
+        return tmp_path / name
+
+    return save
+
+
+def write_series(
+    folder: Path,
+    array: np.ndarray,
+    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    spacing_mm: tuple[float, float, float] = (5.0, 1.5, 0.75),
+    origin: tuple[float, float, float] = (-40.0, 30.0, 100.0),
+    shear_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    syntax: str | None = None,
+    edit: Callable | None = None,
+    **attributes,
+) -> list[Path]:
+    """Write (D, H, W) or a cine (T, D, H, W) as single-frame MR files, shuffled in name and InstanceNumber.
+
+    Args:
+        orientation: ImageOrientationPatient; slices step along its normal.
+        spacing_mm: between slices, rows and columns.
+        origin: of the first voxel, left posterior superior.
+        shear_mm: added to the position from slice to slice, a gantry's tilt.
+        syntax: transfer syntax to compress to.
+        edit: called with (data set, frame, slice) before each is written; True leaves the file out.
+        attributes: for all data sets, SeriesNumber=3, ...
+    """
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    frames = array if array.ndim == 4 else array[None]
+    row, column = np.reshape(orientation, (2, 3)).astype(float)
+    step = np.cross(row, column) * spacing_mm[0] + shear_mm
+    names = np.random.default_rng(0).permutation(frames.shape[0] * frames.shape[1])
+    shared = {
+        "StudyInstanceUID": generate_uid(),
+        "SeriesInstanceUID": generate_uid(),
+        "FrameOfReferenceUID": generate_uid(),
+        "SOPClassUID": MRImageStorage,
+        "Modality": "MR",
+        "SeriesNumber": 1,
+        "SeriesDescription": "synthetic",
+        "PatientName": "Test^Synthetic",
+        "PatientID": "synthetic",
+        "PixelSpacing": list(spacing_mm[1:]),
+        "SliceThickness": spacing_mm[0] / 2,  # not the step: slices may have gaps or overlap
+        "ImageOrientationPatient": [float(f"{value:.12g}") for value in (*row, *column)],
+        "Rows": frames.shape[2],
+        "Columns": frames.shape[3],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 8 * array.itemsize,
+        "BitsStored": 8 * array.itemsize,
+        "HighBit": 8 * array.itemsize - 1,
+        "PixelRepresentation": int(array.dtype.kind == "i"),
+        **attributes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for t, frame in enumerate(frames):
+        for d, pixels in enumerate(frame):
+            dataset, number = Dataset(), int(names[t * len(frame) + d])
+            dataset.update(shared)
+            dataset.SOPInstanceUID = generate_uid()
+            dataset.InstanceNumber = number + 1
+            dataset.ImagePositionPatient = [float(f"{value:.12g}") for value in origin + d * step]
+            if len(frames) > 1:
+                dataset.TriggerTime = 40 * t + 0.5 * d
+            dataset.PixelData = pixels.tobytes()
+            dataset.file_meta = FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            if edit is not None and edit(dataset, t, d):
+                continue
+            if syntax is not None:
+                dataset.compress(syntax, generate_instance_uid=False)
+            written.append(folder / f"IM{number:04d}")  # no extension, as scanners export
+            dataset.save_as(written[-1], enforce_file_format=True)
+    return written
+
+
+@pytest.fixture(name="write_series")
+def _write_series() -> Callable[..., list[Path]]:
+    return write_series

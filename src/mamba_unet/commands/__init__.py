@@ -7,6 +7,7 @@ from mamba_unet.commands import (
     export,
     export_model,
     info,
+    listen,
     measure,
     phantom,
     plan,
@@ -37,5 +38,6 @@ COMMANDS = (
     measure,
     report,
     serve,
+    listen,
     info,
 )

@@ -112,12 +112,13 @@ class Segmentation:
             raise ValueError(f"{self.volume.name} was segmented without probabilities; ask with probabilities=True")
         save_nifti(path, self.volume, self.uncertainty, dtype=np.float32)
 
-    def save_dicom_seg(self, path: str | Path, frame: int | None = None) -> None:
+    def save_dicom_seg(self, path: str | Path, frame: int | None = None, series_uid: str | None = None) -> None:
         """Write a DICOM segmentation that refers to the series it was made from.
 
         Args:
             path: `.dcm`.
             frame: of a cine, which one: a DICOM segmentation has no axis of time.
+            series_uid: of the segmentation, which the phases of a cine may share; None makes a new one.
 
         Raises:
             ValueError: the image is no DICOM series, or a cine and no frame is chosen.
@@ -126,7 +127,23 @@ class Segmentation:
         from mamba_unet.volumes.dicom.seg import save_dicom_seg
 
         colors = [class_color(index) for index in range(1, len(self.class_names))]
-        save_dicom_seg(path, self.volume, self.labels[frame or 0], self.class_names, colors, frame, self.edited)
+        label = self.labels[frame or 0]
+        save_dicom_seg(path, self.volume, label, self.class_names, colors, frame, self.edited, series_uid)
+
+    def save_dicom_report(self, path: str | Path, segmentations: Sequence[str | Path]) -> None:
+        """Write a DICOM structured report with the volume of every structure, which refers to its segmentations.
+
+        Args:
+            path: `.dcm`.
+            segmentations: what `save_dicom_seg` wrote, of each frame one.
+
+        Raises:
+            ValueError: the image is no DICOM series.
+        """
+        from mamba_unet.volumes.dicom.report import save_dicom_report
+
+        volumes_ml = [[one.volume_ml for one in self.statistics if one.frame == t] for t in range(len(self.labels))]
+        save_dicom_report(path, self.volume, segmentations, volumes_ml, self.class_names)
 
     def save_picture(self, path: str | Path) -> None:
         """Write the labels as a picture of the input's size (.png; .tif, which may have pages), with the values that

@@ -140,14 +140,14 @@ def _images(files: Files) -> list[_Image]:
             header = files.read(name, _LISTED)
             if header is None:
                 others.append(name)
-            elif _is_image(header):
+            elif is_image(header):
                 images.append(_Image(name, header))
     if files.packed and others and len(others) == len(files.sizes):
         raise RefusedError(f"no DICOM in the zip, but {', '.join(others[:3])}; unpack it and give the files")
     return images
 
 
-def _is_image(header: "Dataset") -> bool:
+def is_image(header: "Dataset") -> bool:
     """Whether it is of a class that stores images, or of an unknown (private) one and has pixels.
 
     One that is cut short before it tells counts, if it tells its series: reading that says what is wrong.

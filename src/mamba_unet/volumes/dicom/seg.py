@@ -62,8 +62,8 @@ def check_seg_possible(
     """
     label = np.zeros(volume.array.shape[-3:], np.uint8)
     label[0, 0, 0] = 1  # the cheapest one that is not empty
-    with _writing(volume):
-        _segmentation(volume, _sources(volume, frame), label, class_names, ["#ffffff"] * (len(class_names) - 1))
+    with writing(volume):
+        _segmentation(volume, sources_of(volume, frame), label, class_names, ["#ffffff"] * (len(class_names) - 1))
 
 
 def save_dicom_seg(
@@ -74,6 +74,7 @@ def save_dicom_seg(
     colors: Sequence[str],
     frame: int | None = None,
     edited: bool = False,
+    series_uid: str | None = None,
 ) -> None:
     """Write `label` as a binary DICOM segmentation, one segment per foreground class, also of those that are absent.
 
@@ -88,6 +89,7 @@ def save_dicom_seg(
         colors: recommended for display, "#rrggbb" of each foreground class.
         frame: of a cine, which one `label` is of; a segmentation has no axis of time, so each is an object of its own.
         edited: a person has changed what the network found; it is then marked as semi-automatic.
+        series_uid: of the segmentation, which the phases of a cine may share; None makes a new one.
 
     Raises:
         ValueError: the volume is not from DICOM, or lies in no frame of reference; the label is not of its shape or
@@ -96,8 +98,8 @@ def save_dicom_seg(
 
     Source: DICOM PS3.3, A.51 (Segmentation IOD) and C.8.20 (its modules).
     """
-    with _writing(volume):
-        sources = _sources(volume, frame)
+    with writing(volume):
+        sources = sources_of(volume, frame)
     shape = volume.array.shape[-3:]
     if label.shape != shape:
         raise ValueError(f"{volume.name}: label of shape {label.shape}, expected that of the image, {shape}")
@@ -108,13 +110,14 @@ def save_dicom_seg(
         )
     if len(colors) != len(class_names) - 1:
         raise ValueError(f"{len(colors)} colours for {len(class_names) - 1} foreground classes; give one for each")
-    with _writing(volume):
-        segmentation = _segmentation(volume, sources, label.astype(np.uint8), class_names, colors, edited)
+    with writing(volume):
+        segmentation = _segmentation(volume, sources, label.astype(np.uint8), class_names, colors, edited, series_uid)
+        segmentation.InstanceNumber = (frame or 0) + 1
         with atomic_path(path) as temporary:
             segmentation.save_as(temporary)
 
 
-def _sources(volume: Volume, frame: int | None) -> list[Any]:
+def sources_of(volume: Volume, frame: int | None) -> list[Any]:
     """The data sets of a volume's images, of one frame of a cine, once it is known that they can be referred to."""
     if volume.dicom is None:
         raise RefusedError(
@@ -152,7 +155,7 @@ def _sources(volume: Volume, frame: int | None) -> list[Any]:
 
 
 @contextmanager
-def _writing(volume: Volume) -> Iterator[None]:
+def writing(volume: Volume, what: str = "segmentation") -> Iterator[None]:
     """Turn what highdicom raises at attributes that it needs, or finds invalid, into a sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom|highdicom")  # odd values in users' files
@@ -164,7 +167,7 @@ def _writing(volume: Volume) -> Iterator[None]:
             raise
         except Exception as error:  # it may be of any kind
             said = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-            raise ValueError(f"{volume.name}: no DICOM segmentation of these files ({said}); write NIfTI") from error
+            raise ValueError(f"{volume.name}: no DICOM {what} of these files ({said}); write NIfTI") from error
 
 
 def _segmentation(
@@ -174,6 +177,7 @@ def _segmentation(
     class_names: Sequence[str],
     colors: Sequence[str],
     edited: bool = False,
+    series_uid: str | None = None,
 ) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
@@ -188,7 +192,7 @@ def _segmentation(
             segment_number=number,
             segment_label=name[:64],
             segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=_concept(name),
+            segmented_property_type=concept_of(name),
             algorithm_type=types.SEMIAUTOMATIC if edited else types.AUTOMATIC,
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*bytes.fromhex(color.removeprefix("#"))),
@@ -204,8 +208,8 @@ def _segmentation(
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         omit_empty_frames=bool(label.any()),  # a segmentation without any frame is not valid
-        series_instance_uid=hd.UID(),
-        series_number=_series_number(images[0]),
+        series_instance_uid=series_uid or hd.UID(),
+        series_number=series_number(images[0]),
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="mamba-unet",
@@ -228,10 +232,10 @@ def _first_series(sources: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return mine, [source for source in distinct if source.SeriesInstanceUID != first.SeriesInstanceUID]
 
 
-def _series_number(image: Any) -> int:
-    """1000 more than the images', so that it lies beside them in a list; 1000 where that is no number of DICOM."""
-    wanted = 1000 + int(number(image, "SeriesNumber") or 0)
-    return wanted if 1 <= wanted <= _LARGEST_IS else 1000
+def series_number(image: Any, more: int = 1000) -> int:
+    """So much more than the images', so that it lies beside them in a list; `more` where that is no number of DICOM."""
+    wanted = more + int(number(image, "SeriesNumber") or 0)
+    return wanted if 1 <= wanted <= _LARGEST_IS else more
 
 
 def _placed(volume: Volume, sources: Sequence[Any], label: np.ndarray) -> Any:
@@ -244,7 +248,7 @@ def _placed(volume: Volume, sources: Sequence[Any], label: np.ndarray) -> Any:
     )
 
 
-def _concept(name: str) -> "CodedConcept":
+def concept_of(name: str) -> "CodedConcept":
     """The anatomy that a class name says, by its SNOMED code; a private code for any other name."""
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes

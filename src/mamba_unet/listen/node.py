@@ -1,0 +1,131 @@
+"""The node as a process: what it consists of, until it is told to stop."""
+
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mamba_unet.listen.events import event
+from mamba_unet.listen.receive import Receiver
+from mamba_unet.listen.rules import Rule
+from mamba_unet.listen.send import Destination, Sender
+from mamba_unet.listen.store import LIMITS, Limits, Store
+from mamba_unet.listen.tls import NO_TLS, Tls
+from mamba_unet.listen.web import Dicomweb, Poller
+from mamba_unet.listen.work import Worker
+
+if TYPE_CHECKING:
+    from mamba_unet.inference import Predictor
+
+
+class Node:
+    """A DICOM node: it receives series, segments them and sends the results. Close it, or use it as a context manager.
+
+    Args:
+        predictor: the network.
+        folder: what it holds on the disk; one that another node left is gone on with.
+        title: its AE title.
+        destinations: where results go; all of them get all.
+        host, port, allow, tls, at_release: see `Receiver`.
+        poll: archives that are asked for new series,
+        poll_s, poll_days: how often, and from how many days before today.
+        rules: which series are chosen, see `rules.chosen`.
+        limits: what senders may use.
+        quiet_s, keep_s: see `Store`, `Store.expire`.
+
+    Attributes:
+        port: that it listens on.
+
+    Raises:
+        ValueError: the folder or the address is in use, a TLS file cannot be used, or pynetdicom is absent.
+    """
+
+    def __init__(
+        self,
+        predictor: "Predictor",
+        folder: str | Path,
+        title: str,
+        destinations: Sequence[Destination],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 11112,
+        allow: Sequence[str] = (),
+        tls: Tls = NO_TLS,
+        at_release: bool = False,
+        poll: Sequence[Dicomweb] = (),
+        poll_s: float = 60,
+        poll_days: int = 1,
+        rules: Sequence[Sequence[Rule]] = (),
+        limits: Limits = LIMITS,
+        quiet_s: float = 30,
+        keep_s: float = 3600,
+    ) -> None:
+        self.store = Store(folder, rules, limits, quiet_s, [one.name for one in destinations])
+        try:
+            self._receiver = Receiver(self.store, title, host, port, allow, tls, at_release)
+        except BaseException:
+            self.store.close()
+            raise
+        self.port, self._closed = self._receiver.port, False
+        self._threads = [
+            Worker(self.store, predictor, keep_s),
+            *(Sender(self.store, destination) for destination in destinations),
+            *(Poller(self.store, service, poll_s, poll_days) for service in poll),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> "Node":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Until it is told to stop."""
+        while not stop.wait(1):
+            self._receiver.tidy()
+
+    def close(self) -> None:
+        """Receive no more, stop what is under way; all of it stays in the folder."""
+        if self._closed:
+            return
+        self._closed = True
+        self._receiver.close()
+        for thread in self._threads:
+            thread.close()
+        self.store.close()
+        event("stopped", **dict(sorted(self.store.counts.items())))
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set."""
+    stop = threading.Event()
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    for name, handler in before.items():
+        if handler is not signal.SIG_IGN:  # started with nohup
+            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def prepare_log() -> None:
+    """Every line of the log begins with its time, in UTC; libraries are silent, because they may quote a patient."""
+    form = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    for handler in logging.getLogger("mamba_unet").handlers:
+        handler.setFormatter(form)
+    logging.getLogger().addHandler(logging.NullHandler())
+    warnings.simplefilter("ignore")
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of the process that reads
