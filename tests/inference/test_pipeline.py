@@ -20,7 +20,7 @@ from mamba_unet.cli import main
 from mamba_unet.data import prepare
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json_once
-from mamba_unet.inference import Predictor, Segmentation, pipeline, predict_files, scores
+from mamba_unet.inference import Predictor, Segmentation, jobs, pipeline, predict_files, scores
 from mamba_unet.inference.outputs import OUTPUTS
 from mamba_unet.measures.statistics import write_statistics
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
@@ -319,7 +319,7 @@ def test_a_file_at_which_the_reader_crashes_or_hangs_loses_no_other(predictor, s
     def found(*words, **_):
         return [replace(file, read=crashes.get(file.name, file.read)) for file in find_volumes(*words)]
 
-    monkeypatch.setattr(pipeline, "find_volumes", found)
+    monkeypatch.setattr(jobs, "find_volumes", found)
     monkeypatch.setattr(pipeline, "Reader", partial(Reader, deadline_s=5))
     done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", progress=False)
     assert sorted(done.written) == ["0", "3", "5"] and len(done.failures) == 3

@@ -82,6 +82,10 @@ class PreparedDataset:
         self._cases: dict[str, dict[str, Any]] = said["cases"]
         self.splits: dict[str, list[str]] = read_splits(splits, self._cases)
 
+    def __reduce__(self) -> tuple[type["PreparedDataset"], tuple[Path]]:
+        """Another process is given the folder, not what was read of it."""
+        return PreparedDataset, (self.folder,)
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

@@ -7,28 +7,27 @@ the image being read, those whose tiles are in the networks' batch and the one b
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
+from mamba_unet.inference.jobs import Job, JobReader, find_jobs
 from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
-from mamba_unet.volumes.find import VolumeFile, find_volumes
 from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, printable
 from mamba_unet.volumes.geometry import SLICE_AXES
 from mamba_unet.volumes.isolated import Reader
-from mamba_unet.volumes.read import read_volume
-from mamba_unet.volumes.volume import Volume, join_channels
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +48,49 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A case to segment: the name of its outputs, the file, folder or zip it is read from, its files in it, and how."""
+class Task:
+    """What is done with every case. Another process may be given it.
 
-    name: str
-    source: Path
-    inputs: Sequence[Path]
-    read: Callable[[], PreparedVolume]
+    Attributes:
+        folder: where results go, and what they are.
+        prepared: the data set of the cases that come from one.
+        slice_axis: as for `Predictor.prepare`.
+        isolated: read images in a process of its own.
+        report: make a record of each case, with the SHA-256 of its inputs.
+    """
+
+    folder: OutputFolder
+    prepared: PreparedDataset | None
+    slice_axis: str | None
+    isolated: bool
+    report: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        case: its name.
+        files: that were written.
+        failure: why there are none; empty where there are.
+        record: what was made of it, and the seconds it took; ready for JSON.
+    """
+
+    case: str
+    files: Sequence[Path] = ()
+    failure: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+Done = Callable[[Outcome], None]
+
+
+class Workers(Protocol):
+    """Other processes that segment cases in place of this one; `cluster.predict` has one."""
+
+    def run(self, predictor: Predictor, task: Task, jobs: Sequence[Job], done: Done) -> dict[str, Any]:
+        """Segment cases by these networks and settings, in any order; returns their `device` and `batch_size`."""
 
 
 def predict_files(
@@ -73,6 +108,7 @@ def predict_files(
     overwrite: bool = False,
     report: str | Path | None = None,
     isolated: bool | None = None,
+    workers: Workers | None = None,
 ) -> Predicted:
     """Segment images into `out`, each under its own name; a bad one does not stop the others.
 
@@ -94,6 +130,7 @@ def predict_files(
         report: file for a machine-readable report of this run; inputs are hashed for it.
         isolated: read images in a process of its own, so that a file at which a library crashes, hangs or takes all
             memory is one failed case; None does so unless all inputs are single files.
+        workers: segment elsewhere; None does so in this process.
 
     Returns:
         What was written and what failed. Failures are also in `out/failures.json`, those of a part in
@@ -110,20 +147,30 @@ def predict_files(
         raise ValueError(f"part {k}/{n}: expected k/n with k from 1 to n")
     if isolated is None:
         isolated = not all(Path(given).is_file() and not ending(Path(given), ZIP) for given in inputs)
-    with Reader() if isolated else nullcontext() as reader:
-        keep = not {"probabilities", "uncertainty"}.isdisjoint(outputs)
-        jobs = _jobs(predictor, inputs, out, prepared, identifiers, slice_axis, keep, reader)
-        checkpoints = [sha256([path]) for path in predictor.checkpoints]
-        settings = {"tta": predictor.tta, "slice_axis": slice_axis}
-        names = predictor.metadata.class_names
-        folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
-        folder.claim({job.name: job.source for job in jobs}, overwrite)
+    jobs = find_jobs(inputs, predictor.preprocessing.channels, prepared, identifiers, without=results_in(out))
+    checkpoints = [sha256([path]) for path in predictor.checkpoints]
+    settings = {"tta": predictor.tta, "slice_axis": slice_axis}
+    names = predictor.metadata.class_names
+    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
+    folder.claim({job.name: job.source for job in jobs}, overwrite)
 
-        share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
-        todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
-        pipeline = Pipeline(predictor, folder, todo, hash_inputs=report is not None)
-        pipeline.run(progress)
-    failures = pipeline.failures
+    share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
+    todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
+    outcomes: dict[str, Outcome] = {}
+    said = (workers or Here(progress)).run(
+        predictor,
+        Task(folder, prepared, slice_axis, isolated, report is not None),
+        todo,
+        lambda outcome: outcomes.update({outcome.case: outcome}),
+    )
+    done = [(job, outcomes[job.name]) for job in todo]
+    written = {job.name: list(outcome.files) for job, outcome in done if not outcome.failure}
+    often = Counter(job.source for job in todo)  # several series may be in one
+    failures = {
+        printable(str(job.source) if often[job.source] == 1 else f"{job.source} ({job.name})"): outcome.failure
+        for job, outcome in done
+        if outcome.failure
+    }
     try:
         hearts = folder.merge()
     except OSError as error:  # a full disk; the failures are told all the same
@@ -131,32 +178,32 @@ def predict_files(
     if part == (1, 1):  # the other frame of a heart may be in another part
         failures |= {f"cardiac measures of {name}": reason for name, reason in hearts.items()}
     _write_failures(folder.folder / ("failures.json" if part == (1, 1) else f"failures_{k}_of_{n}.json"), failures)
-    skipped = [job.name for job in share if job.name not in pipeline.jobs]
+    skipped = [job.name for job in share if job.name not in outcomes]
     if report is not None:
         networks = zip(predictor.checkpoints, checkpoints, strict=True)
         write_json(
             report,
             {
                 "environment": describe_environment(),
-                "device": str(predictor.device),
+                "device": said["device"],
                 "checkpoints": [{"path": str(path), "sha256": digest} for path, digest in networks],
                 "class_names": list(names),
                 "settings": {
                     **settings,
-                    "batch_size": predictor.batch_size,
+                    "batch_size": said["batch_size"],
                     "outputs": folder.outputs,
                     "cardiac": cardiac,
                     "part": list(part),
                     "overwrite": overwrite,
                 },
                 "out": str(out),
-                "cases": list(pipeline.cases.values()),
+                "cases": [outcome.record for _, outcome in done if not outcome.failure],
                 "skipped": skipped,
                 "failures": failures,
                 "seconds": time.perf_counter() - start,
             },
         )
-    return Predicted(pipeline.written, skipped, failures)
+    return Predicted(written, skipped, failures)
 
 
 def _write_failures(file: Path, failures: dict[str, str]) -> None:
@@ -172,43 +219,53 @@ def _write_failures(file: Path, failures: dict[str, str]) -> None:
 class Pipeline:
     """Reads, segments and writes cases, a thread each for reading and writing.
 
-    Attributes:
-        written: case -> its files.
-        failures: input -> why there is no result.
-        cases: what was made of each case that was written, and the seconds it took; ready for JSON.
+    Close it, or use it as a context manager.
+
+    Args:
+        predictor: the networks; nobody else uses them meanwhile.
+        task: what is done with every case.
     """
 
-    def __init__(self, predictor: Predictor, folder: OutputFolder, jobs: Sequence[Job], hash_inputs: bool) -> None:
-        self.predictor, self.folder, self.hash_inputs = predictor, folder, hash_inputs
-        self.jobs = {job.name: job for job in jobs}
-        self.written: dict[str, list[Path]] = {}
-        self.failures: dict[str, str] = {}
-        self.cases: dict[str, dict[str, Any]] = {}
-        self._inputs = Counter(job.source for job in jobs)  # several series may be in one
+    def __init__(self, predictor: Predictor, task: Task) -> None:
+        self.predictor, self.task = predictor, task
+        self._apart = Reader() if task.isolated else None
+        keep = not {"probabilities", "uncertainty"}.isdisjoint(task.folder.outputs)
+        self._reader = JobReader(predictor, task.prepared, task.slice_axis, keep, self._apart)
+        self._begun: dict[str, tuple[Job, dict[str, Any]]] = {}  # name -> the case, and what is known of it
 
-    def run(self, progress: bool) -> None:
-        """Work through all cases. An interruption lets the case being written be finished."""
-        bar = tqdm(total=len(self.jobs), desc="predict", unit="case", disable=not progress)
-        tiles = 0
+    def __enter__(self) -> "Pipeline":
+        return self
 
-        def count(done: int) -> None:
-            nonlocal tiles
-            tiles += done
-            bar.set_postfix(tiles=tiles)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        with bar, _thread() as reader, _thread() as writer:
-            writing: deque[tuple[Job, Future[list[Path]]]] = deque()
-            for segmentation in self.predictor.segment(self._read_ahead(reader, bar), count):
-                self._settle(writing, bar)
-                job = self.jobs[segmentation.volume.name]
-                writing.append((job, writer.submit(self._write, job, segmentation)))
+    def close(self) -> None:
+        """End the process that reads, if there is one."""
+        if self._apart is not None:
+            self._apart.close()
+
+    def run(self, jobs: Iterable[Job], done: Done, progress: Callable[[int], None] | None = None) -> None:
+        """Work through cases. An interruption lets the case being written be finished.
+
+        Args:
+            jobs: the next is taken while the one before is in the networks.
+            done: told of each case once it is written or has failed, from this thread or that which writes.
+            progress: called with the number of tiles of each batch that was done.
+        """
+        with _thread() as reader, _thread() as writer:
+            writing: Future[None] | None = None
+            for segmentation in self.predictor.segment(self._read_ahead(reader, jobs, done), progress):
+                if writing is not None:
+                    writing.result()  # no more than one waits to be written
+                writing = writer.submit(self._write, segmentation, done)
                 del segmentation  # the writing thread's alone
-            self._settle(writing, bar)
+            if writing is not None:
+                writing.result()
 
-    def _read_ahead(self, reader: ThreadPoolExecutor, bar: tqdm) -> Iterator[PreparedVolume]:
+    def _read_ahead(self, reader: ThreadPoolExecutor, jobs: Iterable[Job], done: Done) -> Iterator[PreparedVolume]:
         """Images in order, the next one being read meanwhile."""
         reading: deque[tuple[Job, Future[PreparedVolume]]] = deque()
-        for job in (*self.jobs.values(), None):
+        for job in chain(jobs, (None,)):
             if job is not None:
                 reading.append((job, reader.submit(self._read, job)))
             if reading and (len(reading) > 1 or job is None):
@@ -216,7 +273,7 @@ class Pipeline:
                 try:
                     volume = future.result()
                 except Exception as error:  # whatever a file does to its reader, the others go on
-                    self._fail(before, error, bar)
+                    done(Outcome(before.name, failure=_reason(before, error)))
                     continue
                 del future
                 yield volume
@@ -224,20 +281,21 @@ class Pipeline:
 
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
-        self.folder.check_names(job.name, job.source)
-        volume = job.read()
-        if "dicom-seg" in self.folder.outputs:
+        self.task.folder.check_names(job.name, job.source)
+        volume = self._reader(job)
+        if "dicom-seg" in self.task.folder.outputs:
             self._check_seg(job, volume)
-        self.cases[job.name] = {
+        record = {
             "case": job.name,
             "input": str(job.source),
-            "sha256": sha256(job.inputs) if self.hash_inputs else None,
+            "sha256": sha256(job.inputs) if self.task.report else None,
             "shape": list(volume.volume.array.shape),
             "spacing_mm": volume.volume.spacing_mm,
             "slice_axis": SLICE_AXES[volume.turn.axes[0]],
             "slices": volume.volume.frames * volume.volume.shape[volume.turn.axes[0]],
             "seconds": {"reading": time.perf_counter() - start},
         }
+        self._begun[job.name] = (job, record)
         return volume
 
     def _check_seg(self, job: Job, volume: PreparedVolume) -> None:
@@ -249,36 +307,51 @@ class Pipeline:
         except ValueError as error:
             raise UnreadableError(job.source, f"{error}; or leave dicom-seg out of --output-type") from error
 
-    def _write(self, job: Job, segmentation: Segmentation) -> list[Path]:
+    def _write(self, segmentation: Segmentation, done: Done) -> None:
         start = time.perf_counter()
+        job, record = self._begun.pop(segmentation.volume.name)
         if segmentation.warning:
             log.warning("%s: %s", segmentation.volume.where, segmentation.warning)
-        files = self.folder.write(segmentation, job.source, job.inputs)
-        self.cases[job.name] |= {"outputs": [file.name for file in files], "misfits": list(segmentation.misfits)}
-        seconds = {"network": segmentation.network_seconds, "writing": time.perf_counter() - start}
-        self.cases[job.name]["seconds"] |= seconds
-        return files
+        try:
+            files = self.task.folder.write(segmentation, job.source, job.inputs)
+        except Exception as error:  # a full disk or a series that a segmentation cannot refer to
+            done(Outcome(job.name, failure=_reason(job, error)))
+            return
+        record |= {"outputs": [file.name for file in files], "misfits": list(segmentation.misfits)}
+        record["seconds"] |= {"network": segmentation.network_seconds, "writing": time.perf_counter() - start}
+        done(Outcome(job.name, files, record=record if self.task.report else {}))
 
-    def _settle(self, writing: "deque[tuple[Job, Future[list[Path]]]]", bar: tqdm) -> None:
-        """Wait until everything is written that was handed to the writing thread."""
-        while writing:
-            job, future = writing.popleft()
-            try:
-                self.written[job.name] = future.result()
-            except Exception as error:  # a full disk or a series that a segmentation cannot refer to
-                self._fail(job, error, bar)
-            else:
+
+def _reason(job: Job, error: Exception) -> str:
+    if isinstance(error, UnreadableError) and error.file == job.source:
+        return error.reason
+    known = isinstance(error, (OSError, ValueError)) and str(error)
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+class Here:
+    """Segments in this process, and shows a bar where it is asked to."""
+
+    def __init__(self, progress: bool) -> None:
+        self.progress = progress
+
+    def run(self, predictor: Predictor, task: Task, jobs: Sequence[Job], done: Done) -> dict[str, Any]:
+        """As `Workers` says it."""
+        bar, tiles, lock = tqdm(total=len(jobs), desc="predict", unit="case", disable=not self.progress), 0, Lock()
+
+        def count(more: int) -> None:
+            nonlocal tiles
+            tiles += more
+            bar.set_postfix(tiles=tiles)
+
+        def tell(outcome: Outcome) -> None:
+            done(outcome)
+            with lock:
                 bar.update()
 
-    def _fail(self, job: Job, error: Exception, bar: tqdm) -> None:
-        name = printable(str(job.source) if self._inputs[job.source] == 1 else f"{job.source} ({job.name})")
-        if isinstance(error, UnreadableError) and error.file == job.source:
-            self.failures[name] = error.reason
-        else:
-            known = isinstance(error, (OSError, ValueError))
-            self.failures[name] = str(error) if known else f"{type(error).__name__}: {error}"
-        self.cases.pop(job.name, None)
-        bar.update()
+        with bar, Pipeline(predictor, task) as pipeline:
+            pipeline.run(jobs, tell, count)
+        return {"device": str(predictor.device), "batch_size": predictor.batch_size}
 
 
 @contextmanager
@@ -289,47 +362,3 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _jobs(
-    predictor: Predictor,
-    inputs: Sequence[str | Path],
-    out: str | Path,
-    prepared: PreparedDataset | None,
-    identifiers: Sequence[str],
-    slice_axis: str | None,
-    probabilities: bool,
-    reader: Reader | None,
-) -> list[Job]:
-    def read_apart(read: Callable[[], Volume], path: Path) -> Volume:
-        return read() if reader is None else reader.read(read, path)
-
-    def read_file(file: VolumeFile) -> PreparedVolume:
-        volume = read_apart(file.read, file.path)
-        return predictor.prepare(replace(volume, name=file.name), slice_axis, probabilities)
-
-    def read_case(identifier: str) -> PreparedVolume:
-        """Its NIfTI file. A source without geometry may be one slice of many: then the prepared array."""
-        case = prepared.case(identifier)
-        if case.affine is None:
-            volume = Volume(
-                identifier, case.image[None], spacing_mm=case.spacing_mm, slices_along=0, source=case.source
-            )
-        else:
-            read = join_channels([read_apart(partial(read_volume, file), file) for file in case.sources])
-            read = read.frames_as_channels() if case.frames_are_channels else read
-            volume = predictor.preprocessing.as_trained(replace(read, name=identifier))
-        return predictor.prepare(volume, slice_axis, probabilities, scaled=case.affine is None)
-
-    files = []
-    if inputs or not identifiers:
-        files = find_volumes(inputs, predictor.preprocessing.channels, without=results_in(out))
-    jobs = [Job(file.name, file.path, file.files, partial(read_file, file)) for file in files]
-    for name in identifiers:
-        case = prepared.case(name)
-        jobs.append(Job(name, case.source, list(case.sources), partial(read_case, name)))
-    first: dict[str, Job] = {}
-    for job in jobs:
-        if (other := first.setdefault(job.name, job)) is not job:
-            raise ValueError(f"{other.source} and {job.source} would both be called {job.name!r}; predict them apart")
-    return jobs
