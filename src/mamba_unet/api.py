@@ -13,6 +13,7 @@ from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
 
 if TYPE_CHECKING:
+    from mamba_unet.cluster import Cluster
     from mamba_unet.comparison.result import Comparison
     from mamba_unet.data.prepared import PreparedDataset
     from mamba_unet.exporting import Exported
@@ -82,6 +83,7 @@ def predict(
     part: tuple[int, int] = (1, 1),
     report: str | Path | None = None,
     isolated: bool | None = None,
+    cluster: "str | Cluster | None" = None,
     progress: bool = False,
 ) -> "Predicted":
     """Segment images into files of the same geometry; a bad image does not stop the others.
@@ -104,6 +106,8 @@ def predict(
         report: JSON file to write what was done to.
         isolated: read images in a process of its own, so that a crash at one is one failed case; None does so unless
             all inputs are single files.
+        cluster: "auto", "ray://HOST:10001" or "local": share the cases by Ray; a `mamba_unet.cluster.Cluster` also says
+            how many workers there are and what each gets.
         progress: show a bar.
 
     Returns:
@@ -118,6 +122,11 @@ def predict(
     from mamba_unet.inference import Predictor, predict_files
 
     prepared = None if data is None else _opened(data)
+    workers = None
+    if cluster is not None:
+        from mamba_unet.cluster.predict import ClusterWorkers
+
+        workers, device = ClusterWorkers(_cluster(cluster), device, batch_size, progress), "cpu"
     return predict_files(
         Predictor(_several(checkpoint), device, batch_size, tta),
         inputs,
@@ -132,6 +141,7 @@ def predict(
         overwrite=overwrite,
         report=report,
         isolated=isolated,
+        workers=workers,
     )
 
 
@@ -239,6 +249,7 @@ def compare(
     only_finished: bool = False,
     part: tuple[int, int] = (1, 1),
     cache_dir: str | Path | None = None,
+    cluster: "str | Cluster | None" = None,
     **keys: Any,
 ) -> "Comparison | None":
     """Train several networks alike, measure and test them; what is complete in `out` is not done again.
@@ -257,6 +268,7 @@ def compare(
         only_finished: train nothing, and leave out trainings that are not complete.
         part: (K, N) trains and measures every N-th training from the K-th on, and returns None.
         cache_dir: folder on a disk of this machine, where the data are copied to once and read from.
+        cluster: train and measure on a Ray cluster, as for `predict`.
         keys: keys of the recipes to override in all of them: `iterations=200`, or `**{"optimizer.lr": 0.01}`.
 
     Raises:
@@ -280,6 +292,7 @@ def compare(
         only_finished=only_finished,
         part=part,
         cache_dir=cache_dir,
+        cluster=None if cluster is None else _cluster(cluster),
     )
 
 
@@ -295,6 +308,12 @@ def _opened(data: "str | Path | PreparedDataset") -> "PreparedDataset":
     from mamba_unet.data.prepared import PreparedDataset
 
     return data if isinstance(data, PreparedDataset) else PreparedDataset(data)
+
+
+def _cluster(cluster: "str | Cluster") -> "Cluster":
+    from mamba_unet.cluster import Cluster
+
+    return Cluster(cluster) if isinstance(cluster, str) else cluster
 
 
 def _several(paths: Paths) -> list[str | Path]:

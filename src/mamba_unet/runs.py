@@ -17,11 +17,11 @@ report.html          what `report` wrote
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import locked, read_json, read_record, remove_temporaries
+from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries
 from mamba_unet.models.checkpoint import FILE_NAMES
 
 
@@ -124,6 +124,16 @@ class RunFolder:
         """
         with locked(self.path, "training", "wait for it to end, or choose another --out"):
             yield
+
+    def lock_host(self) -> str:
+        """The machine whose process says that it holds the folder; empty where none does."""
+        with suppress(OSError):
+            return (self.path / LOCK).read_text(encoding="utf-8").rpartition(" on ")[2].strip()
+        return ""
+
+    def break_lock(self) -> None:
+        """Free the folder where its holder is known to be dead: a network's file system may not notice."""
+        (self.path / LOCK).unlink(missing_ok=True)
 
 
 def find_runs(folder: str | Path) -> list[RunFolder]:

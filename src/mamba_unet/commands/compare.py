@@ -52,6 +52,7 @@ def add(commands: Commands) -> None:
     part = "train and measure every N-th training from the K-th on; without it, the last call writes the tables"
     parser.add_argument("--part", type=options.part, default=(1, 1), metavar="K/N", help=part)
     options.cluster(parser)
+    options.ray(parser)
     options.conventions(parser)
     options.device(parser)
     options.memory(parser)
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     for word in args.overrides:
         if word.split("=")[0] in ("--seed", "--fold"):
             raise ValueError(f"{word} cannot be set in a comparison; give all of them: --seeds 0,1,2, --folds 5")
+    cluster = options.chosen_cluster(args)
     from mamba_unet.training.recipe import load_recipe
 
     recipes = {}
@@ -86,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             only_finished=args.only_finished,
             part=args.part,
             cache_dir=args.cache_dir,
+            cluster=cluster,
         )
     if comparison is None:
         print(f"part {args.part[0]} of {args.part[1]} is done; the same command without --part writes the tables")

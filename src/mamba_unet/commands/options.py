@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mamba_unet.cluster import Cluster
     from mamba_unet.evaluation.metrics import Conventions
 
 Commands = argparse._SubParsersAction
@@ -29,6 +30,30 @@ def device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps, ...")
 
 
+def ray(parser: argparse._ActionsContainer) -> None:
+    """Who shares the work, and what each worker gets."""
+    text = "share the work by Ray: auto (the cluster of this machine), ray://HOST:10001 or local (this machine alone)"
+    parser.add_argument("--cluster", metavar="ADDRESS", help=text)
+    actors = "workers, each with a network of its own (default: as many as there is room for)"
+    parser.add_argument("--actors", type=positive, metavar="N", help=actors)
+    gpus = "what each worker gets, such as 0.5 (default: 1 where there are any)"
+    parser.add_argument("--gpus-per-actor", type=share, metavar="N", help=gpus)
+    cpus = "CPU cores that each worker gets (default: 1 beside a GPU, else up to 4)"
+    parser.add_argument("--cpus-per-actor", type=share, metavar="N", help=cpus)
+
+
+def chosen_cluster(args: argparse.Namespace) -> "Cluster | None":
+    """Raises ValueError where workers are asked for and no cluster."""
+    shares = {name: getattr(args, name) for name in ("actors", "gpus_per_actor", "cpus_per_actor")}
+    if args.cluster is None:
+        if given := [f"--{name.replace('_', '-')}" for name, value in shares.items() if value is not None]:
+            raise ValueError(f"{', '.join(given)} needs --cluster: auto, ray://HOST:10001 or local")
+        return None
+    from mamba_unet.cluster import Cluster
+
+    return Cluster(args.cluster, **shares)
+
+
 def memory(parser: argparse._ActionsContainer) -> None:
     text = "most memory that one input may take (default: 8 GiB, or half of the machine's where that is less)"
     parser.add_argument("--max-memory", type=gib, metavar="GIB", help=text)
@@ -50,6 +75,22 @@ def cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requeue", action="store_true", help=requeue)
     copy = "folder on a disk of this machine: copy the prepared data there, once, and read them from there"
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help=copy)
+
+
+def positive(word: str) -> int:
+    if not (word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {word!r}")
+    return int(word)
+
+
+def share(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, such as 0.5, got {word!r}")
+    return number
 
 
 def conventions(parser: argparse.ArgumentParser) -> None:

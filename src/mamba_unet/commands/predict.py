@@ -62,6 +62,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--overwrite", action="store_true", help="predict again the cases that are finished in --out")
     part = "only every N-th case from the K-th on, to share a list between machines"
     group.add_argument("--part", type=options.part, default=(1, 1), metavar="K/N", help=part)
+    options.ray(group)
     group = parser.add_argument_group("images that others sent")
     options.memory(group)
     isolated = (
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import predict
     from mamba_unet.words import counted
 
+    cluster = options.chosen_cluster(args)
     try:
         done = predict(
             [args.checkpoint, *args.ensemble],
@@ -92,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
             part=args.part,
             report=args.report,
             isolated=args.isolated,
-            progress=sys.stderr.isatty(),
+            cluster=cluster,
+            progress=sys.stderr.isatty() or cluster is not None,
         )
     except KeyboardInterrupt:
         again = "the same command without --overwrite" if args.overwrite else "the same command"
@@ -100,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         return 130
     before = f" ({counted(len(done.skipped), 'case')} finished before)" if done.skipped else ""
     print(f"{counted(len(done.written), 'segmentation')} in {args.out}{before}")
+    if cluster and (done.written or done.failures) and (args.out / "cluster.md").is_file():
+        print((args.out / "cluster.md").read_text(encoding="utf-8"))
     if args.cardiac and (args.out / "cardiac.md").is_file():
         print((args.out / "cardiac.md").read_text(encoding="utf-8"))
     for path, error in done.failures.items():

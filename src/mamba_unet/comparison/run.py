@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mamba_unet.cluster import Cluster
+from mamba_unet.cluster.train import train_on
 from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.output import write_comparison
 from mamba_unet.comparison.result import Comparison
@@ -66,6 +68,7 @@ def compare(
     only_finished: bool = False,
     part: tuple[int, int] = (1, 1),
     cache_dir: str | Path | None = None,
+    cluster: Cluster | None = None,
 ) -> Comparison | None:
     """Train what has not been trained, measure everything on the test cases and write `out` (see `output`).
 
@@ -89,6 +92,7 @@ def compare(
         part: (K, N) trains and measures every N-th training from the K-th on, writes no tables and returns None. Once
             all parts are done, a call without it writes them. Parts may run at the same time.
         cache_dir: as `train` takes it.
+        cluster: train and measure there; None does so in this process.
 
     Raises:
         ValueError: before anything is trained: names that clash or are unknown, no such folds, predictions that are
@@ -118,11 +122,19 @@ def compare(
     for name, recipe in recipes.items():
         _refuse_pretrained_leak(name, recipe, prepared, tested)
 
+    def measured(run: Recipe) -> Evaluation | None:
+        return _read_evaluation(run.out, prepared, split_name("test", run.fold), conventions)
+
+    def is_done(run: Recipe) -> bool:
+        return RunFolder(run.out).is_complete and (cluster is None or measured(run) is not None)
+
     ours = [(name, run) for name, runs in plan.items() for run in runs]
     ours.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
     ours = ours[part[0] - 1 :: part[1]]
-    waiting = [(name, run) for name, run in ours if not RunFolder(run.out).is_complete]
-    if waiting and not only_finished:
+    waiting = [(name, run) for name, run in ours if not is_done(run)]
+    if waiting and not only_finished and cluster is not None:
+        train_on(cluster, [run for _, run in waiting], out, conventions, device, cache_dir)
+    elif waiting and not only_finished:
         whole = WholeProgress([run for _, run in waiting])
         with whole.bar, logging_redirect_tqdm([logging.getLogger("mamba_unet")]):
             for number, (name, run) in enumerate(waiting, start=1):
@@ -131,10 +143,8 @@ def compare(
                 train(run, resume=True, cache_dir=cache_dir, progress=whole)
 
     def measure(run: Recipe) -> Evaluation:
-        split = split_name("test", run.fold)
-        done = _read_evaluation(run.out, prepared, split, conventions)
         how = {"conventions": conventions, "device": device, "progress": progress}
-        return done or evaluate_checkpoint(run.out, prepared, split, **how)
+        return measured(run) or evaluate_checkpoint(run.out, prepared, split_name("test", run.fold), **how)
 
     if part != (1, 1):
         for _, run in ours:
