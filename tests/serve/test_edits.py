@@ -295,15 +295,15 @@ def test_two_servers_that_collect_at_once_lose_nothing(predictor, volume_file, t
     servers = [Collection(tmp_path, {"heart": predictor}) for _ in range(2)]
     label = np.zeros(image.array[:, 0].shape, np.uint8)
     with ThreadPoolExecutor(4) as people:
+        # each has another image of this name at the same time
+        pairs = [(others[0], 0), (others[1], 1), (others[1], 0), (others[2], 1), (others[2], 0), (others[0], 1)]
         added = [
-            people.submit(server.add, "heart", volume, label, label + 1, "", "")
-            for volume in others
-            for server in servers
+            people.submit(servers[number].add, "heart", volume, label, label + 1, "", "") for volume, number in pairs
         ]
         cases = [one.result()[0] for one in added]
     folder = tmp_path / "heart"
     assert sorted(cases) == sorted(2 * ["patient007_frame01", "patient007_frame01_img2", "patient007_frame01_img3"])
-    for volume, case in zip(others, cases[::2], strict=True):
+    for (volume, _), case in zip(pairs, cases, strict=True):
         kept = nib.load(folder / "imagesTr" / f"{case}_0000.nii.gz")
         assert np.array_equal(kept.dataobj, volume.array[0, 0].T)
         assert sorted(path.name for path in (folder / "edits" / case).iterdir()) == ["1", "2", "image.json"]
