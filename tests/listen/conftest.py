@@ -151,7 +151,7 @@ def send(associate):
     return send_files
 
 
-def _until(condition, seconds: float = 20):
+def _until(condition, seconds: float = 60):
     """Wait for a condition, and return what it gave."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,5 +1,6 @@
 """A node and real senders and archives, all in this process."""
 
+import json
 import logging
 import shutil
 import socket
@@ -7,6 +8,8 @@ import ssl
 import struct
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -336,3 +339,37 @@ def test_two_hundred_series_in_a_row_leave_neither_memory_nor_files(
 def _resident_mib() -> float:
     fields = Path("/proc/self/status").read_text().split()
     return int(fields[fields.index("VmRSS:") + 1]) / 1024
+
+
+def ask(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_an_administrator_sees_whether_it_works_and_how_much(node, archive, write_series, send, until, image, tmp_path):
+    running = node(watch_port=0)
+    status, said = ask(running.watch_port, "/health")
+    assert status == 200 and json.loads(said)["status"] == "ok" and json.loads(said)["queue"] == 0
+    archive.status = 0xA700
+    send(running.port, write_series(tmp_path / "in", image, PatientName="Doe^Jane", PatientID="4711"))
+    until(lambda: "mamba_unet_unsent 2" in ask(running.watch_port, "/metrics")[1])
+    numbers = ask(running.watch_port, "/metrics")[1]
+    assert 'mamba_unet_events_total{event="stored"} 3' in numbers and "mamba_unet_case_seconds_count 1" in numbers
+    assert (
+        'event="segmented"} 1' in numbers and 'event="sent"} 0' in numbers and "mamba_unet_held_bytes 0" not in numbers
+    )
+    assert "Doe" not in numbers and "4711" not in numbers
+    archive.status = 0x0000
+    until(lambda: 'event="sent"} 2' in ask(running.watch_port, "/metrics")[1])
+    assert "mamba_unet_unsent 0" in ask(running.watch_port, "/metrics")[1]
+    assert ask(running.watch_port, "/anything")[0] == 404
+    running._threads[0].close()  # the network's thread is gone
+    status, said = ask(running.watch_port, "/health")
+    assert status == 503 and json.loads(said)["status"] == "failed"
+    with pytest.raises(ValueError, match=r"cannot listen on 127\.0\.0\.1"):
+        node(folder=tmp_path / "other", watch_port=running.watch_port)
+    node(folder=tmp_path / "other")  # the folder was given free

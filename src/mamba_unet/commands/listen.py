@@ -20,6 +20,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--folder", type=Path, default=Path("mamba-unet-listen"), metavar="DIR", help=folder)
     device(parser)
     memory(parser)
+    watch = "answer /health and /metrics (Prometheus) over HTTP at --host, on this port (default: do not)"
+    parser.add_argument("--watch-port", type=int, metavar="PORT", help=watch)
     group = parser.add_argument_group("who may send")
     group.add_argument("--aet", required=True, metavar="TITLE", help="AE title of this node, which callers must use")
     host = "address to listen on; any other than this machine's own demands --allow (default: %(default)s)"
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             limits=limits,
             quiet_s=args.quiet_seconds,
             keep_s=60 * args.keep_minutes,
+            watch_port=args.watch_port,
         ) as node,
     ):
         print(

@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from mamba_unet.listen.rules import Rule
 from mamba_unet.listen.send import Destination, Sender
 from mamba_unet.listen.store import LIMITS, Limits, Store
 from mamba_unet.listen.tls import NO_TLS, Tls
+from mamba_unet.listen.watch import Watch, Watched
 from mamba_unet.listen.web import Dicomweb, Poller
 from mamba_unet.listen.work import Worker
 
@@ -38,9 +39,11 @@ class Node:
         rules: which series are chosen, see `rules.chosen`.
         limits: what senders may use.
         quiet_s, keep_s: see `Store`, `Store.expire`.
+        watch_port: answer `/health` and `/metrics` on it; 0 takes a free one, None answers nothing.
 
     Attributes:
         port: that it listens on.
+        watch_port: the same for `/health` and `/metrics`; None where it answers nothing.
 
     Raises:
         ValueError: the folder or the address is in use, a TLS file cannot be used, or pynetdicom is absent.
@@ -65,19 +68,33 @@ class Node:
         limits: Limits = LIMITS,
         quiet_s: float = 30,
         keep_s: float = 3600,
+        watch_port: int | None = None,
     ) -> None:
-        self.store = Store(folder, rules, limits, quiet_s, [one.name for one in destinations])
-        try:
+        self._closed = False
+        with ExitStack() as opened:  # closes in reverse what was opened before an error
+            self.store = Store(folder, rules, limits, quiet_s, [one.name for one in destinations])
+            opened.callback(self.store.close)
             self._receiver = Receiver(self.store, title, host, port, allow, tls, at_release)
-        except BaseException:
-            self.store.close()
-            raise
-        self.port, self._closed = self._receiver.port, False
-        self._threads = [
-            Worker(self.store, predictor, keep_s),
-            *(Sender(self.store, destination) for destination in destinations),
-            *(Poller(self.store, service, poll_s, poll_days) for service in poll),
-        ]
+            opened.callback(self._receiver.close)
+            worker = Worker(self.store, predictor, keep_s)
+            self._threads = [
+                worker,
+                *(Sender(self.store, destination) for destination in destinations),
+                *(Poller(self.store, service, poll_s, poll_days) for service in poll),
+            ]
+            self._watch = None
+            if watch_port is not None:
+                watched = Watched(
+                    alive=lambda: all(thread.is_alive() for thread in self._threads),
+                    queue=lambda: self.store.waiting,
+                    unsent=lambda: self.store.outbox.waiting,
+                    held_bytes=lambda: self.store.bytes,
+                    counts=self.store.counts,
+                    seconds=worker.seconds,
+                )
+                self._watch = Watch(watched, host, watch_port)
+            opened.pop_all()
+        self.port, self.watch_port = self._receiver.port, self._watch and self._watch.port
         for thread in self._threads:
             thread.start()
 
@@ -97,6 +114,8 @@ class Node:
         if self._closed:
             return
         self._closed = True
+        if self._watch is not None:
+            self._watch.close()
         self._receiver.close()
         for thread in self._threads:
             thread.close()

@@ -77,6 +77,11 @@ class Outbox:
                 results += [Result(_series_of(job), file) for file in files]
             return results
 
+    @property
+    def waiting(self) -> int:
+        """How many results at least one destination has not taken."""
+        return len({result.path for one in self.destinations for result in self.unsent(one)})
+
     def sent(self, destination: str, result: Result) -> None:
         """A destination has taken a result; when all have taken all of a series, nothing of it stays."""
         with self._change:

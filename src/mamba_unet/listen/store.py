@@ -149,6 +149,18 @@ class Store:
         self.outbox = Outbox(self.folder / "outbox", destinations)
         self._load()
 
+    @property
+    def bytes(self) -> int:
+        """Of all images and results."""
+        with self.changed:
+            return self.outbox.bytes + sum(one.bytes for one in self._series.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many series are being received, wait or are in the network."""
+        with self.changed:
+            return sum(one.state in ("receiving", "working") for one in self._series.values())
+
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
@@ -205,8 +217,7 @@ class Store:
             before = series.images.get(instance, 0)
             if not before and len(series.images) >= self.limits.instances:
                 raise Refused(OUT_OF_RESOURCES, f"more than {self.limits.instances} instances in a series", uid)
-            held = self.outbox.bytes + sum(one.bytes for one in self._series.values())
-            if held + size - before > self.limits.disk_bytes:
+            if self.bytes + size - before > self.limits.disk_bytes:
                 raise Refused(OUT_OF_RESOURCES, f"this node holds {self.limits.disk_bytes >> 20} MiB, as it may", uid)
             if sender not in series.senders:
                 mark = series.folder / "open" / sender

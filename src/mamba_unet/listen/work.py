@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mamba_unet.listen.events import event
 from mamba_unet.listen.store import Store, Task
+from mamba_unet.monitoring import Histogram
 from mamba_unet.volumes.dicom.files import opened
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
@@ -35,11 +36,15 @@ class Worker(threading.Thread):
         store: where series come from and results go.
         predictor: only this thread calls it.
         keep_s: see `Store.expire`.
+
+    Attributes:
+        seconds: that series took, from reading to writing.
     """
 
     def __init__(self, store: Store, predictor: "Predictor", keep_s: float) -> None:
         super().__init__(name="mamba-unet-listen", daemon=True)
         self.store, self.predictor, self.keep_s = store, predictor, keep_s
+        self.seconds = Histogram("case_seconds", "Time of a series, from reading it to writing its results.")
         self._closed = threading.Event()
 
     def run(self) -> None:
@@ -61,8 +66,9 @@ class Worker(threading.Thread):
             volume = reader.read(partial(read_volume, task.images), task.images)
             segmentation = self.predictor(replace(volume, name=task.series.uid), progress=self._check)
             write_results(segmentation, task.folder)
-            event("segmented", series=task.series.uid, seconds=time.monotonic() - start,
-                  unlike_training=bool(segmentation.misfits))  # fmt: skip
+            seconds = time.monotonic() - start
+            self.seconds.add(seconds)
+            event("segmented", series=task.series.uid, seconds=seconds, unlike_training=bool(segmentation.misfits))
             self.store.deliver(task)
         except _Stopped:
             self.store.put_back(task)
