@@ -311,3 +311,12 @@ def test_a_negative_index_is_refused_in_either_map():
     for name, maps in (("prediction", (bad, good)), ("label", (good, bad))):
         with pytest.raises(ValueError, match=rf"{name} value -1 is not in 0\.\.1"):
             segmentation_metrics(*maps)
+
+
+def test_both_slices_of_two_are_surface_all_over():
+    """A hole in the middle is inside its slice, and yet a voxel of the surface: it lies at the end of the stack."""
+    label = square((2, 7, 7), (2, 5), (2, 5))
+    prediction = label.copy()
+    prediction[:, 3, 3] = 0
+    pooled = Conventions(asd="assd_pooled")
+    assert segmentation_metrics(prediction, label, conventions=pooled)[1]["asd"] == pytest.approx(2 / (18 + 16))

@@ -52,6 +52,8 @@ def test_interval_is_a_bootstrap_over_patients(evaluation):
     """Two patients: a draw has a alone (mean 0.75), b alone (0.8) or both (2.3 / 3), so no draw mixes a's cases."""
     interval = evaluation.summary()["classes"]["ventricle"]["dice"]["ci95"]
     assert interval == pytest.approx([0.75, 0.8])
+    # the foreground's is over the mean of the classes, of which the wall has 1 in every draw
+    assert evaluation.summary()["foreground"]["dice"]["ci95"] == pytest.approx([0.875, 0.9])
     said = evaluation.summary()["bootstrap"]
     assert said == {"over": "patients", "level": 0.95, "samples": 10_000, "seed": 0}, "as docs/metrics.md has it"
 
@@ -87,6 +89,15 @@ def test_one_patient_has_no_interval_and_one_case_no_deviation(blocks, evaluate)
     statistic = evaluate({"a_1": (blocks(), blocks(2))}).summary()["foreground"]["dice"]
     assert statistic["mean"] is not None
     assert statistic["sd"] is None and statistic["ci95"] is None
+
+
+def test_intervals_need_two_patients_who_count(blocks, evaluate):
+    """The wall is in one patient alone, the ventricle and so the foreground in both; two cases have a deviation."""
+    without_wall = (blocks(wall=0), blocks(6, wall=0))
+    summary = evaluate({"a_1": without_wall, "b_1": (blocks(), blocks())}).summary()
+    assert summary["classes"]["wall"]["dice"]["ci95"] is None
+    assert summary["foreground"]["dice"]["ci95"] == pytest.approx([0.8, 1])
+    assert summary["foreground"]["dice"]["sd"] == pytest.approx(0.2 / math.sqrt(2))
 
 
 def test_empty_masks_are_counted_and_named(blocks, evaluate):
@@ -143,7 +154,7 @@ def test_distances_are_labelled_by_their_unit(blocks, evaluate):
     unknown = evaluate({"a_1": (blocks(), blocks(3), None)})
     assert (known.distance_unit, unknown.distance_unit) == ("mm", "voxels")
     assert "HD95 (mm)" in known.text() and "HD95 (voxels)" in unknown.text()
-    assert "voxel spacing is unknown" in unknown.markdown()
+    assert "voxel spacing is unknown" in unknown.markdown() and "unknown" not in known.markdown()
     assert known.per_class("hd95")["ventricle"] == pytest.approx(1.5 * unknown.per_class("hd95")["ventricle"])
 
 
@@ -160,6 +171,12 @@ def test_millimetres_and_voxels_are_never_averaged_together(blocks, evaluate):
     assert [row["distance_unit"] for row in mixed.rows] == ["mm", "mm", "voxels", "voxels"]
 
 
+def test_a_table_has_every_metric_once(evaluation):
+    header = next(line for line in evaluation.markdown().splitlines() if "Dice" in line)
+    titles = ["", "Dice", "Dice 95 % interval", "IoU", "Accuracy", "Precision", "Sensitivity", "Specificity"]
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == [*titles, "HD95 (mm)", "ASD (mm)"]
+
+
 def test_conventions_are_passed_on_and_named(blocks, evaluate):
     data = {"a_1": (blocks(), blocks(3))}
     conventions = Conventions("hd", "asd_prediction_to_label")
@@ -169,11 +186,15 @@ def test_conventions_are_passed_on_and_named(blocks, evaluate):
     assert evaluation.rows[0]["hd95"] == expected
 
 
-def test_distances_can_be_left_out(blocks, evaluate):
+def test_distances_can_be_left_out(tmp_path, blocks, evaluate):
     evaluation = evaluate({"a_1": (blocks(), blocks(3))}, distances=False)
     assert evaluation.metrics == OVERLAP
     assert "hd95" not in evaluation.rows[0] and "hd95" not in evaluation.summary()["foreground"]
     assert "HD95" not in evaluation.text() + evaluation.markdown()
+    assert "distance_unit" not in evaluation.rows[0] and "Distances" not in evaluation.text()
+    assert "All 1 case counted in every class." in evaluation.text()
+    evaluation.write(tmp_path)
+    assert Evaluation.read(tmp_path).conventions is None
 
 
 def test_what_is_written_can_be_read_again(tmp_path, blocks, evaluate):
@@ -212,6 +233,7 @@ def test_parts_of_several_processes_merge_into_one(evaluation, blocks, evaluate)
     np.testing.assert_equal(merged.slice_rows, evaluation.slice_rows)
     with pytest.raises(ValueError, match="cases in more than one part: a_2"):
         Evaluation.merge([parts[1], evaluation])
+    assert Evaluation.merge(parts[1:2]).rows == parts[1].rows
     with pytest.raises(ValueError, match="different classes or conventions"):
         Evaluation.merge([parts[0], evaluate({}, distances=False)])
 
@@ -226,7 +248,8 @@ def test_ignored_pixels_are_counted_once_a_case_and_noted(tmp_path, blocks, eval
         assert "36 pixels without ground truth (label 255) are not counted." in text
     evaluation.write(tmp_path)
     assert Evaluation.read(tmp_path).ignored_pixels == 36
-    assert "without ground truth" not in evaluate({"a_1": (blocks(), blocks())}).text()
+    whole = evaluate({"a_1": (blocks(), blocks())}).text()
+    assert "without ground truth" not in whole and "Measured on dense labels: every pixel counts." in whole
 
 
 def test_the_foreground_mean_weighs_classes_alike_whatever_cases_define_them(blocks, evaluate):

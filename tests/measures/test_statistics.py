@@ -93,6 +93,7 @@ def test_frames_are_measured_each():
         ({"image": np.zeros((1, 4, 5, 7))}, r"image of shape \(1, 4, 5, 7\), its label has \(1, 4, 5, 6\)"),
         ({"spacing_mm": (10, 2)}, "expected three lengths"),
         ({"spacing_mm": (10, 2, 0)}, "expected three lengths"),
+        ({"spacing_mm": (10, 2, np.inf)}, "expected three lengths"),
         ({"label": label_map()[0]}, r"expected whole numbers \(T, D, H, W\)"),
         ({"label": label_map() / 2}, "float64: expected whole numbers"),
         ({"label": -label_map().astype(np.int16)}, "label value -2 is not in 0..3"),
@@ -108,6 +109,7 @@ def test_the_table_to_read_has_a_dash_for_what_is_not_known():
     case = CaseStatistics("a", structure_statistics(label_map(), NAMES, (1000, 2, 0.5), image))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in statistics_table([case]).splitlines()]
     assert rows[0] == ["case", "frame", "structure", "voxels", "ml", "mean", "slices", "touches border"]
+    assert [cell.endswith(":") for cell in rows[1]] == [title not in ("case", "structure") for title in rows[0]]
     assert rows[2:] == [
         ["a", "1", "liver", "8", "8.0", "50", "2-3", "no"],
         ["a", "1", "spleen", "1", "1.0", "50", "4-4", "yes"],
@@ -131,6 +133,23 @@ def test_several_cases_make_one_table(tmp_path):
         ("b", "liver", "8"),
     ]
     assert float(rows[0]["volume_ml"]) == pytest.approx(0.08) and rows[3]["volume_ml"] == ""
-    assert rows[2]["first_slice"] == "" and rows[0]["last_slice"] == "2"
+    assert rows[2]["first_slice"] == "" and (rows[0]["first_slice"], rows[0]["last_slice"]) == ("1", "2")
+    assert "mean_uncertainty" not in rows[0], "nobody asked for it"
     stored = json.loads((tmp_path / "statistics.json").read_text())
     assert stored["a"][0]["area_mm2"] == [0, 6, 2, 0] and stored["b"][0]["area_mm2"] is None
+
+
+def test_the_uncertainty_of_a_structure_is_the_mean_of_its_voxels(tmp_path):
+    uncertainty = np.zeros((1, 4, 5, 6))
+    uncertainty[0, 1], uncertainty[0, 2] = 0.5, 0.1
+    measured = structure_statistics(label_map(), NAMES, uncertainty=uncertainty)
+    assert [one.mean_uncertainty for one in measured] == [pytest.approx((6 * 0.5 + 2 * 0.1) / 8), 0, None]
+    cases = [CaseStatistics("a", measured), CaseStatistics("b", structure_statistics(label_map(), NAMES))]
+    write_statistics(tmp_path / "statistics.csv", cases)  # one case with it is enough for the column
+    with open(tmp_path / "statistics.csv", newline="") as stream:
+        told = [row["mean_uncertainty"] for row in csv.DictReader(stream)]
+    assert float(told[0]) == pytest.approx(0.4) and told[2:] == ["", "", "", ""]
+
+
+def test_a_label_of_one_value_is_measured():
+    assert [one.voxels for one in structure_statistics(np.ones((1, 2, 2, 2), np.uint8), NAMES)] == [8, 0, 0]
