@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import STALE_S, read_record, remove_temporaries, write_json, write_json_once
+from mamba_unet.files import STALE_S, TEMPORARY, read_record, remove_temporaries, write_json, write_json_once
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
@@ -209,11 +209,11 @@ class OutputFolder:
 
     def _finished(self) -> set[tuple[str, int]]:
         """The records, and when they were written."""
-        return {(path.name, path.stat().st_mtime_ns) for path in (self.folder / "cases").glob("*.json")}
+        return {(path.name, path.stat().st_mtime_ns) for path in _records(self.folder)}
 
     def _write_tables(self) -> dict[str, str]:
         cases = []
-        for path in sorted((self.folder / "cases").glob("*.json")):
+        for path in _records(self.folder):
             record = self._record(path.stem)
             if record is not None:
                 structures = [
@@ -243,6 +243,11 @@ class OutputFolder:
         return record if record.get("made_by") == self.made_by else None
 
 
+def _records(folder: str | Path) -> list[Path]:
+    """The records in a folder of results, without those that are being written, which `Path.glob` finds too."""
+    return sorted(path for path in (Path(folder) / "cases").glob("*.json") if not TEMPORARY.match(path.name))
+
+
 def _file_name(case: str, word: str, source: Path) -> str:
     end = ".tif" if word == "picture" and ending(source, (".tif", ".tiff")) else OUTPUTS[word][0]
     return f"{case}{end}"
@@ -251,7 +256,7 @@ def _file_name(case: str, word: str, source: Path) -> str:
 def results_in(folder: str | Path) -> set[Path]:
     """All files that were made of finished cases in a folder, by whatever network: they are no images to segment."""
     found = set()
-    for path in (Path(folder) / "cases").glob("*.json"):
+    for path in _records(folder):
         record = read_record(path)
         for word in OUTPUTS.keys() & record.get("outputs", ()):
             found.add((Path(folder) / _file_name(path.stem, word, Path(record["source"]))).resolve())
