@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 
 from mamba_unet.cli import SPINS
+from mamba_unet.words import counted
 from measuring import table, write_result
 
 STEP = """
@@ -73,8 +74,8 @@ def main() -> None:
         for name, by_others in seconds.items()
     ]
     lines = [
-        f"`python benchmarks/waiting.py`: seconds of a training step of `mini`, batch 8 at 128 x 128; medians of "
-        f"{args.turns} processes.",
+        f"`python benchmarks/waiting.py --turns {args.turns}`: seconds of a training step of `mini`, batch 8 at "
+        f"128 x 128; medians over {counted(args.turns, 'process')}.",
         "",
         table(["threads wait", *(f"{others} others" for others in OTHERS)], rows),
     ]
