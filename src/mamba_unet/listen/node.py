@@ -17,9 +17,10 @@ from mamba_unet.listen.rules import Rule
 from mamba_unet.listen.send import Destination, Sender
 from mamba_unet.listen.store import LIMITS, Limits, Store
 from mamba_unet.listen.tls import NO_TLS, Tls
-from mamba_unet.listen.watch import Watch, Watched
+from mamba_unet.listen.watch import Events, Watch
 from mamba_unet.listen.web import Dicomweb, Poller
 from mamba_unet.listen.work import Worker
+from mamba_unet.monitoring import Gauge
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor
@@ -84,19 +85,27 @@ class Node:
             ]
             self._watch = None
             if watch_port is not None:
-                watched = Watched(
-                    alive=lambda: all(thread.is_alive() for thread in self._threads),
-                    queue=lambda: self.store.waiting,
-                    unsent=lambda: self.store.outbox.waiting,
-                    held_bytes=lambda: self.store.bytes,
-                    counts=self.store.counts,
-                    seconds=worker.seconds,
+                store = self.store
+                metrics = (
+                    Gauge("up", "Whether all threads of the node live.", self._is_alive),
+                    Gauge(
+                        "queue", "Series that are being received, wait or are in the network.", lambda: store.waiting
+                    ),
+                    Gauge(
+                        "unsent", "Results that at least one destination has not taken.", lambda: store.outbox.waiting
+                    ),
+                    Gauge("held_bytes", "Images and results on the disk.", lambda: store.bytes),
+                    Events(store.counts),
+                    worker.seconds,
                 )
-                self._watch = Watch(watched, host, watch_port)
+                self._watch = Watch(host, watch_port, self._is_alive, lambda: store.waiting, metrics)
             opened.pop_all()
         self.port, self.watch_port = self._receiver.port, self._watch and self._watch.port
         for thread in self._threads:
             thread.start()
+
+    def _is_alive(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
 
     def __enter__(self) -> "Node":
         return self

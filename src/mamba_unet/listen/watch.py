@@ -2,12 +2,12 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from mamba_unet import __version__
-from mamba_unet.monitoring import CONTENT_TYPE, Gauge, Histogram, Metric, prometheus
+from mamba_unet.monitoring import CONTENT_TYPE, Metric, prometheus
 
 TIMEOUT_S = 5.0  # of a request; requests are answered one at a time
 EVENTS = ("stored", "ignored", "refused", "segmented", "failed", "sent")
@@ -30,44 +30,14 @@ class Events:
         return [(f'{{event="{name}"}}', self.counts[name]) for name in EVENTS]
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A node, as those see it who watch it.
-
-    Attributes:
-        alive: whether all its threads live.
-        queue: series that are being received, wait or are in the network.
-        unsent: results that at least one destination has not taken.
-        held_bytes: images and results on the disk.
-        counts: event -> how often since the start; 0 for others.
-        seconds: of a series in the network.
-    """
-
-    alive: Callable[[], bool]
-    queue: Callable[[], int]
-    unsent: Callable[[], int]
-    held_bytes: Callable[[], int]
-    counts: Mapping[str, int]
-    seconds: Histogram
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return (
-            Gauge("up", "Whether all threads of the node live.", self.alive),
-            Gauge("queue", "Series that are being received, wait or are in the network.", self.queue),
-            Gauge("unsent", "Results that at least one destination has not taken.", self.unsent),
-            Gauge("held_bytes", "Images and results on the disk.", self.held_bytes),
-            Events(self.counts),
-            self.seconds,
-        )
-
-
 class Watch:
     """Answers `/health` and `/metrics` over HTTP. Close it.
 
     Args:
-        watched: the node.
         host, port: to listen on; port 0 takes a free one.
+        alive: whether the node works.
+        queue: series that are being received, wait or are in the network.
+        metrics: what `/metrics` answers.
 
     Attributes:
         port: that it listens on.
@@ -76,7 +46,9 @@ class Watch:
         ValueError: the address is not free, or not this machine's.
     """
 
-    def __init__(self, watched: Watched, host: str, port: int) -> None:
+    def __init__(
+        self, host: str, port: int, alive: Callable[[], bool], queue: Callable[[], int], metrics: Sequence[Metric]
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = TIMEOUT_S
             server_version, sys_version = "mamba-unet", ""
@@ -85,12 +57,11 @@ class Watch:
                 kind, status = "application/json", 404
                 match self.path.partition("?")[0]:
                     case "/health":
-                        alive = watched.alive()
-                        status = 200 if alive else 503
-                        said = {"status": "ok" if alive else "failed", "version": __version__, "queue": watched.queue()}
-                        body = json.dumps(said)
+                        status = 200 if alive() else 503
+                        state = "ok" if status == 200 else "failed"
+                        body = json.dumps({"status": state, "version": __version__, "queue": queue()})
                     case "/metrics":
-                        kind, body, status = CONTENT_TYPE, prometheus(watched.metrics), 200
+                        kind, body, status = CONTENT_TYPE, prometheus(metrics), 200
                     case _:
                         body = json.dumps({"detail": "expected /health or /metrics"})
                 self.send_response(status)
