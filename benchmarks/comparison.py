@@ -5,7 +5,8 @@
 prepares the data in OUT/data, runs `mamba-unet compare` in OUT/comparison with the words given (what is trained already
 is not trained again), and writes benchmarks/results/comparison_<data>_<hardware>_<date>.md and .json. Recipes that
 benchmarks/rates.py wrote give all networks the same time; the result names the file they come from. With
---only-finished nothing is trained, and what is complete is compared.
+--only-finished nothing is trained, and what is complete is compared. --keep FOLDER counts the trainings that an earlier
+call kept there as done, and keeps what is done in the end: so a table grows over days and machines.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import re
 import shlex
 from pathlib import Path
 
+from kept import keep, restore
 from mamba_unet.data import PreparedDataset
 from mamba_unet.training.recipe import find_recipe
 from measuring import run, write_result
@@ -26,11 +28,16 @@ def main() -> None:
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--source", type=Path, required=True, help="the data set as downloaded")
     parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="trainings of this table, done before and now")
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "comparison"
     run("prepare", args.source, data)
+    if args.keep:
+        restore(args.keep, folder / "runs")
     run("compare", *args.recipes, "--data", data, "--out", folder, *words)
+    if args.keep:
+        keep(folder / "runs", args.keep)
 
     prepared = PreparedDataset(data)
     files = [find_recipe(recipe.rpartition("=")[2]) for recipe in args.recipes]

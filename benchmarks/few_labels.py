@@ -5,7 +5,8 @@
 prepares the data in OUT/data, trains every row under the same number of iterations in OUT/comparison (what is complete
 is not trained again, what was stopped goes on), chooses every checkpoint on the 10 validation patients, measures it on
 the 20 test patients, and writes benchmarks/results/few_labels_<hardware>_<date>.md and .json. Further words override
-all recipes. --rows takes some rows; what a missing row would be compared with is left out.
+all recipes. --rows takes some rows; what a missing row would be compared with is left out. --only-finished trains
+nothing and takes what is complete; --keep FOLDER as in benchmarks/comparison.py.
 """
 
 import argparse
@@ -16,12 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kept import keep, restore
 from mamba_unet.commands.options import seeds
 from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.run import compare
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.significance import holm, paired_test
-from mamba_unet.inference.evaluate import evaluate_checkpoint
+from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.tables import number
 from mamba_unet.training.recipe import Recipe, load_recipe, recipe_text
@@ -121,9 +124,12 @@ def other_networks(entries: Mapping[str, Entry], folder: Path, prepared: Prepare
     for row, entry in entries.items():
         found: dict[str, list[float]] = {}
         for described in entry.runs:
+            run = RunFolder(folder / described["folder"])
             for name in described["validation_dice_of_others"]:
-                weights = RunFolder(folder / described["folder"]).best_of(name)
-                found.setdefault(name, []).append(evaluate_checkpoint(weights, prepared).mean_foreground_dice)
+                measured, weights = run.evaluation(f"{name}_test"), run.best_of(name)
+                if not (measured / MADE_BY).is_file():
+                    evaluate_checkpoint(weights, prepared)
+                found.setdefault(name, []).append(Evaluation.read(measured).mean_foreground_dice)
         lines += [[row, name, number(sum(values) / len(values), 4)] for name, values in found.items()]
     return lines
 
@@ -134,6 +140,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--seeds", type=seeds, default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=rows(), help="default: all; quote names")
+    parser.add_argument("--only-finished", action="store_true", help="train nothing, write down what is complete")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="trainings of this table, done before and now")
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "comparison"
@@ -144,13 +152,18 @@ def main() -> None:
         row: load_recipe(load_recipe(recipe, keys), words) for row, (recipe, keys) in chosen.items()
     }
     reference = next((row for row in ("supervised, 7", "supervised, 70") if row in recipes), None)
-    comparison = compare(recipes, data, folder, seeds=args.seeds, reference=reference, progress=True)
-
+    if args.keep:
+        restore(args.keep, folder / "runs")
+    how = {"seeds": args.seeds, "reference": reference, "progress": True, "only_finished": args.only_finished}
+    comparison = compare(recipes, data, folder, **how)
     found = tests(comparison.entries)
     others = other_networks(comparison.entries, folder, prepared)
+    if args.keep:
+        keep(folder / "runs", args.keep)
     gaps = reached(comparison.entries)
     given = ["--source", args.source.name, "--out", args.out.name, "--seeds", ",".join(map(str, args.seeds)), *words]
     given += ["--rows", *args.rows] if args.rows else []
+    given += ["--only-finished"] if args.only_finished else []
     command = "python benchmarks/few_labels.py " + shlex.join(given)
     lines = [
         f"Command: `{command}`. Every row has the same number of iterations and batch; numbers of patients are those "

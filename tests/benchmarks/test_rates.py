@@ -1,6 +1,8 @@
 """Recipes of equal time, and the comparison that trains them."""
 
 import json
+import shutil
+import zipfile
 
 import pytest
 import yaml
@@ -39,11 +41,24 @@ def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, 
         patch.setattr("mamba_unet.comparison.run.train", lambda *_, **__: pytest.fail("trained"))
         with pytest.raises(SystemExit):
             run_benchmark(*compared, "--only-finished")
-    page = run_benchmark(*compared, "--seeds", "0,1")
+    page = run_benchmark(*compared, "--seeds", "0,1", "--keep", tmp_path / "kept")
     assert "as many iterations as fit by benchmarks/results/rates_phantom_" in page
     assert "out/recipes/mamba.yaml" in page and str(tmp_path) not in page
     progress = json.loads((out / "comparison" / "runs" / "control" / "seed1" / "progress.json").read_text())
     assert progress["iteration"] == 2
+
+    shutil.rmtree(out / "comparison")
+    kept = [path.relative_to(tmp_path / "kept").as_posix() for path in sorted((tmp_path / "kept").rglob("*.zip"))]
+    assert kept == [f"{path.stem}/seed{seed}.zip" for path in sorted(written) for seed in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr("mamba_unet.comparison.run.train", lambda *_, **__: pytest.fail("trained again"))
+        again = run_benchmark(*compared, "--seeds", "0,1", "--keep", tmp_path / "kept")
+    assert again == page and str(tmp_path) not in read_zip(tmp_path / "kept" / kept[0], "recipe.yaml")
+
+
+def read_zip(path, name) -> str:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name).decode()
 
 
 def test_the_budget_holds_iterations_and_validations(benchmark, recipes):

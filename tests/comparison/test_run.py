@@ -98,6 +98,23 @@ def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, reci
     assert trained == [] and contents(out) == before
 
 
+def test_runs_whose_weights_and_predictions_are_gone_give_the_same_tables(out, recipes, phantom, trained, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    for path in [*folder.rglob("runs/**/*.safetensors"), *folder.rglob("runs/**/*.ckpt")]:
+        path.unlink()
+    for path in folder.rglob("predictions"):
+        shutil.rmtree(path)
+    command = words(recipes, phantom.folder, folder, "--seeds", "0,1")
+    assert main(command) == 0 and trained == []
+    for name in ("table.md", "table.csv", "significance.csv", "comparison.json"):
+        assert (folder / name).read_text() == (out / name).read_text()
+
+    made_by = folder / "runs" / "mamba" / "seed0" / "evaluation_test" / "made_by.json"
+    made_by.write_text(made_by.read_text().replace(phantom.fingerprint, "0" * 64))
+    assert main(command) == 2, "what was measured on other data counts for nothing"
+
+
 def test_an_evaluation_of_other_weights_is_made_anew_whatever_its_date(out, recipes, phantom, trained, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     first, second = (tmp_path / "out" / "runs" / "mamba" / f"seed{seed}" for seed in (0, 1))

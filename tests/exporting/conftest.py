@@ -7,7 +7,7 @@ import torch
 
 from mamba_unet import build_model
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
-from mamba_unet.models.registry import BASELINE_SIZES, SIZES, model_spec
+from mamba_unet.models.registry import model_spec, resolve_config
 from mamba_unet.views.intensity import MINMAX, intensity_rules
 from mamba_unet.views.patches import Patches
 from mamba_unet.views.preprocessing import Preprocessing
@@ -20,7 +20,7 @@ def make_checkpoint(tmp_path_factory):
 
     def make(name: str):
         torch.manual_seed(0)
-        config = dict(BASELINE_SIZES.get(name, SIZES)["nano"])
+        config = resolve_config("nano", {}, name)
         model = build_model(name, 1, 3, **config)
         for parameter in model.parameters():
             if parameter.ndim == 1:  # so that norms and biases are not what leaves no trace

@@ -18,8 +18,8 @@ def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
     [
         ("mamba_unet", "mamba_unet_no_scan", (), 15_478_272),
         ("mamba_unet", "mamba_unet_dwconv", ("scan_conv.weight",), 17_379_072),
-        ("mamba_unet_3d", "mamba_unet_3d_no_scan", (), 18_728_548),
-        ("mamba_unet_3d", "mamba_unet_3d_dwconv", ("scan_conv.weight",), 21_626_212),
+        ("mamba_unet_3d", "mamba_unet_3d_no_scan", (), 18_729_452),
+        ("mamba_unet_3d", "mamba_unet_3d_dwconv", ("scan_conv.weight",), 21_627_116),
     ],
 )
 def test_a_control_is_mamba_unet_parameter_for_parameter_but_for_the_scan(network, control, added, parameters):

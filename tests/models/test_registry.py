@@ -16,7 +16,7 @@ def test_sizes_by_name_and_arguments_that_win_over_them():
     assert build_model("mamba_unet", size="tiny-d9").layers[2].blocks[8] is not None
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("mamba_unet_3d", 24_193_636), ("unet_3d", 30_964_196)])
+@pytest.mark.parametrize(("name", "parameters"), [("mamba_unet_3d", 24_194_148), ("unet_3d", 30_964_196)])
 def test_a_network_for_volumes_knows_its_axes_and_what_it_is_by_its_class(name, parameters):
     with torch.device("meta"):
         network = build_model(name, in_channels=3)

@@ -261,7 +261,8 @@ def test_the_chosen_model_is_the_one_that_runs(predictor, volume_file):
 
 
 def test_a_network_for_volumes_segments_patch_by_patch(volume_file, tmp_path):
-    config = {"in_channels": 1, "num_classes": 3, **resolve_config("nano", {"dims": [8, 16, 32], "d_state": 2})}
+    arguments = {"dims": [8, 16, 32], "d_state": 2}
+    config = {"in_channels": 1, "num_classes": 3, **resolve_config("nano", arguments, "mamba_unet_3d")}
     names = ["background", "myocardium", "left ventricle"]
     preprocessing = Preprocessing((MINMAX,), "SPL", Patches((4, 16, 16), (8.0, 2.0, 2.0))).to_json()
     metadata = CheckpointMetadata("mamba_unet_3d", config, names, preprocessing, "phantom")

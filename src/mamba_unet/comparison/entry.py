@@ -22,7 +22,7 @@ class Entry:
     Attributes:
         name: of the row.
         evaluations: one per training (seed), of the same cases; those of a seed's folds are merged.
-        labels: case -> class indices (D, H, W) of the first training, for the figures.
+        labels: case -> class indices (D, H, W) of the first training, for the figures; None where they are gone.
         recipe: None for external predictions.
         runs: what is known of each training: folder, seed, fold, iteration, hours, peak_gpu_memory_mib, machine.
         parameters: trainable numbers; None for external predictions.
@@ -31,7 +31,7 @@ class Entry:
 
     name: str
     evaluations: Sequence[Evaluation]
-    labels: Callable[[Case], np.ndarray]
+    labels: Callable[[Case], np.ndarray] | None
     recipe: Recipe | None = None
     runs: Sequence[Mapping[str, Any]] = ()
     parameters: int | None = None

@@ -222,7 +222,7 @@ class Comparison:
         examples = []
         for identifier in pick_cases(list(self.evaluation.cases), EXAMPLES, seed):
             case = self.prepared.case(identifier)
-            labels = {name: entry.labels(case) for name, entry in self.entries.items()}
+            labels = {name: entry.labels(case) for name, entry in self.entries.items() if entry.labels is not None}
             examples.append(Example.of_case(case, largest_slice(case.label), labels))
         return examples
 

@@ -25,7 +25,7 @@ from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import read_record
-from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint, evaluation_folder, made_by
+from mamba_unet.inference.evaluate import MADE_BY, data_of, evaluate_checkpoint, evaluation_folder, made_by
 from mamba_unet.models.checkpoint import CheckpointError, find_checkpoint, read_metadata
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.runs import RunFolder
@@ -74,7 +74,8 @@ def compare(
 
     A complete run is left as it is, an incomplete one is continued. Every network is trained by the first seed, then
     every one by the second. Runs may also have been trained by
-    `mamba-unet train` into the same folders, on several machines for example.
+    `mamba-unet train` into the same folders, on several machines for example. Of a run that is complete and measured
+    the weights and predictions may be gone: what was measured counts, and figures of single cases leave the row out.
 
     Args:
         recipes: name -> recipe; its data, out, seed and fold are set here.
@@ -169,7 +170,7 @@ def compare(
             labels=_stored_labels(next(iter(by_seed.values())), prepared),
             recipe=recipes[name],
             runs=[_describe(run, out) for run in runs],
-            parameters=sum(p.numel() for p in load_checkpoint(runs[0].out)[0].parameters()),
+            parameters=_parameters(runs[0].out),
             curves=list(filter(None, (read_curves(RunFolder(run.out).metrics).get("val/dice") for run in runs))),
         )
     for name in names[len(recipes) :]:
@@ -245,13 +246,25 @@ def _plan(name: str, recipe: Recipe, out: Path, seeds: Sequence[int], folds: int
 
 def _read_evaluation(run: str, prepared: PreparedDataset, split: str, conventions: Conventions) -> Evaluation | None:
     """The run's evaluation of a split where it is there, of this very checkpoint, these data and these conventions."""
-    folder = evaluation_folder(run, split, prepared)
-    if read_record(folder / MADE_BY) != made_by(find_checkpoint(run), prepared):
+    has_weights = RunFolder(run).best.is_file()
+    folder = evaluation_folder(run, split, prepared) if has_weights else RunFolder(run).evaluation(split)
+    made = read_record(folder / MADE_BY)
+    expected = made_by(find_checkpoint(run), prepared) if has_weights else made | data_of(prepared)
+    if not made or made != expected:
         return None
     evaluation, identifiers = Evaluation.read(folder), prepared.split(split)
     same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)
-    kept = all((folder / "predictions" / f"{identifier}.npz").is_file() for identifier in identifiers)
+    kept = not has_weights or all(
+        (folder / "predictions" / f"{identifier}.npz").is_file() for identifier in identifiers
+    )
     return evaluation if same and kept else None
+
+
+def _parameters(run: str) -> int:
+    """Trainable numbers of the run's network."""
+    if RunFolder(run).best.is_file():
+        return sum(parameter.numel() for parameter in load_checkpoint(run)[0].parameters())
+    return RunFolder(run).read_progress()["parameters"]
 
 
 def _describe(run: Recipe, out: Path) -> dict[str, Any]:
@@ -275,11 +288,13 @@ def _describe(run: Recipe, out: Path) -> dict[str, Any]:
     }
 
 
-def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callable[[Case], np.ndarray]:
-    """Case -> the stored prediction of the run that tested it."""
+def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callable[[Case], np.ndarray] | None:
+    """Case -> the stored prediction of the run that tested it; None where predictions are gone."""
     files = {}
     for run in runs:
         split = split_name("test", run.fold)
+        if not RunFolder(run.out).best.is_file():
+            return None
         folder = evaluation_folder(run.out, split, prepared) / "predictions"
         files |= {identifier: folder / f"{identifier}.npz" for identifier in prepared.split(split)}
     return _labels_from(files, prepared.label_values)

@@ -72,7 +72,12 @@ def evaluate_checkpoint(
 
 def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str]:
     """What tells an evaluation from another of the same split: the checkpoint's content and the data's."""
-    return {"checkpoint_sha256": sha256([weights]), "data": prepared.name, "fingerprint": prepared.fingerprint}
+    return {"checkpoint_sha256": sha256([weights]), **data_of(prepared)}
+
+
+def data_of(prepared: PreparedDataset) -> dict[str, str]:
+    """The part of `made_by` that tells the data."""
+    return {"data": prepared.name, "fingerprint": prepared.fingerprint}
 
 
 def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedDataset) -> Path:

@@ -19,6 +19,7 @@ from mamba_unet.inference.fit import anatomy_misfits, image_misfits
 from mamba_unet.inference.scores import run_tiles
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.models.checkpoint import CheckpointMetadata, find_checkpoint
+from mamba_unet.models.layers import in_cpu_order
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.view import Tiles, View, on_grid
@@ -137,13 +138,13 @@ class Predictor:
                 )
             theirs = Preprocessing.from_json(other.preprocessing)
             self.preprocessing.require_same(theirs, str(self.checkpoints[0]), str(path), ("intensity", "orientation"))
-        self.members = [model.to(self.device) for model, _ in loaded]
+        on_cpu = self.device.type == "cpu"
+        self.members = [in_cpu_order(model) if on_cpu else model.to(self.device) for model, _ in loaded]
         self._views: list[tuple[View, list[nn.Module]]] = []  # networks that see an image alike share its tiles
         for model, (_, metadata) in zip(self.members, loaded, strict=True):
             view = Preprocessing.from_json(metadata.preprocessing).view
             alike = next((members for other, members in self._views if other == view), None)
             alike.append(model) if alike is not None else self._views.append((view, [model]))
-        on_cpu = self.device.type == "cpu"
         self.batch_size = batch_size or min(view.at_a_time(on_cpu) for view, _ in self._views)
 
     def __call__(

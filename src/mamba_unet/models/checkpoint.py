@@ -162,7 +162,10 @@ def _check(metadata: CheckpointMetadata) -> None:
 
 
 def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of version 0.1.0, whose preprocessing was three fields, in today's words; others as they are."""
+    """Metadata of earlier versions in today's words. Their convolutional stem was the one that is `conv_group` now, and
+    the preprocessing of 0.1.0 was three fields."""
+    if fields.get("model", "").startswith(("mamba_unet_fine", "mamba_unet_3d")):
+        fields["config"] = {"stem": "conv_group", **fields["config"]}
     if "preprocessing" in fields:
         return fields
     intensity, size, orientation = (fields.pop(name) for name in ("intensity", "image_size", "orientation"))

@@ -5,11 +5,28 @@ B batch, S the map's axes (H, W or D, H, W), C channels; a scale, stride or kern
 
 from collections.abc import Sequence
 from math import prod
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CPU_ORDER = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the axes of a convolution's weights
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def in_cpu_order(network: Network) -> Network:
+    """The same network, its convolutions' weights in the order of memory that a CPU computes fastest with.
+
+    The maps between convolutions take the order of the weights. Names, values and what is saved stay the same; results
+    differ by rounding. Timed in benchmarks/layout.py.
+    """
+    for parameter in network.parameters():
+        if order := CPU_ORDER.get(parameter.ndim):
+            parameter.data = parameter.data.contiguous(memory_format=order)
+    return network
 
 
 class PatchEmbed(nn.Module):

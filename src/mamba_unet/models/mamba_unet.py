@@ -24,7 +24,7 @@ class MambaUNet(StagedUNet, HubModel):
         drop_path_rate: stochastic depth of the deepest block, rising linearly from 0.
         use_checkpoint: gradient checkpointing: keep only each block's input while training.
         scan: "selective" is Mamba-UNet; "identity" and "dwconv" are its controls, see `VSSBlock`.
-        stem: "patch" is Mamba-UNet; "conv" adds convolutions at full and half resolution, see `ConvStem`.
+        stem: "patch" is Mamba-UNet; "conv" adds convolutions at full and half resolution, see `StagedUNet`.
         spatial_dims: 2 for images, 3 for volumes.
         spacing: of the volumes it will see, of D, H, W, in any unit: from it follows which axes a stage shrinks, see
             `volume_levels`. None is taken as slices four times as thick as pixels are wide.

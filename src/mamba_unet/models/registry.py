@@ -120,12 +120,11 @@ def build_model(
     Raises:
         ValueError: unknown name or size, with the nearest known one.
     """
-    spec = model_spec(name)
-    arguments = {**spec.arguments, **resolve_config(size, sizes, name)}
-    return spec.network(in_channels=in_channels, num_classes=num_classes, **arguments)
+    arguments = resolve_config(size, sizes, name)
+    return model_spec(name).network(in_channels=in_channels, num_classes=num_classes, **arguments)
 
 
 def resolve_config(size: str | None, arguments: Mapping[str, Any], name: str = "mamba_unet") -> dict[str, Any]:
-    """Constructor arguments of a network's size, overridden by `arguments`; a ValueError names an unknown size."""
-    sizes = BASELINE_SIZES.get(name, SIZES)
-    return {**({} if size is None else _lookup(sizes, size, f"size of {name}")), **arguments}
+    """Constructor arguments of a network of a size, overridden by `arguments`; a ValueError names what is unknown."""
+    sizes, own = BASELINE_SIZES.get(name, SIZES), model_spec(name).arguments
+    return {**own, **({} if size is None else _lookup(sizes, size, f"size of {name}")), **arguments}

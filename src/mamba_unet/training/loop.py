@@ -20,6 +20,7 @@ from mamba_unet.evaluation.cases import Evaluation, evaluate_cases
 from mamba_unet.files import naming, write_json
 from mamba_unet.inference.scores import predict_array
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint
+from mamba_unet.models.layers import in_cpu_order
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.objectives.base import Batch, Objective
@@ -93,12 +94,16 @@ class Training:
         self.others = dict.fromkeys(others, float("-inf"))
         self._since, self._names = time.monotonic(), list[str]()
 
+        on_cpu = fabric.device.type == "cpu"
+        if on_cpu:
+            in_cpu_order(objective)
         optimizer, self.schedule = build_optimizer(
             objective,
             recipe.optimizer,
             recipe.iterations,
             {f"{objective.trained}.{name}" for name in pretrained},
             self._share_of_minutes,
+            fused=on_cpu,
         )
         # the module whose forward pass shares gradients between processes, and casts; `objective` stays the bare one
         self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
@@ -283,6 +288,10 @@ class Training:
         self.others |= state.get("others", {})
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():  # in the parameter's order of memory, as fused steps need
+            for name, value in kept.items():
+                if value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter).copy_(value)
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
@@ -324,6 +333,7 @@ class Training:
                 if device.type == "cuda"
                 else None,
                 "best_validation_dice": self.best_dice if math.isfinite(self.best_dice) else None,
+                "parameters": sum(parameter.numel() for parameter in self.objective.network.parameters()),
             }
             | ({"best_validation_dice_of_others": others} if self.others else {}),
         )

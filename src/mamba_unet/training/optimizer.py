@@ -18,6 +18,7 @@ def build_optimizer(
     iterations: int,
     pretrained: Collection[str] = (),
     share_done: Callable[[], float] = lambda: 0.0,
+    fused: bool = False,
 ) -> tuple[Optimizer, LambdaLR]:
     """An optimiser of the module's parameters that need gradients, and its learning rate per iteration.
 
@@ -28,6 +29,7 @@ def build_optimizer(
         pretrained: names of the module's parameters that were loaded; they learn at
             `recipe.lr * recipe.lr_pretrained_factor`. The other parameters are the optimiser's first group.
         share_done: how much of the run is over by another measure than iterations, from 0 to 1.
+        fused: take AdamW's step in one kernel.
     """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if recipe.lr_pretrained_factor == 1:
@@ -47,7 +49,7 @@ def build_optimizer(
     if recipe.name == "sgd":
         optimizer = SGD(groups, momentum=recipe.momentum)
     else:
-        optimizer = AdamW(groups)
+        optimizer = AdamW(groups, fused=fused or None)
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / (recipe.warmup + 1))

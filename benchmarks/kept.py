@@ -1,0 +1,48 @@
+"""Trainings that outlive their machine: of each run what `compare` needs, without weights and predictions, as a zip.
+
+A table of many trainings takes days of a small machine. Whoever has some hours trains some, keeps them in
+benchmarks/results/trainings, and the next one goes on from there.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+from mamba_unet.files import atomic_path
+from mamba_unet.inference.evaluate import MADE_BY
+from mamba_unet.runs import RunFolder
+
+FILES = ("recipe.yaml", "split.json", "annotation.json", "versions.json", "progress.json", "logs/*/metrics.csv")
+EVALUATIONS = ("evaluation_*/*.json", "evaluation_*/*.csv")
+PLACES = re.compile(r"^(data|out): .*$", re.MULTILINE)  # of the machine that trained
+NO_DATE = (1980, 1, 1, 0, 0, 0)  # equal trainings give equal files
+
+
+def keep(runs: Path, kept: Path) -> int:
+    """Zip every run below `runs` that is complete and measured into `kept`, at the same place; how many are there.
+
+    A run whose weights are gone came from there, and is left as it is.
+    """
+    for progress in sorted(runs.rglob("progress.json")):
+        run = RunFolder(progress.parent)
+        if not run.is_complete or not run.best.is_file() or not any(run.path.glob(f"evaluation_*/{MADE_BY}")):
+            continue
+        with (
+            atomic_path(kept / run.path.relative_to(runs).with_suffix(".zip")) as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,
+        ):
+            for path in sorted(path for pattern in FILES + EVALUATIONS for path in run.path.glob(pattern)):
+                text = path.read_text(encoding="utf-8")
+                text = PLACES.sub(r"\1: null", text) if path == run.recipe else text
+                name = zipfile.ZipInfo(path.relative_to(run.path).as_posix(), NO_DATE)
+                archive.writestr(name, text, zipfile.ZIP_DEFLATED)
+    return len([*kept.rglob("*.zip")])
+
+
+def restore(kept: Path, runs: Path) -> None:
+    """Unpack what `keep` wrote where no run is yet."""
+    for path in sorted(kept.rglob("*.zip")):
+        run = RunFolder(runs / path.relative_to(kept).with_suffix(""))
+        if not run.exists:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(run.path)
