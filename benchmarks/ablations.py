@@ -12,6 +12,7 @@ Writes benchmarks/results/ablations_<recipe>_<data>_<hardware>_<date>.md and .js
 """
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 from statistics import fmean, stdev
@@ -35,6 +36,10 @@ PARTS = {  # name of a run -> what is left out, and the keys that do so
     "clip": ("the limit of the gradient's norm", {"optimizer.clip_norm": None}),
     "deep": ("the losses of coarser decoder stages", {"deep_supervision": False}),
     "warmup": ("the warm-up of the learning rate", {"optimizer.warmup": 0}),
+    "stem": (
+        "the convolutional stem and its start: its first form instead",
+        {"model.arguments": {"stem": "conv_group"}},
+    ),
 }
 
 
@@ -43,10 +48,11 @@ def variants(recipe: Recipe) -> dict[str, tuple[str, Recipe]]:
     found = {COMPLETE: (COMPLETE, recipe)}
     for name, (text, keys) in PARTS.items():
         without = load_recipe(recipe, keys)
-        means_something = name != "foreground" or recipe.view.fit == "crop"
+        has = {"foreground": recipe.view.fit == "crop", "stem": recipe.model.name.startswith("mamba_unet_fine")}
+        means_something = has.get(name, True)
         if means_something and experiment(without) != experiment(recipe):
             words = " ".join(
-                f"--{key} {'null' if value is None else str(value).lower()}" for key, value in keys.items()
+                f"--{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()
             )
             found[name] = f"{text} (`{words}`)", without
     return found

@@ -6,6 +6,7 @@ import torch
 from mamba_unet import build_model
 from mamba_unet.models.checkpoint import CheckpointMetadata, save_checkpoint, slices_preprocessing
 from mamba_unet.models.loading import load_pretrained
+from mamba_unet.models.registry import resolve_config
 
 
 def scattered(model: torch.nn.Module) -> torch.nn.Module:
@@ -17,7 +18,7 @@ def scattered(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def saved(model: torch.nn.Module, name: str, folder) -> None:
-    config = {"in_channels": 1, "num_classes": 4}
+    config = {"in_channels": 1, "num_classes": 4, **resolve_config("nano", {}, name)}
     preprocessing = slices_preprocessing([{"method": "minmax"}], (32, 32), None)
     metadata = CheckpointMetadata(name, config, ["background", "1", "2", "3"], preprocessing)
     save_checkpoint(folder / "best.safetensors", model, metadata)

@@ -5,9 +5,15 @@ import torch
 from safetensors.torch import save_file
 
 from mamba_unet import MambaUNet, build_model
-from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint, slices_preprocessing
+from mamba_unet.models.checkpoint import (
+    CheckpointError,
+    CheckpointMetadata,
+    read_metadata,
+    save_checkpoint,
+    slices_preprocessing,
+)
 from mamba_unet.models.loading import PretrainedError, load, load_pretrained, read_weights
-from mamba_unet.models.registry import list_models
+from mamba_unet.models.registry import list_models, resolve_config
 
 
 @pytest.fixture
@@ -165,9 +171,8 @@ def test_every_network_starts_from_its_own_run_with_other_classes_and_channels(t
     torch.manual_seed(0)
     before, after = channels
     old = build_model(name, in_channels=before, num_classes=3, size="nano")
-    save_checkpoint(
-        tmp_path / "run" / "best.safetensors", old, metadata_of(name, {"in_channels": before, "num_classes": 3})
-    )
+    config = {"in_channels": before, "num_classes": 3, **resolve_config("nano", {}, name)}
+    save_checkpoint(tmp_path / "run" / "best.safetensors", old, metadata_of(name, config))
     new = build_model(name, in_channels=after, num_classes=5, size="nano")
     report = load_pretrained(new, tmp_path / "run")
     assert not report.unexpected and report.lineage == ("a" * 64,) and report.kind.startswith(name)
@@ -226,6 +231,17 @@ def test_load_gives_the_network_with_its_metadata(small, tmp_path):
     save_checkpoint(tmp_path / "best.safetensors", small, metadata_of("mamba_unet", config | {"dims": [8, 16, 32]}))
     with pytest.raises(CheckpointError, match="does not hold the network that its header describes"):
         load(tmp_path)
+
+
+def test_another_kind_of_convolutional_stem_is_refused_with_the_remedy(tmp_path):
+    config = {"in_channels": 1, "num_classes": 4}  # as earlier versions wrote it
+    old = build_model("mamba_unet_fine", **config, size="nano", stem="conv_group")
+    save_checkpoint(tmp_path / "best.safetensors", old, metadata_of("mamba_unet_fine", config))
+    assert read_metadata(tmp_path / "best.safetensors").config["stem"] == "conv_group"
+    with pytest.raises(PretrainedError, match=r"--model\.arguments '\{stem: conv_group\}'"):
+        load_pretrained(build_model("mamba_unet_fine", size="nano"), tmp_path)
+    report = load_pretrained(build_model("mamba_unet_fine", size="nano", stem="conv_group"), tmp_path)
+    assert not report.missing
 
 
 def test_vmamba_fills_the_stages_of_a_network_with_a_stem_of_its_own(small, tmp_path):

@@ -295,12 +295,13 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
     Raises:
         FileNotFoundError: nothing there.
         PretrainedError: a checkpoint for another network or for none we know, which the message names, NaN or infinite
-            weights, or nothing in it fits.
+            weights, another kind of convolutional stem, or nothing in it fits.
     """
     path = Path(where)
     if not path.is_file():
         path = find_checkpoint(where)
     metadata = read_metadata(path) if path.suffix == ".safetensors" else None
+    _require_stem(model, metadata, where)
     weights = {name: value for name, value in read_weights(path).items() if not COMPUTED.search(name)}
     kind = _kind_for(model, weights, metadata, str(where))
 
@@ -347,6 +348,16 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
         lineage,
         preprocessing,
     )
+
+
+def _require_stem(model: nn.Module, metadata: CheckpointMetadata | None, where: str | Path) -> None:
+    """Of two kinds of convolutional stem one's weights would fill the other's, and mean something else there."""
+    before, now = (metadata.config if metadata else {}).get("stem"), getattr(model, "stem_kind", None)
+    if before != now and {before, now} == {"conv", "conv_group"}:
+        raise PretrainedError(
+            f"{where} was trained with the stem {before!r}, and this network has {now!r}: give the same, "
+            f"--model.arguments '{{stem: {before}}}'"
+        )
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:

@@ -115,7 +115,7 @@ class StagedUNet(nn.Module):
             blocks = [block(i, j, rate) for j, rate in enumerate(stage_rates[i])]
             return Stage(blocks, use_checkpoint=use_checkpoint, **resample)
 
-        group = stem == "conv_group"
+        self.stem_kind, group = stem, stem == "conv_group"
         self.stem = None if stem == "patch" else ConvStem(in_channels, dims[0], levels, group)
         if self.stem is None:
             self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size)
