@@ -234,7 +234,7 @@ def test_load_gives_the_network_with_its_metadata(small, tmp_path):
 
 
 def test_another_kind_of_convolutional_stem_is_refused_with_the_remedy(tmp_path):
-    config = {"in_channels": 1, "num_classes": 4}  # as earlier versions wrote it
+    config = {"in_channels": 1, "num_classes": 4}  # as earlier versions wrote it; the weights tell the stem
     old = build_model("mamba_unet_fine", **config, size="nano", stem="conv_group")
     save_checkpoint(tmp_path / "best.safetensors", old, metadata_of("mamba_unet_fine", config))
     assert read_metadata(tmp_path / "best.safetensors").config["stem"] == "conv_group"

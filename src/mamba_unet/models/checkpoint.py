@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mamba_unet.volumes.formats import printable
 log = logging.getLogger(__name__)
 
 HEADER_KEY = "mamba_unet"
+STEM_NORM = "stem.level0.0.1"  # the first normalisation of a convolutional stem
 FILE_NAMES = ("best.safetensors", "model.safetensors")  # as `train` and as `save_pretrained` write them
 HUB = "hf:"  # what a hub id begins with: a path that is missing must not be asked of strangers
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
@@ -111,7 +112,7 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     Raises:
         CheckpointError: the file is neither, or is damaged.
     """
-    header = _header(path)
+    header, names = _header(path)
     if HEADER_KEY not in header:
         return None
     try:
@@ -121,7 +122,7 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error}); copy it again") from error
     try:
-        metadata = CheckpointMetadata(**_renewed(fields))
+        metadata = CheckpointMetadata(**_renewed(fields, names))
         _check(metadata)
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
@@ -131,12 +132,13 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     return metadata
 
 
-def _header(path: str | Path) -> Mapping[str, str]:
+def _header(path: str | Path) -> tuple[Mapping[str, str], Collection[str]]:
+    """What stands in a file's header, and the names of its weights; an ONNX file needs no names."""
     match Path(path).suffix:
         case ".onnx":
             from mamba_unet.models.onnx_network import read_manifest
 
-            return read_manifest(path)
+            return read_manifest(path), ()
         case ".pt2":
             raise CheckpointError(
                 f"{path} is a program of torch.export: load it by torch.export.load. Predictions are made with the "
@@ -144,7 +146,7 @@ def _header(path: str | Path) -> Mapping[str, str]:
             )
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            return file.metadata() or {}, set(file.keys())
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}); "
@@ -161,11 +163,11 @@ def _check(metadata: CheckpointMetadata) -> None:
         raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")
 
 
-def _renewed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of earlier versions in today's words. Their convolutional stem was the one that is `conv_group` now, and
-    the preprocessing of 0.1.0 was three fields."""
-    if fields.get("model", "").startswith(("mamba_unet_fine", "mamba_unet_3d")):
-        fields["config"] = {"stem": "conv_group", **fields["config"]}
+def _renewed(fields: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Metadata of earlier versions in today's words: the preprocessing of 0.1.0 was three fields, and the convolutional
+    stem, which its weights tell, was the one that is `conv_group` now."""
+    if f"{STEM_NORM}.weight" in names and f"{STEM_NORM}.running_mean" not in names:
+        fields["config"] = {**fields["config"], "stem": "conv_group"}
     if "preprocessing" in fields:
         return fields
     intensity, size, orientation = (fields.pop(name) for name in ("intensity", "image_size", "orientation"))
