@@ -37,7 +37,7 @@ TOLERANCE = 1e-9  # of the largest value, in float64
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(name, 1, CLASSES, NETWORKS[name])
+    return build_model(name, 1, CLASSES, size=NETWORKS[name])
 
 
 def largest_difference(name: str) -> float:

@@ -48,7 +48,8 @@ def main() -> None:
     evaluations = {split: Evaluation.read(RunFolder(folder).evaluation(split)) for split in ("val", "test")}
     recipe = load_recipe(RunFolder(folder).recipe)
     parameters = sum(p.numel() for p in model.parameters())
-    words = ["benchmarks/training.py", args.recipe, "--source", args.source.name, "--out", args.out.name]
+    given = Path(*args.recipe.parts[-3:])  # without the folders of this machine
+    words = ["benchmarks/training.py", given, "--source", args.source.name, "--out", args.out.name]
     words += ["--trained"] * args.trained + overrides
     command = "python " + shlex.join(map(str, words))
     dice = f"**{evaluations['test'].mean_foreground_dice:.4f}**"
