@@ -95,7 +95,7 @@ class Training:
         self._since, self._names = time.monotonic(), list[str]()
 
         on_cpu = fabric.device.type == "cpu"
-        if on_cpu:
+        if on_cpu and fabric.world_size == 1:  # processes share gradients in the order that weights are made in
             in_cpu_order(objective)
         optimizer, self.schedule = build_optimizer(
             objective,
