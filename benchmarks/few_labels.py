@@ -24,7 +24,7 @@ from mamba_unet.comparison.run import compare
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.significance import holm, paired_test
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.inference.evaluate import MADE_BY, evaluate_checkpoint
+from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.tables import number
 from mamba_unet.training.recipe import Recipe, load_recipe, recipe_text
@@ -127,7 +127,7 @@ def other_networks(entries: Mapping[str, Entry], folder: Path, prepared: Prepare
             run = RunFolder(folder / described["folder"])
             for name in described["validation_dice_of_others"]:
                 measured, weights = run.evaluation(f"{name}_test"), run.best_of(name)
-                if not (measured / MADE_BY).is_file():
+                if weights.is_file():  # else the run was kept without them, and what was measured counts
                     evaluate_checkpoint(weights, prepared)
                 found.setdefault(name, []).append(Evaluation.read(measured).mean_foreground_dice)
         lines += [[row, name, number(sum(values) / len(values), 4)] for name, values in found.items()]

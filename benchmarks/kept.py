@@ -18,8 +18,8 @@ PLACES = re.compile(r"^(data|out): .*$", re.MULTILINE)  # of the machine that tr
 NO_DATE = (1980, 1, 1, 0, 0, 0)  # equal trainings give equal files
 
 
-def keep(runs: Path, kept: Path) -> int:
-    """Zip every run below `runs` that is complete and measured into `kept`, at the same place; how many are there.
+def keep(runs: Path, kept: Path) -> None:
+    """Zip every run below `runs` that is complete and measured into `kept`, at the same place.
 
     A run whose weights are gone came from there, and is left as it is.
     """
@@ -36,7 +36,6 @@ def keep(runs: Path, kept: Path) -> int:
                 text = PLACES.sub(r"\1: null", text) if path == run.recipe else text
                 name = zipfile.ZipInfo(path.relative_to(run.path).as_posix(), NO_DATE)
                 archive.writestr(name, text, zipfile.ZIP_DEFLATED)
-    return len([*kept.rglob("*.zip")])
 
 
 def restore(kept: Path, runs: Path) -> None:

@@ -5,6 +5,7 @@ B batch, S image size (H, W or D, H, W), S_i the size of stage i, C channels; ma
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice, pairwise
 
 import torch
@@ -137,7 +138,7 @@ class StagedUNet(nn.Module):
         else:
             self.head = ConvHead(dims[0], num_classes, levels, group)
 
-        self.apply(_init_by_fan_in if stem == "conv" else _init_linear)
+        self.apply(partial(_init_linear, by_fan_in=stem == "conv"))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """First map -> the deepest map, and the input of every stage for the skips."""
@@ -186,20 +187,16 @@ def number_of_levels(dims: Sequence[int]) -> int:
     return STEM_LEVELS + len(dims)
 
 
-def _init_linear(module: nn.Module) -> None:
-    """Linear layers start as Swin's and VMamba's do: truncated normal weights, zero bias."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _init_linear(module: nn.Module, by_fan_in: bool) -> None:
+    """Linear layers start as Swin's and VMamba's do, with truncated normal weights, or by fan-in; with zero bias.
 
-
-def _init_by_fan_in(module: nn.Module) -> None:
-    """Linear layers keep the variance of what they are given (He et al. 2015, without the rectifier's factor).
-
-    With 0.02 the blocks of a small network begin at a hundredth of what passes by them, and its training with that.
+    By fan-in they keep the variance of what they are given (He et al. 2015, without the rectifier's factor). With 0.02
+    the blocks of a small network begin at a hundredth of what passes by them, and its training with that.
     """
     if isinstance(module, nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if by_fan_in:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        else:
+            nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
