@@ -1,6 +1,6 @@
 import pytest
 
-from mamba_unet.words import counted, duration
+from mamba_unet.words import counted, duration, some
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ def test_one_is_not_many(number, word, said):
 )
 def test_a_duration_is_told_in_the_unit_that_fits(seconds, said):
     assert duration(seconds) == said
+
+
+def test_of_many_names_some_are_told():
+    assert some(["a", "b"]) == "a, b" and some([]) == ""
+    assert some("abcdefg", 3) == "a, b, c and 4 more" and some("abcdefg", None) == "a, b, c, d, e, f, g"

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from traceback import extract_tb
-from typing import Protocol
+from typing import Any, Protocol
+
+from mamba_unet.volumes.formats import printable
 
 PREFIX = "mamba_unet_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
@@ -115,8 +117,8 @@ def prometheus(metrics: Iterable[Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def event(log: logging.Logger, name: str, level: int = logging.INFO, **fields: str | float) -> None:
-    """Log that something happened.
+def event(log: logging.Logger, name: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Log that something happened, in one line; a value with spaces is quoted.
 
     Args:
         log: where to.
@@ -124,8 +126,13 @@ def event(log: logging.Logger, name: str, level: int = logging.INFO, **fields: s
         level: of `logging`.
         fields: what is known of it; nothing of a patient.
     """
-    text = " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
+    text = " ".join([name, *(f"{key}={_word(value)}" for key, value in fields.items())])
     log.log(level, "%s", text, extra={"event": name, "fields": fields})
+
+
+def _word(value: Any) -> str:
+    text = printable(f"{value:.1f}" if isinstance(value, float) else str(value))
+    return text if text and not set(text) & set(' "=') else json.dumps(text, ensure_ascii=False)
 
 
 class JsonLines(logging.Formatter):
@@ -147,7 +154,7 @@ class JsonLines(logging.Formatter):
             kind, _, traceback = record.exc_info
             line["error"] = kind.__name__
             line["traceback"] = [f"{Path(it.filename).name}:{it.lineno} {it.name}" for it in extract_tb(traceback)]
-        return json.dumps(line)
+        return json.dumps(line, default=str)
 
 
 def log_json() -> None:

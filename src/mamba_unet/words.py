@@ -1,4 +1,6 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences."""
+
+from collections.abc import Iterable
 
 
 def counted(number: int, word: str) -> str:
@@ -11,3 +13,10 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
     return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+
+
+def some(names: Iterable[str], most: int | None = 5) -> str:
+    """ "a, b", "a, b and 3 more"; None: all."""
+    names = list(names)
+    more = len(names) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more} more" if more else "")

@@ -150,7 +150,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        return f"{len(self.entries)} networks on {self.prepared.name}"
+        return f"{counted(len(self.entries), 'network')} on {self.prepared.name}"
 
     def result_notes(self) -> list[str]:
         """What belongs under the tables of results."""

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.data.classes import distinct
-from mamba_unet.data.problems import SKIP, Problem, some
+from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.splits import Split
 from mamba_unet.views.intensity import FINITE
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.volumes.geometry import misplacement, through_plane
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import some
 
 
 def check_case(

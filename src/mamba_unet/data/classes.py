@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mamba_unet.views.labels import IGNORE
-from mamba_unet.words import counted
+from mamba_unet.words import counted, some
 
 LARGEST = 2**16 - 1  # a label value beyond it is a slip, such as -1 stored without a sign
 MOST_CLASSES = 254  # besides the background: indices are uint8, and one of them is IGNORE
@@ -143,8 +143,8 @@ def declared(labels: Mapping[str, int], class_names: Sequence[str] | None) -> di
         return dict(labels)
     if len(class_names) != len(labels) - 1:
         raise ValueError(
-            f"--class-names names {counted(len(class_names), 'class')} ({_some(class_names)}); expected "
-            f"{len(labels) - 1}, as the data describes: {_some(list(labels)[1:])}"
+            f"--class-names names {counted(len(class_names), 'class')} ({some(class_names, 8)}); expected "
+            f"{len(labels) - 1}, as the data describes: {some(list(labels)[1:], 8)}"
         )
     return {"background": 0, **dict(zip(class_names, sorted(labels.values())[1:], strict=True))}
 
@@ -189,7 +189,7 @@ def _named(found: Found, possible: Sequence[int], common: Sequence[int], names: 
     if possible and len(possible) < len(names) and possible[-1] <= len(names):
         return list(range(1, len(names) + 1))  # some class is in no mask, and the values are the classes' numbers
     raise ValueError(
-        f"--class-names names {counted(len(names), 'class')} ({_some(names)}), but the masks hold "
+        f"--class-names names {counted(len(names), 'class')} ({some(names, 8)}), but the masks hold "
         f"{counted(len(possible), 'value')} besides 0, the background.\n{_evidence(found, common)}\nWhat to do: "
         + (
             "if other values are grey levels at the edges of one class, add --binary-masks [THRESHOLD]"
@@ -229,7 +229,3 @@ def _evidence(found: Found, common: Sequence[int]) -> str:
     worst, count = max(strange, key=lambda file: strange[file]), sum(map(bool, strange.values()))
     where = f"; values that few masks have are in {count} of them, most in {worst}" if count else f", as in {worst}"
     return f"Found {found.describe()}{where}."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

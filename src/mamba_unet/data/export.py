@@ -19,6 +19,7 @@ from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
 from mamba_unet.views.intensity import COLOUR, normalise_intensity
 from mamba_unet.views.labels import IGNORE
+from mamba_unet.words import some
 
 SPLITS = ("train", "val", "test")
 
@@ -81,7 +82,7 @@ def export(
             out.rmdir()
         os.replace(folder, out)
     if left_out := sorted(set(prepared.identifiers).difference(*splits.values())):
-        notes.append(f"{len(left_out)} cases that are not in {', '.join(SPLITS)} are left out: {_some(left_out)}")
+        notes.append(f"{len(left_out)} cases that are not in {', '.join(SPLITS)} are left out: {some(left_out)}")
     return notes
 
 
@@ -91,7 +92,7 @@ def _check_transunet(prepared: PreparedDataset, identifiers: Iterable[str]) -> N
     for fits, found in (
         (prepared.class_names == list(synapse.class_names), f"the classes {', '.join(prepared.class_names)}"),
         (prepared.intensity == (synapse.intensity,), f"the intensities {prepared.intensity}"),
-        (not unlike, f"cases named {_some(unlike)}"),
+        (not unlike, f"cases named {some(unlike)}"),
     ):
         if not fits:
             raise ValueError(
@@ -160,7 +161,7 @@ def _write_nnunet(
             "file_ending": ".nii.gz",
         },
     )
-    return [f"voxels of 1 mm are assumed in {len(unplaced)} cases without a size: {_some(unplaced)}"] * bool(unplaced)
+    return [f"voxels of 1 mm are assumed in {len(unplaced)} cases without a size: {some(unplaced)}"] * bool(unplaced)
 
 
 def _save_nifti(array: np.ndarray, case: Case, path: Path) -> None:
@@ -190,8 +191,3 @@ def _in_units(image: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
 
 def _lines(names: Iterable[str]) -> str:
     return "".join(f"{name}\n" for name in names)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mamba_unet.words import counted
+from mamba_unet.words import counted, some
 
 SKIP = "repair or remove the file, or leave the case out (--skip-bad)"
 SEVERITIES = ("error", "warning", "note")
@@ -128,12 +128,6 @@ def _row(title: str, text: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def some(names: Sequence[str], most: int | None) -> str:
-    """Names for a sentence; of more than `most`, how many others there are. None: all."""
-    more = len(names) - len(names[:most])
-    return ", ".join(names[:most]) + (f" and {more} more" if more else "")
 
 
 def _short(file: Path, source: Path) -> str:

@@ -21,6 +21,7 @@ from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, fi
 from mamba_unet.models.fitting import first_convolution, for_channels, inflated, resized
 from mamba_unet.models.mamba_unet import MambaUNet
 from mamba_unet.models.registry import build_model
+from mamba_unet.words import some
 
 Weights = dict[str, Tensor]
 
@@ -56,16 +57,15 @@ class LoadReport:
     preprocessing: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
-        def some(names: tuple, most: int = 4) -> str:
-            more = f", and {len(names) - most} more" if len(names) > most else ""
-            return f" ({', '.join(map(str, names[:most]))}{more})" if names else ""
+        def these(names: tuple) -> str:
+            return f" ({some(map(str, names), 4)})" if names else ""
 
         return (
             f"{self.kind}: {len(self.loaded)} parameters loaded"
             + (f", {len(self.inflated)} of them inflated from images to volumes" if self.inflated else "")
-            + f"; {len(self.missing)} missing{some(self.missing)}; "
-            f"{len(self.unexpected)} unexpected{some(self.unexpected)}; "
-            f"{len(self.mismatched)} of another shape, which keep their own values{some(self.mismatched)}"
+            + f"; {len(self.missing)} missing{these(self.missing)}; "
+            f"{len(self.unexpected)} unexpected{these(self.unexpected)}; "
+            f"{len(self.mismatched)} of another shape, which keep their own values{these(self.mismatched)}"
             + (f"; {self.adapted}" if self.adapted else "")
         )
 

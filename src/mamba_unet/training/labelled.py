@@ -1,9 +1,10 @@
 """Which training patients are learned from with their labels, and which images without."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import UNLABELLED, shuffled, split_name
+from mamba_unet.words import some
 
 
 def choose_labelled(
@@ -61,8 +62,8 @@ def _chosen(
         return set(shuffled(patients, seed)[:labelled])
     if unknown := sorted(set(labelled) - set(patients)):
         raise ValueError(
-            f"labelled names {_some(unknown)}, expected patients with labels in the split {split!r} of "
-            f"{prepared.folder}: {_some(patients)}"
+            f"labelled names {some(unknown)}, expected patients with labels in the split {split!r} of "
+            f"{prepared.folder}: {some(patients)}"
         )
     return set(labelled)
 
@@ -77,8 +78,3 @@ def _held_out(prepared: PreparedDataset, fold: int | None) -> set[str]:
         if name not in kept and name.startswith(prefix) and "/" not in name.removeprefix(prefix)
         for case in cases
     }
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")

@@ -29,6 +29,7 @@ from mamba_unet.volumes.formats import (
 )
 from mamba_unet.volumes.read import case_name, read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
+from mamba_unet.words import some
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
     entries = [path for path in visible if path.is_file()]
     files = [path for path in visible if ending(path, (*FILES, *ZIP)) and (path.is_file() or dangles(path))]
     if others := [path.name for path in entries if ending(path, OTHERS) and not ending(path, DATA)]:
-        log.warning("%s: passed over %s: not kinds of files that are taken", folder, printable(_some(others)))
+        log.warning("%s: passed over %s: not kinds of files that are taken", folder, printable(some(others)))
     names = {case_name(path) for path in files}
     labels = {f"{name}_gt" for name in names} & names  # ACDC has them beside their images
     files = [path for path in files if case_name(path) not in labels]
@@ -240,10 +241,6 @@ def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
     return [volume for file in files for volume in _in_file(file)] + series
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _series(path: Path) -> list[VolumeFile]:

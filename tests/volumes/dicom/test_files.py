@@ -99,6 +99,17 @@ def test_a_zip_without_dicom_says_what_it_holds(tmp_path):
         find_series(tmp_path / "a.zip")
 
 
+def test_volumes_beside_dicom_in_a_zip_are_passed_over_and_named(read_only, write_series, tmp_path, volume, caplog):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in write_series(tmp_path / "files", volume):
+            archive.write(file, file.name)
+        archive.writestr("report.pdf", b"%PDF")
+        archive.writestr("preview.png", b"\x89PNG")
+        archive.writestr("other.nii.gz", b"\x1f\x8b")
+    assert np.array_equal(read_only(tmp_path / "a.zip").grey[0], volume)
+    assert "a.zip: passed over other.nii.gz: of a zip only DICOM is read" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_zip_whose_members_share_a_name_is_refused(write_series, tmp_path, volume):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mamba_unet.data.problems import some
 from mamba_unet.data.readers.base import (
     ENDINGS,
     SCRIBBLES,
@@ -23,6 +22,7 @@ from mamba_unet.data.readers.base import (
 from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
 from mamba_unet.volumes.formats import dangles
+from mamba_unet.words import some
 
 DEEPEST = 5  # folders below the source that are looked into
 FORMATS = ("png", "tif", "tiff", "bmp", "jpg", "jpeg")  # CVC-ClinicDB has every picture as PNG and as TIF

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from mamba_unet.words import counted
+from mamba_unet.words import counted, some
 
 # What follows a patient's name where several files are of one patient. A dot is no separator: names may be DICOM UIDs.
 SLICE = re.compile(r"[ _-]+(slice|frame|phase|time)[ _-]?\d+$", re.IGNORECASE)
@@ -53,9 +53,8 @@ def match_patients(identifiers: Iterable[str], regex: str) -> dict[str, str]:
         else:
             unmatched.append(identifier)
     if unmatched:
-        more = f" and {len(unmatched) - 5} more" if len(unmatched) > 5 else ""
         raise ValueError(
-            f"--patient-regex {regex!r} finds no patient in {', '.join(unmatched[:5])}{more}; "
+            f"--patient-regex {regex!r} finds no patient in {some(unmatched)}; "
             "expected one in every case's name: its first group, or all that it matches"
         )
     return patients

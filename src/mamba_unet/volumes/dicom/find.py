@@ -1,5 +1,6 @@
 """The DICOM image series in a folder, a zip or a file."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from mamba_unet.volumes.dicom import phases
 from mamba_unet.volumes.dicom.files import Files, is_directory, opened, reading
 from mamba_unet.volumes.dicom.frame import Frame, number
 from mamba_unet.volumes.dicom.stack import SAME_POSITION_MM, stack_of
-from mamba_unet.volumes.formats import RefusedError, printable
+from mamba_unet.volumes.formats import FILES, PICTURES, RefusedError, ending, printable
+from mamba_unet.words import some
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+log = logging.getLogger(__name__)
 
 _LISTED = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
@@ -144,6 +148,10 @@ def _images(files: Files) -> list[_Image]:
                 images.append(_Image(name, header))
     if files.packed and others and len(others) == len(files.sizes):
         raise RefusedError(f"no DICOM in the zip, but {', '.join(others[:3])}; unpack it and give the files")
+    volumes = [name for name in others if ending(Path(name), FILES) and not ending(Path(name), PICTURES)]
+    if files.packed and volumes:
+        names = printable(some(volumes, 3))
+        log.warning("%s: passed over %s: of a zip only DICOM is read; give these files themselves", files.path, names)
     return images
 
 
