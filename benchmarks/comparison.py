@@ -27,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--source", type=Path, required=True, help="the data set as downloaded")
+    parser.add_argument("--split", type=Path, help="a split file of `prepare`")
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="trainings of this table, done before and now")
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "comparison"
-    run("prepare", args.source, data)
+    run("prepare", args.source, data, *(["--split", args.split] if args.split else []))
     if args.keep:
         restore(args.keep, folder / "runs")
     run("compare", *args.recipes, "--data", data, "--out", folder, *words)
@@ -43,7 +44,8 @@ def main() -> None:
     files = [find_recipe(recipe.rpartition("=")[2]) for recipe in args.recipes]
     rates = sorted({name for path in files for name in RATES.findall(path.read_text(encoding="utf-8"))})
     given = ["/".join(Path(recipe).parts[-3:]) for recipe in args.recipes]  # without the folders of this machine
-    given += ["--source", args.source.name, "--out", args.out.name, *words]
+    given += ["--source", args.source.name, "--out", args.out.name]
+    given += [*(["--split", args.split.name] if args.split else []), *words]
     command = "python benchmarks/comparison.py " + shlex.join(given)
     lines = [f"Command: `{command}`"]
     lines += ["", f"Equal time for each training: as many iterations as fit by {' and '.join(rates)}."] if rates else []

@@ -13,6 +13,10 @@ override all recipes; those that change the time belong here, for the comparison
 What is measured is kept in OUT/rates.json: a call that was stopped goes on, and one that names more recipes measures
 only those. Recipes that are written stay as they are.
 
+A table that grows over machines needs one machine whose minutes count. --at RESULT.json, which an earlier call wrote
+there, brings the seconds measured here to those of that machine: times the median ratio over the recipes that both
+measured.
+
 Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>_<hardware>_<date>.md and .json.
 """
 
@@ -85,6 +89,29 @@ def budget(rate: Rate, recipe: Recipe, minutes: float, validations: int) -> dict
     }
 
 
+def brought_to(there: Mapping[str, Rate], here: Mapping[str, Rate]) -> tuple[dict[str, Rate], dict[str, float]]:
+    """The rates measured here as another machine has them, and the ratios to it of iterations and validations.
+
+    Raises:
+        ValueError: no recipe was measured on both.
+    """
+    both = sorted(there.keys() & here.keys())
+    if not both:
+        raise ValueError(f"no recipe in common: there {', '.join(there)}; here {', '.join(here)}")
+    ratios = {
+        what: statistics.median(
+            statistics.median(getattr(there[name], what)) / statistics.median(getattr(here[name], what))
+            for name in both
+        )
+        for what in ("iterations", "validations")
+    }
+    scaled = {
+        name: Rate(*([ratio * s for s in getattr(rate, what)] for what, ratio in ratios.items()))
+        for name, rate in here.items()
+    }
+    return scaled, ratios
+
+
 def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `other` whose value is not that of `base`, in their groups."""
     changed = {}
@@ -101,17 +128,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", help="names of recipes, or files")
     parser.add_argument("--source", type=Path, required=True, help="the data set as downloaded")
+    parser.add_argument("--split", type=Path, help="a split file of `prepare`")
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--minutes", type=float, required=True, help="for each training, validations included")
     parser.add_argument("--validations", type=int, default=5, help="of each training (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each recipe (default: %(default)s)")
+    parser.add_argument("--at", type=Path, metavar="RESULT.json", help="rates of the machine whose minutes count")
     parser.add_argument("--steps", type=int, default=12, help="iterations in a turn (default: %(default)s)")
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "recipes"
     bases = {Path(recipe).stem: find_recipe(recipe) for recipe in args.recipes}
     recipes = {name: load_recipe(path, words) for name, path in bases.items()}
-    run("prepare", args.source, data)
+    run("prepare", args.source, data, *(["--split", args.split] if args.split else []))
 
     kept, how = args.out / "rates.json", {"steps": args.steps, "words": words}
     said = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"how": how, "turns": {}}
@@ -136,6 +165,11 @@ def main() -> None:
         for name, theirs in turns.items()
     }
 
+    ratios: dict[str, float] = {}
+    if args.at:
+        measured = json.loads(args.at.read_text(encoding="utf-8"))["networks"]
+        rates, ratios = brought_to({name: Rate(**said["seconds"]) for name, said in measured.items()}, rates)
+
     what = f"rates_{PreparedDataset(data).name}"
     rows, values = [], {}
     for name, recipe in recipes.items():
@@ -156,8 +190,10 @@ def main() -> None:
         values[name] = {"seconds": dataclasses.asdict(rates[name]), "recipe": changed}
 
     given = [*(Path(recipe).stem for recipe in args.recipes), "--source", args.source.name, "--out", args.out.name]
+    given += ["--split", args.split.name] if args.split else []
     given += ["--minutes", f"{args.minutes:g}", "--validations", str(args.validations)]
-    given += ["--turns", str(args.turns), "--steps", str(args.steps), *words]
+    given += ["--turns", str(args.turns), "--steps", str(args.steps)]
+    given += [*(["--at", args.at.name] if args.at else []), *words]
     command = "python benchmarks/rates.py " + shlex.join(given)
     lines = [
         f"Command: `{command}`",
@@ -165,10 +201,21 @@ def main() -> None:
         f"{counted(args.turns, 'turn')} of {args.steps} iterations and one validation of each recipe; medians "
         f"without the first quarter of each turn. Iterations: what fits in {args.minutes:g} minutes with "
         f"{args.validations} validations.",
+        *(
+            [
+                "",
+                f"The minutes are those of `{args.at.name}`: seconds were measured here and multiplied by "
+                f"{ratios['iterations']:.3g} (iterations) and {ratios['validations']:.3g} (validations), the medians "
+                "over the recipes measured on both machines.",
+            ]
+            if args.at
+            else []
+        ),
         "",
         table(["recipe", "s / iteration", "s / validation", "iterations", "validated every", "warm-up"], rows),
     ]
     values = {"command": command, "minutes": args.minutes, "validations": args.validations, "networks": values}
+    values |= {"at": args.at.name, "ratios": ratios} if args.at else {}
     write_result(what, f"What fits in {args.minutes:g} minutes", lines, values)
 
 

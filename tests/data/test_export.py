@@ -125,9 +125,14 @@ def test_cases_without_a_voxel_size_get_1_mm_and_a_note(tmp_path, make):
     )
     prepared = prepare(tmp_path / "raw", tmp_path / "prepared", splits=tmp_path / "split.json", progress=False)
     (note,) = export(prepared, tmp_path / "out", "nnunet", progress=False)
-    assert "1 mm" in note and "3 cases" in note and "patient091_frame01" in note
+    assert "1 x 1 x 1 mm" in note and "3 cases" in note and "patient091_frame01" in note
     image = nib.load(tmp_path / "out" / "imagesTs" / "patient091_frame01_0000.nii.gz")
     assert np.array_equal(image.affine, np.eye(4))
+    (note,) = export(prepared, tmp_path / "said", "nnunet", spacing_mm=(8, 1.5, 1.25), progress=False)
+    assert "8 x 1.5 x 1.25 mm" in note
+    again = prepare(tmp_path / "said", tmp_path / "again", progress=False)
+    assert again.spacing_mm("patient001_frame01") == (8, 1.5, 1.25)
+    assert np.array_equal(again.case("patient001_frame01").image, prepared.case("patient001_frame01").image)
 
 
 def test_cases_of_other_splits_are_left_out_and_named(nnunet, tmp_path):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command
+from mamba_unet.commands.options import Commands, command, spacing_mm
 
 
 def add(commands: Commands) -> None:
@@ -11,12 +11,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("prepared", type=Path, help="folder that `prepare` wrote")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--layout", required=True, help="synapse-transunet or nnunet")
+    spacing = "voxel size in mm of slices, rows and columns where a file tells none, such as 8,1.5,1.5 (nnunet only)"
+    parser.add_argument("--spacing", type=spacing_mm, default=(1, 1, 1), metavar="D,H,W", help=spacing)
 
 
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.data import PreparedDataset, export
 
-    for note in export(PreparedDataset(args.prepared), args.out, args.layout):
+    for note in export(PreparedDataset(args.prepared), args.out, args.layout, spacing_mm=args.spacing):
         print(f"note: {note}")
     print(f"{args.layout} in {args.out}")
     return 0

@@ -59,6 +59,17 @@ def memory(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--max-memory", type=gib, metavar="GIB", help=text)
 
 
+def spacing_mm(word: str) -> tuple[float, ...]:
+    """ "8,1.5,1.5": of slices, rows and columns."""
+    try:
+        sizes = tuple(float(part) for part in word.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or not all(0 < size < 1e4 for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected three sizes in mm, such as 8,1.5,1.5, got {word!r}")
+    return sizes
+
+
 def gib(word: str) -> float:
     try:
         size = float(word)

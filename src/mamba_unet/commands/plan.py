@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command, gib
+from mamba_unet.commands.options import Commands, command, gib, spacing_mm
 
 
 def add(commands: Commands) -> None:
@@ -13,16 +13,6 @@ def add(commands: Commands) -> None:
     parser.add_argument("--memory", type=gib, default=8.0, metavar="GIB", help=memory)
     spacing = "voxel size in mm for the network, of slices, rows and columns (default: planned), such as 8,1.5,1.5"
     parser.add_argument("--spacing", type=spacing_mm, metavar="D,H,W", help=spacing)
-
-
-def spacing_mm(word: str) -> tuple[float, ...]:
-    try:
-        sizes = tuple(float(part) for part in word.split(","))
-    except ValueError:
-        sizes = ()
-    if len(sizes) != 3 or not all(0 < size < 1e4 for size in sizes):
-        raise argparse.ArgumentTypeError(f"expected three sizes in mm, such as 8,1.5,1.5, got {word!r}")
-    return sizes
 
 
 def run(args: argparse.Namespace) -> int:

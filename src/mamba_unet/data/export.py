@@ -19,7 +19,7 @@ from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
 from mamba_unet.views.intensity import COLOUR, normalise_intensity
 from mamba_unet.views.labels import IGNORE
-from mamba_unet.words import some
+from mamba_unet.words import counted, some
 
 SPLITS = ("train", "val", "test")
 
@@ -31,6 +31,7 @@ def export(
     *,
     progress: bool = True,
     scribble: Callable[[Case], np.ndarray] | None = None,
+    spacing_mm: Sequence[float] = (1, 1, 1),
 ) -> list[str]:
     """Write the training, validation and test cases of a prepared data set in another program's layout.
 
@@ -52,6 +53,7 @@ def export(
         layout: one of the two above.
         progress: show a progress bar (on a terminal).
         scribble: in nnU-Net's layout, makes a scribble (D, H, W) of each training case, which is put in `scribblesTr`.
+        spacing_mm: in nnU-Net's layout, voxel size of slices, rows and columns of cases that do not tell theirs.
 
     Returns:
         What the exported folder does not tell or leaves out, in words.
@@ -59,7 +61,10 @@ def export(
     Raises:
         ValueError: the layout is another, or cannot hold the data; `out` holds files; there is no split `train`.
     """
-    writers = {TRANSUNET.name: _write_transunet, NNUNET.name: partial(_write_nnunet, scribble=scribble)}
+    writers = {
+        TRANSUNET.name: _write_transunet,
+        NNUNET.name: partial(_write_nnunet, scribble=scribble, spacing_mm=spacing_mm),
+    }
     if layout not in writers:
         raise ValueError(f"no export to the layout {layout!r}; expected one of {', '.join(writers)}")
     out = Path(out)
@@ -130,22 +135,25 @@ def _write_nnunet(
     folder: Path,
     bar: tqdm,
     scribble: Callable[[Case], np.ndarray] | None,
+    spacing_mm: Sequence[float],
 ) -> list[str]:
+    assumed = np.diag([*reversed(spacing_mm), 1.0])
     unplaced, labels = [], {name if index else "background": index for index, name in enumerate(prepared.class_names)}
     if prepared.has_ignored or scribble:  # nnU-Net wants the value of its ignore label to be the highest
         labels["ignore"] = prepared.num_classes
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
         for case in map(prepared.case, identifiers):
+            affine = assumed if case.affine is None else case.affine
             for number, (channel, rule) in enumerate(zip(case.image, prepared.intensity, strict=True)):
                 path = folder / f"images{part}" / f"{case.identifier}_{number:04d}"
-                _save_nifti(_in_units(channel, rule), case, path)
+                _save_nifti(_in_units(channel, rule), affine, path)
             annotations = {"labels": case.label}
             if scribble and split == "train":
                 annotations["scribbles"] = scribble(case)
             for name, array in annotations.items():
                 label = np.where(array == IGNORE, np.uint8(prepared.num_classes), array)
-                _save_nifti(label, case, folder / f"{name}{part}" / case.identifier)
+                _save_nifti(label, affine, folder / f"{name}{part}" / case.identifier)
             if case.affine is None:
                 unplaced.append(case.identifier)
             bar.update()
@@ -161,14 +169,17 @@ def _write_nnunet(
             "file_ending": ".nii.gz",
         },
     )
-    return [f"voxels of 1 mm are assumed in {len(unplaced)} cases without a size: {some(unplaced)}"] * bool(unplaced)
+    if not unplaced:
+        return []
+    size = " x ".join(f"{mm:g}" for mm in spacing_mm)
+    return [f"voxels of {size} mm are assumed in {counted(len(unplaced), 'case')} without a size: {some(unplaced)}"]
 
 
-def _save_nifti(array: np.ndarray, case: Case, path: Path) -> None:
+def _save_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
     import nibabel as nib
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(array.transpose(2, 1, 0), np.eye(4) if case.affine is None else case.affine)
+    image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path.with_name(f"{path.name}.nii.gz"))
 

@@ -102,7 +102,7 @@ def train(
     if leader:
         check_resumable(run, recipe, prepared, source)
     state = load_state(run) if resume else None
-    if leader and resume and state is None:
+    if leader and resume and state is None and run.exists:
         log.info("%s holds no state to resume from; the training starts at the beginning", run)
     built = _build_members(recipe, prepared)
     network = built[0][0]
