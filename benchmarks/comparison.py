@@ -17,8 +17,8 @@ from pathlib import Path
 
 from kept import keep, restore
 from mamba_unet.data import PreparedDataset
-from mamba_unet.training.recipe import find_recipe
-from measuring import run, write_result
+from mamba_unet.training.recipe import find_recipe, load_recipe
+from measuring import axes, run, write_result
 
 RATES = re.compile(r"benchmarks/results/rates_\S+\.md")
 
@@ -55,7 +55,12 @@ def main() -> None:
         lines += ["", (folder / "significance.md").read_text(encoding="utf-8")]
     values = {"command": command, "fingerprint": prepared.fingerprint, "rates": rates}
     values |= {"comparison": comparison}
-    write_result(f"comparison_{prepared.name}", f"Networks on {prepared.name} under one budget", lines, values)
+    write_result(
+        f"comparison_{prepared.name}{axes(map(load_recipe, files))}",
+        f"Networks on {prepared.name} under one budget",
+        lines,
+        values,
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from mamba_unet.cli import main as mamba_unet
 from mamba_unet.environment import describe_environment, hardware_name
 from mamba_unet.files import write_json, write_text
+from mamba_unet.training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else kept the machine busy
@@ -56,6 +57,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table, its first column to the left and numbers to the right."""
     align = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [header, align, *rows])
+
+
+def axes(recipes: Iterable[Recipe]) -> str:
+    """What a result's name has more where volumes are seen whole: "_3d"."""
+    return "_3d" if any(recipe.view.spatial_dims == 3 for recipe in recipes) else ""
 
 
 def result_path(what: str, hardware: str | None = None) -> Path:

@@ -15,7 +15,8 @@ only those. Recipes that are written stay as they are.
 
 A table that grows over machines needs one machine whose minutes count. --at RESULT.json, which an earlier call wrote
 there, brings the seconds measured here to those of that machine: times the median ratio over the recipes that both
-measured.
+measured. Where no recipe is in common, as of 3D networks with 2D ones, give a result of this machine that was brought
+there: its ratios are taken.
 
 Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>_<hardware>_<date>.md and .json.
 """
@@ -42,7 +43,7 @@ from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import SHIPPED, Recipe, find_recipe, load_recipe
 from mamba_unet.training.train import train
 from mamba_unet.words import counted
-from measuring import result_path, run, table, write_result
+from measuring import axes, result_path, run, table, write_result
 
 
 @dataclass
@@ -89,27 +90,27 @@ def budget(rate: Rate, recipe: Recipe, minutes: float, validations: int) -> dict
     }
 
 
-def brought_to(there: Mapping[str, Rate], here: Mapping[str, Rate]) -> tuple[dict[str, Rate], dict[str, float]]:
-    """The rates measured here as another machine has them, and the ratios to it of iterations and validations.
+def ratios_to(there: Mapping[str, Rate], here: Mapping[str, Rate]) -> dict[str, float]:
+    """Seconds of another machine for a second of this one: of iterations, and of validations.
 
     Raises:
         ValueError: no recipe was measured on both.
     """
-    both = sorted(there.keys() & here.keys())
+    both = there.keys() & here.keys()
     if not both:
         raise ValueError(f"no recipe in common: there {', '.join(there)}; here {', '.join(here)}")
-    ratios = {
+    return {
         what: statistics.median(
             statistics.median(getattr(there[name], what)) / statistics.median(getattr(here[name], what))
             for name in both
         )
         for what in ("iterations", "validations")
     }
-    scaled = {
-        name: Rate(*([ratio * s for s in getattr(rate, what)] for what, ratio in ratios.items()))
-        for name, rate in here.items()
-    }
-    return scaled, ratios
+
+
+def brought_to(ratios: Mapping[str, float], rate: Rate) -> Rate:
+    """A rate as the other machine has it."""
+    return Rate(*([ratio * seconds for seconds in getattr(rate, what)] for what, ratio in ratios.items()))
 
 
 def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,10 +168,12 @@ def main() -> None:
 
     ratios: dict[str, float] = {}
     if args.at:
-        measured = json.loads(args.at.read_text(encoding="utf-8"))["networks"]
-        rates, ratios = brought_to({name: Rate(**said["seconds"]) for name, said in measured.items()}, rates)
+        there = json.loads(args.at.read_text(encoding="utf-8"))
+        measured = {name: Rate(**said["seconds"]) for name, said in there["networks"].items()}
+        ratios = there.get("ratios") or ratios_to(measured, rates)
+        rates = {name: brought_to(ratios, rate) for name, rate in rates.items()}
 
-    what = f"rates_{PreparedDataset(data).name}"
+    what = f"rates_{PreparedDataset(data).name}{axes(recipes.values())}"
     rows, values = [], {}
     for name, recipe in recipes.items():
         keys = budget(rates[name], recipe, args.minutes, args.validations)
@@ -205,8 +208,8 @@ def main() -> None:
             [
                 "",
                 f"The minutes are those of `{args.at.name}`: seconds were measured here and multiplied by "
-                f"{ratios['iterations']:.3g} (iterations) and {ratios['validations']:.3g} (validations), the medians "
-                "over the recipes measured on both machines.",
+                f"{ratios['iterations']:.3g} (iterations) and {ratios['validations']:.3g} (validations), medians over "
+                "recipes measured on both machines.",
             ]
             if args.at
             else []

@@ -60,11 +60,12 @@ def test_minutes_are_those_of_another_machine(benchmark):
     rates = benchmark("rates")
     here = {"a": rates.Rate([0.1, 0.2, 0.3], [1.0]), "new": rates.Rate([0.4], [2.0]), "b": rates.Rate([1.0], [1.0])}
     there = {"a": rates.Rate([0.4], [3.0]), "b": rates.Rate([4.0], [1.0]), "gone": rates.Rate([9.0], [9.0])}
-    scaled, ratios = rates.brought_to(there, here)
+    ratios = rates.ratios_to(there, here)
     assert ratios == {"iterations": 3.0, "validations": 2.0}, "medians of 0.4 / 0.2 and 4 / 1, of 3 / 1 and 1 / 1"
-    assert scaled["new"].iterations == [pytest.approx(1.2)] and scaled["new"].validations == [4.0]
+    new = rates.brought_to(ratios, here["new"])
+    assert new.iterations == [pytest.approx(1.2)] and new.validations == [4.0]
     with pytest.raises(ValueError, match="no recipe in common: there gone; here a, new, b"):
-        rates.brought_to({"gone": there["gone"]}, here)
+        rates.ratios_to({"gone": there["gone"]}, here)
 
 
 def read_zip(path, name) -> str:
