@@ -1,3 +1,4 @@
+import nibabel as nib
 import numpy as np
 
 from mamba_unet.data import Samples, prepare
@@ -29,6 +30,13 @@ def test_cases_are_resampled_once_and_those_on_the_grid_not_at_all(nnunet, tmp_p
 
     prepare(tmp_path / "nnunet", tmp_path / "data", progress=False)
     assert all(file.is_file() for file in files)
+    for file in (tmp_path / "nnunet").rglob("s*.nii.gz"):
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[2], [2], [2], [1]]), file)
+    again = prepare(tmp_path / "nnunet", tmp_path / "data", progress=False)
+    assert again.fingerprint == prepared.fingerprint and again.voxel_sizes != prepared.voxel_sizes
+    assert not (prepared.folder / "resampled").exists()  # of voxel sizes that are not these any more
+    CasesOnGrid(again, view).write(["s0"])
     prepare(tmp_path / "nnunet", tmp_path / "data", progress=False, intensity="nnunet")
     assert not (prepared.folder / "resampled").exists()  # of images that are not these any more
 

@@ -250,7 +250,7 @@ def _read_evaluation(run: str, prepared: PreparedDataset, split: str, convention
     folder = evaluation_folder(run, split, prepared) if has_weights else RunFolder(run).evaluation(split)
     made = read_record(folder / MADE_BY)
     expected = made_by(find_checkpoint(run), prepared) if has_weights else made | data_of(prepared)
-    if not made or made != expected:
+    if not made or {"voxel_sizes": None, **made} != expected:  # earlier versions wrote none
         return None
     evaluation, identifiers = Evaluation.read(folder), prepared.split(split)
     same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)

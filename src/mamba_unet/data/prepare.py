@@ -146,8 +146,9 @@ def _finish(plan: Plan, done: "_Done", out: Path, skip_bad: bool) -> None:
 
     records = {identifier: record for identifier, record in done.records.items() if identifier not in bad}
     described, fingerprint = out / "dataset.json", _fingerprint(records, plan)
-    if read_record(described).get("fingerprint") != fingerprint:
-        remove_resampled(out)  # of other images
+    before = read_record(described)
+    if before.get("fingerprint") != fingerprint or _sizes(before.get("cases", {})) != _sizes(records):
+        remove_resampled(out)  # of other images, or of other voxel sizes
     described.unlink(missing_ok=True)  # unfinished from here on, until it is written again
     _remove_stale(out, set(records))
     write_text(out / "check.txt", done.report.table(most=None) + "\n")
@@ -192,6 +193,10 @@ def _finish(plan: Plan, done: "_Done", out: Path, skip_bad: bool) -> None:
             "cases": records,
         },
     )
+
+
+def _sizes(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {identifier: record.get("spacing_mm") for identifier, record in records.items()}
 
 
 def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[str]:

@@ -12,6 +12,7 @@ cases/<case>.json    what `prepare` needs to know which cases are done
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +154,12 @@ class PreparedDataset:
     def has_ignored(self) -> bool:
         """Whether some label has pixels without ground truth."""
         return any(str(IGNORE) in record["label_voxels"] for record in self._cases.values())
+
+    @property
+    def voxel_sizes(self) -> str | None:
+        """A hash of every case's voxel size, which the fingerprint leaves out; None where no file tells one."""
+        sizes = {identifier: record["spacing_mm"] for identifier, record in self._cases.items()}
+        return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest() if any(sizes.values()) else None
 
     def spacing_mm(self, identifier: str) -> tuple[float, float, float] | None:
         """Voxel size of D, H, W; None where the files do not tell."""

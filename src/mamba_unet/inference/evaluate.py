@@ -70,14 +70,14 @@ def evaluate_checkpoint(
     return evaluation
 
 
-def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str]:
+def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str | None]:
     """What tells an evaluation from another of the same split: the checkpoint's content and the data's."""
     return {"checkpoint_sha256": sha256([weights]), **data_of(prepared)}
 
 
-def data_of(prepared: PreparedDataset) -> dict[str, str]:
-    """The part of `made_by` that tells the data."""
-    return {"data": prepared.name, "fingerprint": prepared.fingerprint}
+def data_of(prepared: PreparedDataset) -> dict[str, str | None]:
+    """The part of `made_by` that tells the data. Distances depend on voxel sizes, which the fingerprint leaves out."""
+    return {"data": prepared.name, "fingerprint": prepared.fingerprint, "voxel_sizes": prepared.voxel_sizes}
 
 
 def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedDataset) -> Path:
