@@ -115,9 +115,7 @@ def test_runs_whose_weights_and_predictions_are_gone_give_the_same_tables(out, r
     for record in described["cases"].values():
         record["spacing_mm"] = [2 * mm for mm in record["spacing_mm"]]
     (other / "dataset.json").write_text(json.dumps(described))
-    assert main(words(recipes, other, folder, "--seeds", "0,1")) == 2, (
-        "distances in other millimetres"
-    )
+    assert main(words(recipes, other, folder, "--seeds", "0,1")) == 2, "distances in other millimetres"
     made_by = folder / "runs" / "mamba" / "seed0" / "evaluation_test" / "made_by.json"
     made_by.write_text(made_by.read_text().replace(phantom.fingerprint, "0" * 64))
     assert main(command) == 2, "what was measured on other data counts for nothing"

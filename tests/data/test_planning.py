@@ -11,7 +11,7 @@ from mamba_unet.data.planning import plan_volumes, read_plan
 class Described:
     """What a plan asks of a data set: shapes and voxel sizes."""
 
-    intensity, channel_names, channels, fingerprint = ({"method": "minmax"},), [], 1, "x"
+    intensity, channel_names, channels = ({"method": "minmax"},), [], 1
 
     def __init__(self, *cases, spacings=None):
         self.cases = dict(enumerate(cases))
@@ -76,8 +76,8 @@ def test_the_command_prints_the_plan_and_writes_it_beside_the_data(nnunet, tmp_p
     assert "9 x 1.4 x 3 mm" in printed and "view.spacing_mm" in printed and "each image's minimum" in printed
     assert made.spacing_mm == (9, 1.4, 3) and made.memory_gib == 2 and made == plan(prepared.folder, 2, (9, 1.4, 3))
     said = json.loads((prepared.folder / "plan.json").read_text())
-    (prepared.folder / "plan.json").write_text(json.dumps({**said, "fingerprint": "other"}))
-    assert read_plan(prepared) is None  # of other data
+    (prepared.folder / "plan.json").write_text(json.dumps({**said, "data": {**said["data"], "voxel_sizes": "other"}}))
+    assert read_plan(prepared) is None  # of other voxel sizes
     (prepared.folder / "plan.json").write_text(json.dumps({**said, "format": 9}))
     with pytest.raises(ValueError, match="of another version; run `mamba-unet plan"):
         read_plan(PreparedDataset(prepared.folder))

@@ -34,7 +34,7 @@ def test_cases_are_resampled_once_and_those_on_the_grid_not_at_all(nnunet, tmp_p
         image = nib.load(file)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[2], [2], [2], [1]]), file)
     again = prepare(tmp_path / "nnunet", tmp_path / "data", progress=False)
-    assert again.fingerprint == prepared.fingerprint and again.voxel_sizes != prepared.voxel_sizes
+    assert again.fingerprint == prepared.fingerprint and again.identity != prepared.identity
     assert not (prepared.folder / "resampled").exists()  # of voxel sizes that are not these any more
     CasesOnGrid(again, view).write(["s0"])
     prepare(tmp_path / "nnunet", tmp_path / "data", progress=False, intensity="nnunet")

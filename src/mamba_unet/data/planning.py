@@ -20,7 +20,7 @@ from mamba_unet.tables import Table
 from mamba_unet.views.regrid import ANISOTROPIC
 
 FILE = "plan.json"
-FORMAT = 1
+FORMAT = 2
 MEMORY_GIB = 8.0
 VOXELS_PER_GIB = 2 * 128**3 / 8  # of a batch
 LEVELS = 6  # of the networks for volumes at their default sizes
@@ -154,7 +154,7 @@ def plan(data: str | Path, memory_gib: float = MEMORY_GIB, spacing_mm: Sequence[
 def write_plan(prepared: PreparedDataset, plan: VolumePlan) -> Path:
     """Write the plan beside the data; recipes that leave something to the plan find it there."""
     path = prepared.folder / FILE
-    write_json(path, {"format": FORMAT, "fingerprint": prepared.fingerprint, **asdict(plan)})
+    write_json(path, {"format": FORMAT, "data": prepared.identity, **asdict(plan)})
     return path
 
 
@@ -170,7 +170,7 @@ def read_plan(prepared: PreparedDataset) -> VolumePlan | None:
     said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if said.pop("format", None) != FORMAT:
         raise ValueError(f"{path} is of another version; run `mamba-unet plan {prepared.folder}` again")
-    if said.pop("fingerprint") != prepared.fingerprint:
+    if said.pop("data") != prepared.identity:
         return None
     return VolumePlan(**{key: tuple(value) if isinstance(value, list) else value for key, value in said.items()})
 

@@ -156,10 +156,12 @@ class PreparedDataset:
         return any(str(IGNORE) in record["label_voxels"] for record in self._cases.values())
 
     @property
-    def voxel_sizes(self) -> str | None:
-        """A hash of every case's voxel size, which the fingerprint leaves out; None where no file tells one."""
+    def identity(self) -> dict[str, str | None]:
+        """What tells these data from others: the fingerprint, and a hash of every case's voxel size, which the
+        fingerprint leaves out; None where no file tells one."""
         sizes = {identifier: record["spacing_mm"] for identifier, record in self._cases.items()}
-        return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest() if any(sizes.values()) else None
+        known = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest() if any(sizes.values()) else None
+        return {"fingerprint": self.fingerprint, "voxel_sizes": known}
 
     def spacing_mm(self, identifier: str) -> tuple[float, float, float] | None:
         """Voxel size of D, H, W; None where the files do not tell."""

@@ -76,8 +76,8 @@ def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str | None]:
 
 
 def data_of(prepared: PreparedDataset) -> dict[str, str | None]:
-    """The part of `made_by` that tells the data. Distances depend on voxel sizes, which the fingerprint leaves out."""
-    return {"data": prepared.name, "fingerprint": prepared.fingerprint, "voxel_sizes": prepared.voxel_sizes}
+    """The part of `made_by` that tells the data."""
+    return {"data": prepared.name, **prepared.identity}
 
 
 def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedDataset) -> Path:
