@@ -195,7 +195,7 @@ def test_what_is_finished_is_compared_and_what_is_not_is_said(out, recipes, phan
 
     shutil.rmtree(folder / "runs" / "mamba")
     assert main(words(recipes, phantom.folder, folder, *more)) == 0
-    assert (folder / "table.md").read_text().startswith("# 1 networks on phantom")
+    assert (folder / "table.md").read_text().startswith("# 1 network on phantom")
     shutil.rmtree(folder / "runs" / "control")
     capsys.readouterr()
     assert main(words(recipes, phantom.folder, folder, *more)) == 2
