@@ -14,7 +14,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Protocol
 
-from mamba_unet.volumes.formats import printable
+from mamba_unet.words import printable
 
 PREFIX = "mamba_unet_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format

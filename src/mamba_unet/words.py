@@ -20,3 +20,8 @@ def some(names: Iterable[str], most: int | None = 5) -> str:
     names = list(names)
     more = len(names) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more else "")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and what is no text, as escapes: a terminal must not obey a file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -25,9 +25,10 @@ from mamba_unet.inference.jobs import Job, JobReader, find_jobs
 from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
-from mamba_unet.volumes.formats import ZIP, UnreadableError, ending, printable
+from mamba_unet.volumes.formats import ZIP, UnreadableError, ending
 from mamba_unet.volumes.geometry import SLICE_AXES
 from mamba_unet.volumes.isolated import Reader
+from mamba_unet.words import printable
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from mamba_unet.models.checkpoint import HUB, CheckpointError, CheckpointMetadata, read_metadata
 from mamba_unet.tables import Table, number
-from mamba_unet.volumes.formats import printable
+from mamba_unet.words import printable
 
 PAPER = "https://arxiv.org/abs/2402.05079"
 UNKNOWN = "not stated"

@@ -15,7 +15,7 @@ from torch import nn
 
 from mamba_unet import __version__
 from mamba_unet.files import atomic_path
-from mamba_unet.volumes.formats import printable
+from mamba_unet.words import printable
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from mamba_unet.serve.job import EDITS, Job
 from mamba_unet.serve.jobs import Jobs, Refused
 from mamba_unet.serve.result import FILES
 from mamba_unet.serve.uploads import receive_file
-from mamba_unet.volumes.formats import printable
+from mamba_unet.words import printable
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor

@@ -23,7 +23,8 @@ from mamba_unet.serve.readers import Readers
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.thumbnail import thumbnail
 from mamba_unet.volumes.formats import FILES as VOLUME_FILES
-from mamba_unet.volumes.formats import ZIP, ending, printable
+from mamba_unet.volumes.formats import ZIP, ending
+from mamba_unet.words import printable
 
 if TYPE_CHECKING:
     from mamba_unet.inference import Predictor

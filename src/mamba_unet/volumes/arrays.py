@@ -8,10 +8,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mamba_unet.volumes.formats import Kind, RefusedError, called, ending, printable
+from mamba_unet.volumes.formats import Kind, RefusedError, called, ending
 from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.payload import read_array
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import printable
 
 
 def read_arrays(path: Path, kind: Kind, name: str) -> Volume:

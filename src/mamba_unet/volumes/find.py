@@ -24,12 +24,11 @@ from mamba_unet.volumes.formats import (
     UnreadableError,
     dangles,
     ending,
-    printable,
     stem,
 )
 from mamba_unet.volumes.read import case_name, read_volume
 from mamba_unet.volumes.volume import Volume, join_channels
-from mamba_unet.words import some
+from mamba_unet.words import printable, some
 
 log = logging.getLogger(__name__)
 

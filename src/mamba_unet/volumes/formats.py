@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from mamba_unet.words import printable
+
 # of an array in a file that holds several; a label's palette, and a scribble's, means indices, not colours
 Kind = Literal["image", "label", "scribble"]
 
@@ -73,11 +75,6 @@ class RefusedError(ValueError):
 
 class DamagedError(RefusedError):
     """Why a file cannot be read, though its kind is known."""
-
-
-def printable(text: str) -> str:
-    """The text with control characters, and what is no text, as escapes: a terminal must not obey a file."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def dangles(path: Path) -> bool:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mamba_unet.volumes import limits
-from mamba_unet.volumes.formats import UnreadableError, printable
+from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import printable
 
 DEADLINE_S = 600.0
 ROOM = 2 << 30  # bytes for libraries and for what readers need beside the volume

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from mamba_unet.volumes.formats import DamagedError, RefusedError, printable
+from mamba_unet.volumes.formats import DamagedError, RefusedError
+from mamba_unet.words import printable
 
 LONGEST_LINE, MOST_BYTES = 1 << 16, 1 << 22
 MOST_VOXELS_ALONG = 1 << 31

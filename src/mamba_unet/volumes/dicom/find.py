@@ -14,8 +14,8 @@ from mamba_unet.volumes.dicom import phases
 from mamba_unet.volumes.dicom.files import Files, is_directory, opened, reading
 from mamba_unet.volumes.dicom.frame import Frame, number
 from mamba_unet.volumes.dicom.stack import SAME_POSITION_MM, stack_of
-from mamba_unet.volumes.formats import FILES, PICTURES, RefusedError, ending, printable
-from mamba_unet.words import some
+from mamba_unet.volumes.formats import FILES, PICTURES, RefusedError, ending
+from mamba_unet.words import printable, some
 
 if TYPE_CHECKING:
     from pydicom import Dataset

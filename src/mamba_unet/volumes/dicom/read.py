@@ -6,10 +6,11 @@ from mamba_unet.volumes.dicom.find import Series
 from mamba_unet.volumes.dicom.frame import Frame, check_attributes, frames_of
 from mamba_unet.volumes.dicom.pixels import values_of
 from mamba_unet.volumes.dicom.stack import affine_of, spacing_mm, stack_of
-from mamba_unet.volumes.formats import printable, stem
+from mamba_unet.volumes.formats import stem
 from mamba_unet.volumes.geometry import LPS_TO_RAS
 from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import printable
 
 
 def read_series(series: Series) -> Volume:

@@ -16,9 +16,10 @@ import mamba_unet
 from mamba_unet.files import atomic_path
 from mamba_unet.volumes.dicom.frame import number
 from mamba_unet.volumes.dicom.patient import completed
-from mamba_unet.volumes.formats import RefusedError, printable
+from mamba_unet.volumes.formats import RefusedError
 from mamba_unet.volumes.geometry import LPS_TO_RAS
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import printable
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
