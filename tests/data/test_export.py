@@ -162,6 +162,8 @@ def test_transunets_layout_refuses_other_classes_intensities_and_names(generic, 
     named = prepare(tmp_path / "named", tmp_path / "named-prepared", progress=False)
     with pytest.raises(ValueError, match=r"has cases named .*liver5"):
         export(named, tmp_path / "out", "synapse-transunet")
+    with pytest.raises(ValueError, match=r"holds no voxel size; .*export to nnunet"):
+        export(synapse, tmp_path / "out", "synapse-transunet", spacing_mm=(3, 1, 1))
     assert not (tmp_path / "out").exists()
 
 

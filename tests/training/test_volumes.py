@@ -1,6 +1,7 @@
 """Networks for volumes through the same commands: plan, train, resume, evaluate, predict."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mamba_unet.data import PreparedDataset
 from mamba_unet.data.planning import plan
 from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.evaluate import evaluate_checkpoint
@@ -72,6 +74,13 @@ def test_what_a_recipe_leaves_to_the_plan_is_written_into_the_run(volumes, phant
         check_resumable(run, recipe, phantom)
     (phantom.folder / "plan.json").unlink()
     assert json.loads((run.path / "versions.json").read_text())
+
+    shutil.copytree(phantom.folder, tmp_path / "corrected")
+    described = json.loads((phantom.folder / "dataset.json").read_text())
+    next(iter(described["cases"].values()))["spacing_mm"] = [9.0, 1.0, 1.0]
+    (tmp_path / "corrected" / "dataset.json").write_text(json.dumps(described))
+    with pytest.raises(RecipeError, match="resampled by other voxel sizes"):
+        check_resumable(run, resolved, PreparedDataset(tmp_path / "corrected"))
 
 
 def test_a_network_and_a_view_of_different_axes_are_refused_with_the_remedy(volumes, recipe):

@@ -11,8 +11,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("prepared", type=Path, help="folder that `prepare` wrote")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--layout", required=True, help="synapse-transunet or nnunet")
-    spacing = "voxel size in mm of slices, rows and columns where a file tells none, such as 8,1.5,1.5 (nnunet only)"
-    parser.add_argument("--spacing", type=spacing_mm, default=(1, 1, 1), metavar="D,H,W", help=spacing)
+    spacing = "voxel size in mm of slices, rows and columns where a file tells none, such as 8,1.5,1.5 (nnunet only; default: 1 mm)"
+    parser.add_argument("--spacing", type=spacing_mm, metavar="D,H,W", help=spacing)
 
 
 def run(args: argparse.Namespace) -> int:

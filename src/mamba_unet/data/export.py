@@ -31,7 +31,7 @@ def export(
     *,
     progress: bool = True,
     scribble: Callable[[Case], np.ndarray] | None = None,
-    spacing_mm: Sequence[float] = (1, 1, 1),
+    spacing_mm: Sequence[float] | None = None,
 ) -> list[str]:
     """Write the training, validation and test cases of a prepared data set in another program's layout.
 
@@ -53,17 +53,19 @@ def export(
         layout: one of the two above.
         progress: show a progress bar (on a terminal).
         scribble: in nnU-Net's layout, makes a scribble (D, H, W) of each training case, which is put in `scribblesTr`.
-        spacing_mm: in nnU-Net's layout, voxel size of slices, rows and columns of cases that do not tell theirs.
+        spacing_mm: in nnU-Net's layout, voxel size of slices, rows and columns of cases that do not tell theirs; by
+            default 1 mm.
 
     Returns:
         What the exported folder does not tell or leaves out, in words.
 
     Raises:
-        ValueError: the layout is another, or cannot hold the data; `out` holds files; there is no split `train`.
+        ValueError: the layout is another, or cannot hold the data or a voxel size; `out` holds files; there is no split
+            `train`.
     """
     writers = {
         TRANSUNET.name: _write_transunet,
-        NNUNET.name: partial(_write_nnunet, scribble=scribble, spacing_mm=spacing_mm),
+        NNUNET.name: partial(_write_nnunet, scribble=scribble, spacing_mm=spacing_mm or (1, 1, 1)),
     }
     if layout not in writers:
         raise ValueError(f"no export to the layout {layout!r}; expected one of {', '.join(writers)}")
@@ -73,6 +75,8 @@ def export(
     prepared.split("train")
     splits = {name: prepared.splits.get(name, []) for name in SPLITS}
     if layout == TRANSUNET.name:
+        if spacing_mm is not None:
+            raise ValueError(f"the layout {layout} holds no voxel size; leave the spacing out, or export to {NNUNET.name}")
         _check_transunet(prepared, [identifier for split in splits.values() for identifier in split])
 
     out.parent.mkdir(parents=True, exist_ok=True)

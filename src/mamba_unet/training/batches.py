@@ -162,7 +162,8 @@ class TrainingData:
         return [self.prepared.image_hash(case) for case in cases]
 
     def describe(self) -> dict[str, Any]:
-        """What training learns from, for the run folder: patients with labels, those without, and which labels."""
+        """What training learns from, for the run folder: patients with labels, those without, which labels, and a
+        hash of the voxel sizes."""
         share, contents = self.prepared.marked(self.training_cases, self.annotation)
         patients = [
             sorted({self.prepared.patient(case) for case in cases})
@@ -172,6 +173,7 @@ class TrainingData:
             "annotation": self.annotation,
             "marked": share,
             "sha256": contents,
+            "voxel_sizes": self.prepared.identity["voxel_sizes"],
             "labelled_patients": patients[0],
             "unlabelled_patients": [patient for patient in patients[1] if patient not in patients[0]],
             "labelled_cases": list(self.training_cases),
