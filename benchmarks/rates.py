@@ -18,7 +18,7 @@ there, brings the seconds measured here to those of that machine: times the medi
 measured. Where no recipe is in common, as of 3D networks with 2D ones, give a result of this machine that was brought
 there: its ratios are taken.
 
-Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>_<hardware>_<date>.md and .json.
+Writes OUT/recipes/NAME.yaml and benchmarks/results/rates_<data>[_<name>]_<hardware>_<date>.md and .json.
 """
 
 import argparse
@@ -90,14 +90,18 @@ def budget(rate: Rate, recipe: Recipe, minutes: float, validations: int) -> dict
     }
 
 
-def ratios_to(there: Mapping[str, Rate], here: Mapping[str, Rate]) -> dict[str, float]:
+def ratios_to(
+    there: Mapping[str, Rate], here: Mapping[str, Rate], otherwise: Mapping[str, float] | None = None
+) -> Mapping[str, float]:
     """Seconds of another machine for a second of this one: of iterations, and of validations.
 
     Raises:
-        ValueError: no recipe was measured on both.
+        ValueError: no recipe was measured on both, and it is not said what is true `otherwise`.
     """
     both = there.keys() & here.keys()
     if not both:
+        if otherwise:
+            return otherwise
         raise ValueError(f"no recipe in common: there {', '.join(there)}; here {', '.join(here)}")
     return {
         what: statistics.median(
@@ -135,6 +139,7 @@ def main() -> None:
     parser.add_argument("--validations", type=int, default=5, help="of each training (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each recipe (default: %(default)s)")
     parser.add_argument("--at", type=Path, metavar="RESULT.json", help="rates of the machine whose minutes count")
+    parser.add_argument("--name", help="a word in the result's name that tells it from others of the same day")
     parser.add_argument("--steps", type=int, default=12, help="iterations in a turn (default: %(default)s)")
     args, words = parser.parse_known_args()
 
@@ -166,14 +171,14 @@ def main() -> None:
         for name, theirs in turns.items()
     }
 
-    ratios: dict[str, float] = {}
+    ratios: Mapping[str, float] = {}
     if args.at:
         there = json.loads(args.at.read_text(encoding="utf-8"))
         measured = {name: Rate(**said["seconds"]) for name, said in there["networks"].items()}
-        ratios = there.get("ratios") or ratios_to(measured, rates)
+        ratios = ratios_to(measured, rates, there.get("ratios"))
         rates = {name: brought_to(ratios, rate) for name, rate in rates.items()}
 
-    what = f"rates_{PreparedDataset(data).name}{axes(recipes.values())}"
+    what = f"rates_{PreparedDataset(data).name}{axes(recipes.values())}" + (f"_{args.name}" if args.name else "")
     rows, values = [], {}
     for name, recipe in recipes.items():
         keys = budget(rates[name], recipe, args.minutes, args.validations)
@@ -196,7 +201,7 @@ def main() -> None:
     given += ["--split", args.split.name] if args.split else []
     given += ["--minutes", f"{args.minutes:g}", "--validations", str(args.validations)]
     given += ["--turns", str(args.turns), "--steps", str(args.steps)]
-    given += [*(["--at", args.at.name] if args.at else []), *words]
+    given += [*(["--at", args.at.name] if args.at else []), *(["--name", args.name] if args.name else []), *words]
     command = "python benchmarks/rates.py " + shlex.join(given)
     lines = [
         f"Command: `{command}`",

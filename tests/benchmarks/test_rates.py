@@ -3,11 +3,12 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
 
-from mamba_unet.training.recipe import load_recipe
+from mamba_unet.training.recipe import experiment, load_recipe
 
 SHORT = ("--turns", 1, "--steps", 4)
 
@@ -66,6 +67,19 @@ def test_minutes_are_those_of_another_machine(benchmark):
     assert new.iterations == [pytest.approx(1.2)] and new.validations == [4.0]
     with pytest.raises(ValueError, match="no recipe in common: there gone; here a, new, b"):
         rates.ratios_to({"gone": there["gone"]}, here)
+    assert rates.ratios_to({"gone": there["gone"]}, here, otherwise=ratios) == ratios
+    assert rates.ratios_to(there, here, otherwise={"iterations": 9.0, "validations": 9.0}) == ratios
+
+
+KEPT = sorted((Path(__file__).parents[2] / "benchmarks" / "results" / "trainings").glob("*/recipes"))
+
+
+@pytest.mark.parametrize("recipes", KEPT, ids=[recipes.parent.name for recipes in KEPT])
+def test_kept_trainings_are_of_the_recipes_beside_them(recipes):
+    for kept in recipes.parent.glob("*/*.zip"):
+        trained = yaml.safe_load(read_zip(kept, "recipe.yaml"))
+        recipe = load_recipe(recipes / f"{kept.parent.name}.yaml", {"seed": trained["seed"]})
+        assert experiment(load_recipe(recipe, trained)) == experiment(recipe), kept
 
 
 def read_zip(path, name) -> str:

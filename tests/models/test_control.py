@@ -32,6 +32,18 @@ def test_a_control_is_mamba_unet_parameter_for_parameter_but_for_the_scan(networ
     assert sum(shape.numel() for shape in other.values()) == parameters
 
 
+@pytest.mark.parametrize("scan", ["selective", "dwconv"])
+def test_a_scan_in_the_deep_stages_only_leaves_the_others_as_the_control_without_one(scan):
+    whole, part, without = (
+        shapes(build_model(size="nano", **{"scan": scan, **other}))
+        for other in ({}, {"scan_from": 1}, {"scan": "identity"})
+    )
+    first = ("layers.0.", "layers_up.2.")
+    assert {k for k in part if k.startswith(first)} == {k for k in without if k.startswith(first)}
+    assert {k for k in part if not k.startswith(first)} == {k for k in whole if not k.startswith(first)}
+    assert without.keys() < part.keys() < whole.keys()
+
+
 def test_without_its_scan_ss2d_computes_the_rest():
     ss2d, without = SS2D(8, d_state=3), GatedMixer(8)
     without.load_state_dict({k: v for k, v in ss2d.state_dict().items() if k not in SCAN})

@@ -11,7 +11,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("prepared", type=Path, help="folder that `prepare` wrote")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--layout", required=True, help="synapse-transunet or nnunet")
-    spacing = "voxel size in mm of slices, rows and columns where a file tells none, such as 8,1.5,1.5 (nnunet only; default: 1 mm)"
+    spacing = "nnunet only: voxel size in mm of slices, rows and columns where a file tells none (default: 1,1,1)"
     parser.add_argument("--spacing", type=spacing_mm, metavar="D,H,W", help=spacing)
 
 

@@ -76,7 +76,9 @@ def export(
     splits = {name: prepared.splits.get(name, []) for name in SPLITS}
     if layout == TRANSUNET.name:
         if spacing_mm is not None:
-            raise ValueError(f"the layout {layout} holds no voxel size; leave the spacing out, or export to {NNUNET.name}")
+            raise ValueError(
+                f"the layout {layout} holds no voxel size; leave the spacing out, or export to {NNUNET.name}"
+            )
         _check_transunet(prepared, [identifier for split in splits.values() for identifier in split])
 
     out.parent.mkdir(parents=True, exist_ok=True)

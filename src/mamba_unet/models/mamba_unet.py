@@ -30,9 +30,13 @@ class MambaUNet(StagedUNet, HubModel):
             `volume_levels`. None is taken as slices four times as thick as pixels are wide.
         patch_size: of D, H, W, in voxels, of the patches it will be trained on: short axes are shrunk less. None sets
             no limit. Volumes of any other size are taken all the same.
+        scan_from: first stage, counted from 0, whose blocks have the scan; those before have none, as in the control
+            "identity". In an image a stage has four times the positions of the next one, so the first stages' scans
+            take most of the time.
 
     Raises:
-        ValueError: depths and dims do not fit together, an unknown scan or stem, or a spacing or patch size for images.
+        ValueError: depths and dims do not fit together, no stage is left with a scan, an unknown scan or stem, or a
+            spacing or patch size for images.
 
     State-dict names are those of the checkpoints released for Mamba-UNet, without their `mamba_unet.` prefix.
     Source: Mamba-UNet (arXiv 2402.05079), Figure 2; 19,121,664 parameters at the default sizes, 3 channels, 4 classes.
@@ -52,14 +56,17 @@ class MambaUNet(StagedUNet, HubModel):
         spatial_dims: int = 2,
         spacing: Sequence[float] | None = None,
         patch_size: Sequence[int] | None = None,
+        scan_from: int = 0,
     ) -> None:
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         if spatial_dims == 2 and (spacing is not None or patch_size is not None):
             raise ValueError("spacing and patch_size shape a network for volumes; with spatial_dims 2 leave them out")
+        if not 0 <= scan_from < len(dims):
+            raise ValueError(f"scan_from is a stage from 0 to {len(dims) - 1}, got {scan_from}")
         levels = None if spatial_dims == 2 else volume_levels(number_of_levels(dims), spacing, patch_size)
 
         def block(stage: int, position: int, rate: float) -> VSSBlock:
-            return VSSBlock(dims[stage], d_state, rate, scan, spatial_dims)
+            return VSSBlock(dims[stage], d_state, rate, scan if stage >= scan_from else "identity", spatial_dims)
 
         super().__init__(in_channels, num_classes, depths, dims, drop_path_rate, block, use_checkpoint, stem, levels)

@@ -56,7 +56,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"depths": (2, 2, 2, 2), "dims": (96, 192, 384, 768)},  # the paper's
     "tiny-d9": {"depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768)},  # every block of VMamba-Tiny
     "mini": {"depths": (2, 2, 2, 2), "dims": (48, 96, 192, 384)},  # half the width
-    "mini-n1": {"depths": (2, 2, 2, 2), "dims": (48, 96, 192, 384), "d_state": 1},  # trains on a CPU
+    "mini-n1": {"depths": (2, 2, 2, 2), "dims": (48, 96, 192, 384), "d_state": 1},
+    "mini-deep": {"depths": (2, 2, 2, 2), "dims": (48, 96, 192, 384), "d_state": 1, "scan_from": 2},  # trains on a CPU
     "micro": {"depths": (1, 1, 1, 1), "dims": (32, 64, 128, 256)},  # the demo's
     "nano": {"depths": (1, 1, 1), "dims": (16, 32, 64), "d_state": 4},  # for tests
 }
