@@ -20,6 +20,7 @@ from typing import Any
 from kept import keep, restore
 from mamba_unet.commands.options import seeds
 from mamba_unet.comparison.entry import Entry
+from mamba_unet.comparison.paired import p_text
 from mamba_unet.comparison.run import compare
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.significance import holm, paired_test
@@ -179,7 +180,7 @@ def main() -> None:
                 [
                     *(test["row"], test["against"], test["question"]),
                     number(test["median_difference"], 4, signed=True),
-                    *(number(test[key], 4) for key in ("p", "p_holm")),
+                    *(p_text(test[key]) for key in ("p", "p_holm")),
                 ]
                 for test in found
             ],

@@ -70,10 +70,10 @@ def tests_table(tests: Sequence[Mapping[str, Any]], columns: Sequence[Column], r
                 number(test["median_difference"], column.decimals, signed=True),
                 " to ".join(number(x, column.decimals, signed=True) for x in interval) or "-",
                 number(test["effect"], 2, signed=True),
-                _p_text(test["p"]),
-                _p_text(test["p_holm"]),
+                p_text(test["p"]),
+                p_text(test["p_holm"]),
                 f"{test['better_pairs']} of {test['pairs_of_trainings']}",
-                _p_text(test["p_trainings"]),
+                p_text(test["p_trainings"]),
             ]
         )
     titles = [f"against {reference}", "metric", "patients", "ties", "left out", "median difference"]
@@ -116,5 +116,6 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
     return lines
 
 
-def _p_text(p: float | None) -> str:
+def p_text(p: float | None) -> str:
+    """A p of a test as tables show it."""
     return "<0.001" if p is not None and p < 0.001 else number(p, 3)
