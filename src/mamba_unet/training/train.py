@@ -219,12 +219,14 @@ def check_resumable(
             f"{run} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
             f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
         )
-    before, sizes = run.read_annotation(), prepared.identity["voxel_sizes"]
-    if recipe.view.spacing_mm and before.get("voxel_sizes", sizes) != sizes:
-        raise RecipeError(
-            f"{run} was resampled by other voxel sizes than {prepared.folder} has now; choose another --out"
-        )
-    if source and before and before["sha256"] != source.describe()["sha256"]:
+    learned = run.read_annotation()  # without voxel sizes where an earlier version trained
+    if recipe.view.spacing_mm and "voxel_sizes" in learned:
+        if learned["voxel_sizes"] != prepared.identity["voxel_sizes"]:
+            raise RecipeError(
+                f"the images of {run} were resampled by other voxel sizes than {prepared.folder} has now; choose "
+                "another --out"
+            )
+    if source and learned and learned["sha256"] != source.describe()["sha256"]:
         raise RecipeError(
             f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
         )
