@@ -24,8 +24,8 @@ from mamba_unet.models.registry import build_model
 from measuring import table, write_result
 
 NETWORKS = {
-    "mamba_unet_fine": "mini",
-    "mamba_unet_fine_no_scan": "mini",
+    "mamba_unet_fine": "mini-deep",
+    "mamba_unet_fine_no_scan": "mini-deep",
     "mamba_unet": "mini",
     "unet": None,
     "attention_unet": None,

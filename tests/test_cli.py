@@ -1,14 +1,17 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from mamba_unet.cli import main
+from mamba_unet.environment import bfloat16_speed
 
 RECIPE = """
 model: {size: nano, arguments: {dims: [8, 16, 32]}}
@@ -118,10 +121,19 @@ def test_train_wants_its_recipe_first(capsys):
     assert "train takes the recipe first" in capsys.readouterr().err
 
 
-def test_info_shows_the_backend_in_force(capsys):
+def test_info_shows_the_backend_in_force_and_what_bfloat16_gains(capsys):
     assert main(["info", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "torch" in out and "auto" in out and "reference" in out
+    gained = re.search(r"bfloat16 +on the CPU (\d+\.\d) times as fast", out)
+    assert gained is not None and 0 < float(gained[1]) < 20
+
+
+def test_measuring_bfloat16_draws_no_random_number():
+    """It is done in front of trainings, which must not change by it."""
+    before = torch.get_rng_state()
+    bfloat16_speed()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

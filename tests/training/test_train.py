@@ -390,6 +390,17 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
 
 
+@pytest.mark.parametrize(
+    ("precision", "speed", "warned"), [("bf16-mixed", 0.5, 1), ("bf16-mixed", 1.5, 0), ("32-true", 0.5, 0)]
+)
+def test_bfloat16_on_a_cpu_that_is_slow_in_it_is_warned_of(recipe, precision, speed, warned, caplog, monkeypatch):
+    """Some CPUs with AVX512-BF16 take longer in bfloat16 than in float32, those without it many times as long."""
+    monkeypatch.setattr("mamba_unet.training.train.bfloat16_speed", lambda: speed)
+    recipe.trainer.precision = precision
+    train(recipe)
+    assert caplog.text.count(f"{speed} times as fast in bfloat16 as in float32") == warned
+
+
 def test_a_state_that_is_cut_short_is_replaced_by_the_one_before(recipe, caplog):
     folder = train(recipe)
     whole = load_file(folder / "best.safetensors")
