@@ -390,6 +390,14 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
 
 
+@pytest.mark.parametrize(("warmup", "warned"), [(8, True), (7, False)])
+def test_a_training_that_ends_within_its_warmup_is_warned_of(recipe, warmup, warned, caplog):
+    recipe.optimizer.warmup = warmup
+    recipe.iterations, recipe.validate_every = 8, 8
+    train(recipe)
+    assert ("the learning rate never reaches optimizer.lr" in caplog.text) == warned
+
+
 @pytest.mark.parametrize(
     ("precision", "speed", "warned"), [("bf16-mixed", 0.5, 1), ("bf16-mixed", 1.5, 0), ("32-true", 0.5, 0)]
 )
@@ -491,8 +499,8 @@ def test_a_log_file_gets_plain_lines(recipe, capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger("mamba_unet"), "handlers", [])  # of a command in an earlier test
     train(recipe)
     said = capsys.readouterr()
-    assert said.err.count("\n") == 2 and "\r" not in said.err and "\x1b" not in said.err and not said.out
-    assert said.err.startswith("iteration 4 of 8: validation Dice 0.")
+    assert said.err.count("\n") == 3 and "\r" not in said.err and "\x1b" not in said.err and not said.out
+    assert said.err.startswith("train: 8 iterations\niteration 4 of 8: validation Dice 0.")
 
 
 def test_a_full_disk_names_the_file_and_leaves_what_was_there(recipe, monkeypatch):

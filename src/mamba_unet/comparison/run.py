@@ -43,11 +43,16 @@ class WholeProgress(Progress):
         every = 0.1 if sys.stderr.isatty() else 60
         self.bar = tqdm(total=sum(run.iterations for run in runs), unit="it", mininterval=every, dynamic_ncols=True)
 
-    def start(self, step: int, iterations: int) -> None:
+    def start(self, step: int, iterations: int, seconds: float | None = None) -> None:
         self.bar.update(step)  # the iterations that a resumed run has done before
+        self.left = iterations - step
 
     def step(self, step: int, loss: float) -> None:
         self.bar.update()
+        self.left -= 1
+
+    def close(self) -> None:
+        self.bar.total -= self.left  # of a training that ended by its minutes
 
     def validated(self, step: int, dice: float, best: float) -> None:
         self.bar.set_postfix_str(f"validation Dice {dice:.3f}")

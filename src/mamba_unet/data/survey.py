@@ -17,7 +17,7 @@ from mamba_unet.data.checks import check_case, check_scribble
 from mamba_unet.data.classes import LARGEST, MOST_CLASSES, Classes, binary, collect, declared, foreground, infer
 from mamba_unet.data.problems import SKIP, Problem
 from mamba_unet.data.readers import Entry, Listing, detect_layout
-from mamba_unet.data.readers.patients import describe_patients, match_patients
+from mamba_unet.data.readers.patients import describe_patients, doubtful_beginnings, match_patients
 from mamba_unet.data.registry import DATASETS, DatasetInfo
 from mamba_unet.views.intensity import COLOUR, MINMAX, intensity_quantiles, intensity_rules
 from mamba_unet.views.labels import IGNORE
@@ -26,6 +26,7 @@ from mamba_unet.volumes.formats import Kind, UnreadableError
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.volume import Volume, join_channels, join_slices
+from mamba_unet.words import some
 
 PROBED = 12  # images read to know how many channels there are
 
@@ -151,10 +152,24 @@ def _with_patients(listing: Listing, regex: str | None) -> tuple[Listing, str]:
     if regex is None:
         patients = {entry.identifier: entry.patient for entry in listing.entries}
         how = "by their folders and names (--patient-regex groups otherwise)"
+        listing = replace(listing, problems=[*listing.problems, *_doubtful_patients(patients, listing)])
     else:
         patients, how = match_patients(identifiers, regex), "by --patient-regex"
     entries = [replace(entry, patient=patients[entry.identifier]) for entry in listing.entries]
     return replace(listing, entries=entries), describe_patients(patients, how)
+
+
+def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> Iterator[Problem]:
+    """A warning where names look as if cases of one patient were taken for several: such a split would leak."""
+    for beginning, cases in list(doubtful_beginnings(patients).items())[:1]:
+        yield Problem(
+            listing.entries[0].files[0].parent,
+            "images of one patient may be in several splits",
+            "all images of a patient in one split",
+            f"names that begin alike, as {some(cases, 3)}, are taken for different patients",
+            f"if they are of patient {beginning}, --patient-regex '(.*\\d)[ _-]'; else nothing",
+            "warning",
+        )
 
 
 def _known(info: DatasetInfo, labels: Mapping[str, int] | None, source: Path) -> tuple[Classes, str]:

@@ -125,7 +125,8 @@ class Training:
             TrainingStopped: a signal asked for it; the state is saved.
             LostProcess: another process of this training is gone.
         """
-        self.progress.start(self.step, self.recipe.iterations)
+        limit = None if self.recipe.minutes is None else max(0.0, 60 * self.recipe.minutes - self.seconds)
+        self.progress.start(self.step, self.recipe.iterations, limit)
         self.objective.train()
         batches = self.data.batches(
             self.objective.streams,

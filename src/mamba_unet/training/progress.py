@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from mamba_unet.words import duration
+from mamba_unet.words import counted, duration
 
 LINE_EVERY_S = 60
 
@@ -13,8 +13,8 @@ LINE_EVERY_S = 60
 class Progress:
     """Is told how a training goes on; this one shows nothing."""
 
-    def start(self, step: int, iterations: int) -> None:
-        """A training begins, or goes on behind `step` iterations."""
+    def start(self, step: int, iterations: int, seconds: float | None = None) -> None:
+        """A training begins, or goes on behind `step` iterations; it ends after `iterations`, or so many seconds."""
 
     def step(self, step: int, loss: float) -> None:
         """An iteration is done; `step` counts it."""
@@ -29,7 +29,9 @@ class Progress:
 class Bar(Progress):
     """A bar over the iterations."""
 
-    def start(self, step: int, iterations: int) -> None:
+    def start(self, step: int, iterations: int, seconds: float | None = None) -> None:
+        if seconds is not None:
+            print(f"train: {_planned(iterations, seconds)}; the bar counts iterations", file=sys.stderr)
         self.bar = tqdm(desc="train", initial=step, total=iterations, unit="it", dynamic_ncols=True)
 
     def step(self, step: int, loss: float) -> None:
@@ -50,15 +52,19 @@ class Bar(Progress):
 class Lines(Progress):
     """One line per validation and per minute, without carriage returns or escape codes."""
 
-    def start(self, step: int, iterations: int) -> None:
+    def start(self, step: int, iterations: int, seconds: float | None = None) -> None:
         self.iterations, self.first, self.began = iterations, step, time.monotonic()
-        self.said = self.began
+        self.said, self.limit = self.began, seconds
+        behind = f"goes on behind iteration {step}, " if step else ""
+        self._print(f"train: {behind}{_planned(iterations, seconds)}")
 
     def step(self, step: int, loss: float) -> None:
         now = time.monotonic()
         if now - self.said >= LINE_EVERY_S:
             self.said = now
             left = (now - self.began) / (step - self.first) * (self.iterations - step)
+            if self.limit is not None:
+                left = min(left, max(0, self.limit - (now - self.began)))
             self._print(f"iteration {step} of {self.iterations}: loss {loss:.4f}, about {duration(left)} left")
 
     def validated(self, step: int, dice: float, best: float) -> None:
@@ -66,6 +72,12 @@ class Lines(Progress):
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _planned(iterations: int, seconds: float | None) -> str:
+    return f"{counted(iterations, 'iteration')}" + (
+        "" if seconds is None else f", or {duration(seconds)} if they take longer"
+    )
 
 
 def default_progress() -> Progress:

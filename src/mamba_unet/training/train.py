@@ -134,6 +134,8 @@ def train(
     with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
         training.run()
     if leader:
+        if recipe.minutes is not None:
+            _warn_of_warmup(recipe, training.step)
         log.info(
             "%s: %s in %s, best mean foreground Dice on the validation patients %.4f",
             run, counted(training.step, "iteration"), duration(training.seconds), training.best_dice,
@@ -152,6 +154,7 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
             run.remove_temporaries()
             if absent:
                 log.warning("no label of the training cases shows %s: the network cannot learn it", ", ".join(absent))
+            _warn_of_warmup(recipe, recipe.iterations)
             in_bfloat16 = recipe.trainer.precision.startswith("bf16") and training.fabric.device.type == "cpu"
             if in_bfloat16 and training.step == 0:
                 _warn_of_slow_bfloat16()
@@ -246,6 +249,16 @@ def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: P
             "start may help less",
             recipe.pretrained,
             prepared.folder,
+        )
+
+
+def _warn_of_warmup(recipe: Recipe, iterations: int) -> None:
+    if 0 < iterations <= recipe.optimizer.warmup:
+        log.warning(
+            "optimizer.warmup is %s and the training has %d: the learning rate never reaches optimizer.lr, and "
+            "the result will be poor; train for longer, or set optimizer.warmup to a tenth of the iterations",
+            counted(recipe.optimizer.warmup, "iteration"),
+            iterations,
         )
 
 

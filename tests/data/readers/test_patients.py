@@ -1,7 +1,12 @@
 import pytest
 
 from mamba_unet.data import check
-from mamba_unet.data.readers.patients import describe_patients, group_patients, match_patients
+from mamba_unet.data.readers.patients import (
+    describe_patients,
+    doubtful_beginnings,
+    group_patients,
+    match_patients,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,12 @@ from mamba_unet.data.readers.patients import describe_patients, group_patients, 
         (["Image_01L", "Image_01R"], ["Image_02L", "Image_02R"]),
         (["patient001_frame01", "patient001_frame12"], ["patient002_frame01"]),
         (["patient0001_2CH_ED", "patient0001_4CH_ES"], ["patient0002_2CH_ED"]),
+        (["pat01_a", "pat01_b"], ["pat02_a"]),
+        (["01A", "01B"], ["02A"]),
+        (["P00_day1", "P00_day14"], ["P01_day1"]),
+        (["P00_roi1", "P00_roi2"], ["P01_roi1"]),
+        (["anna_pre", "anna_post"], ["ben_pre"]),
+        (["P00_baseline", "P00_follow-up2"], ["P01_baseline"]),
         (["TCGA_CS_4941_19960909_1", "TCGA_CS_4941_19960909_2"], ["TCGA_CS_4942_19970222_1"]),
     ],
 )
@@ -46,6 +57,20 @@ def test_names_with_the_same_beginning_are_of_one_patient(one, other):
 )
 def test_what_all_names_share_or_what_only_counts_is_no_patient(names):
     assert len(set(group_patients(names).values())) == len(names)
+
+
+def test_names_that_begin_alike_and_go_on_with_an_unknown_word_are_warned_of(picture_set):
+    source = picture_set([f"pat{patient:02}_{word}" for patient in range(3) for word in ("rest", "stress")])
+    (warning,) = check(source, progress=False).warnings
+    assert "pat00_rest, pat00_stress, are taken for different patients" in warning.found
+    regex = warning.remedy.split("'")[1]
+    assert "6 cases of 3 patients" in check(source, patient_regex=regex, progress=False).table()
+    assert not check(source, patient_regex=regex, progress=False).warnings
+
+
+@pytest.mark.parametrize("names", [["P1_x", "P2_x", "P3_x"], ["a1_x", "a1_y", "b", "c", "d"], ["image_x", "image_y"]])
+def test_names_that_seldom_begin_alike_are_not_warned_of(names):
+    assert not doubtful_beginnings({name: name for name in names})
 
 
 def test_a_regular_expression_finds_the_patient():

@@ -9,18 +9,21 @@ from mamba_unet.words import counted, some
 # What follows a patient's name where several files are of one patient. A dot is no separator: names may be DICOM UIDs.
 SLICE = re.compile(r"[ _-]+(slice|frame|phase|time)[ _-]?\d+$", re.IGNORECASE)
 SIDE = re.compile(r"([ _-]+(left|right|l|r|od|os|ou)|(?<=\d)[lr])$", re.IGNORECASE)
+STAGE = re.compile(r"[ _-]+(pre|post|before|after|baseline|follow[ _-]?up|fu)[ _-]?\d*$", re.IGNORECASE)
+COUNTED = "img|image|im|sl|fr|t|z|x|y|view|v|visit|scan|series|tile|patch|crop|roi|region|cut|section|lesion|nodule"
+COUNTED += "|session|ses|timepoint|tp|day|week|month|year"
 COUNTER = re.compile(
-    r"([ _-]+((img|image|im|sl|fr|t|z|x|y|view|v|visit|scan|series|tile|patch|crop)[ _-]?)?\d+"
-    r"|[ _-]+(\dch|ed|es)|[ _-]*\(\d+\))$",
-    re.IGNORECASE,
+    rf"([ _-]+(({COUNTED})[ _-]?)?\d+|[ _-]+(\dch|ed|es)|[ _-]*\(\d+\)|([ _-]+|(?<=\d))[a-z])$", re.IGNORECASE
 )
+LAST = re.compile(r"(.*\d)[ _-]+[^ _-]+")
 
 
 def group_patients(identifiers: Iterable[str]) -> dict[str, str]:
-    """Case -> patient: the beginning that several names share, if what follows is a counter, a side or a view.
+    """Case -> patient: the beginning that several names share, if what follows is a counter, a side, a view or a stage.
 
-    `P00_0`, `P00-img-1`, `P00_left`, `P00_z000` are of `P00`. A beginning that all names share (`BRATS20_001`), or one
-    without a digit before a bare number (`ISIC_0000000`, `image_001`), is not a patient: each case is then its own.
+    `P00_0`, `P00-img-1`, `P00_left`, `P00_z000`, `P00_a`, `P00_pre` are of `P00`. A beginning that all names share
+    (`BRATS20_001`), or one without a digit before a bare number (`ISIC_0000000`, `image_001`), is not a patient: each
+    case is then its own.
     """
     identifiers = list(identifiers)
     beginnings = {identifier: _beginnings(identifier) for identifier in identifiers}
@@ -71,11 +74,29 @@ def describe_patients(patients: Mapping[str, str], how: str) -> str:
     return f"{counted(len(patients), 'case')} of {counted(len(sizes), 'patient')} {how}, as {largest}: {shown}"
 
 
+def doubtful_beginnings(patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """Beginnings with a number that most names share with another name of what is taken for another patient.
+
+    Returns:
+        beginning -> its cases: `P00` of `P00_anna`, `P00_ben`; none where fewer than half of the names have one.
+    """
+    shared: dict[str, list[str]] = {}
+    for identifier in patients:
+        if found := LAST.fullmatch(identifier):
+            shared.setdefault(found[1], []).append(identifier)
+    apart = {
+        beginning: cases
+        for beginning, cases in shared.items()
+        if len(cases) < len(patients) and len({patients[case] for case in cases}) > 1
+    }
+    return apart if 2 * sum(map(len, apart.values())) >= len(patients) else {}
+
+
 def _beginnings(name: str) -> list[str]:
     """The beginnings of a name that may be a patient's, the longest first."""
     found = []
     while True:
-        for rest in (SLICE, SIDE, COUNTER):
+        for rest in (SLICE, SIDE, STAGE, COUNTER):
             beginning = rest.sub("", name)
             if beginning and beginning != name:
                 break
