@@ -232,3 +232,12 @@ def test_labels_that_are_nearly_whole_are_rounded_with_a_note(shared_case, tmp_p
 
 
 LPS = np.array([[-1.5, 0, 0, 20], [0, -1.5, 0, 30], [0, 0, 8, -40], [0, 0, 0, 1]], float)
+
+
+def test_grey_pictures_among_pictures_in_colours_are_named(picture_set):
+    source = picture_set(TWELVE)
+    for name in TWELVE[:10]:
+        Image.merge("RGB", [Image.effect_noise((9, 8), 50) for _ in range(3)]).save(source / "images" / f"{name}.png")
+    report = check(source, progress=False)
+    assert [warning.case for warning in report.warnings] == ["a10", "a11"] and not report.errors
+    assert "a grey picture among pictures in colours" in report.table()

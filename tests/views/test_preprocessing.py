@@ -21,6 +21,8 @@ def test_what_differs_is_named():
     ours.require_same(theirs, "a", "b", ())
     with pytest.raises(ValueError, match=r"a and b prepare images in different ways \(intensity: .*minmax.*window"):
         ours.require_same(theirs, "a", "b", ("intensity",))
+    with pytest.raises(ValueError, match="a has 1 channel, b has 2: a network reads"):
+        ours.require_same(Preprocessing((MINMAX, MINMAX)), "a", "b", ("intensity",))
     with pytest.raises(ValueError, match="orientation: None and SPL"):
         ours.require_same(theirs, "a", "b", ("intensity", "orientation"))
 
@@ -40,7 +42,7 @@ def test_channels_are_fitted_without_a_guess(caplog):
     assert one.fit_channels(grey) is grey and three.fit_channels(colour) is colour and not caplog.records
     assert three.fit_channels(grey).channels == 3 and "a grey image for a network of three channels" in caplog.text
     assert np.array_equal(four.fit_channels(frames).array[0], frames.grey) and four.fit_channels(frames).frames == 1
-    with pytest.raises(UnreadableError, match="a colour image, and the network takes 1; convert it to grey"):
+    with pytest.raises(UnreadableError, match="a colour image, and the network takes 1 channel; convert it to grey"):
         one.fit_channels(colour)
-    with pytest.raises(UnreadableError, match="1 channels, and the network takes 4; give one file per channel"):
+    with pytest.raises(UnreadableError, match="1 channel, and the network takes 4 channels; give one file per channel"):
         four.fit_channels(grey)

@@ -83,11 +83,13 @@ def test_two_inputs_of_one_name_are_both_named(images):
 
 def test_what_stands_for_nothing_says_what_is_taken(images):
     (images / "empty").mkdir()
+    write_nifti(images.parent / "data" / "a_labels" / "a.nii", images.parent / "data" / "imagesTr" / "a.nii")
     for given, reason in (
         (images / "absent.nii.gz", r"absent\.nii\.gz: no such file or folder"),
         (images / "*.dcm", r"\*\.dcm: no image there; expected NIfTI .*DICOM"),
         (images / "*.txt", "no image there"),
         (images / "empty", "empty: no image there; expected NIfTI .*DICOM"),
+        (images.parent / "data", r"give one of them, such as .*data/imagesTr$"),
     ):
         with pytest.raises(ValueError, match=reason):
             find_volumes([images / "a.nii", given])

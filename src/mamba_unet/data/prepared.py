@@ -65,6 +65,8 @@ class PreparedDataset:
         self.folder = Path(folder)
         described, splits = self.folder / "dataset.json", self.folder / "splits.json"
         if not described.is_file() or not splits.is_file():
+            if not self.folder.is_dir():
+                raise ValueError(f"{self.folder}: no such folder; expected one that `mamba-unet prepare` wrote")
             state = "unfinished" if (self.folder / "cases").is_dir() else "not there"
             raise ValueError(
                 f"{self.folder}: expected a prepared data set, but {described.name} is {state}; "

@@ -292,7 +292,7 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
     if problems:
         return None, problems
     image, label, scribble = (volumes.get(kind) for kind in ("image", "label", "scribble"))
-    if image.channels == 1 and len(plan.intensity) == 3:  # a grey picture among pictures in colours
+    if grey := image.channels == 1 and len(plan.intensity) == 3:
         image = replace(image, array=np.repeat(image.array, 3, axis=1))
     rounded = False
     if label is not None:
@@ -309,6 +309,18 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         scaled=plan.listing.scaled,
         empty_is_error=plan.info is not None and plan.info.every_case_labelled,
     )
+    if grey:
+        problems.append(
+            Problem(
+                entry.image[0][0],
+                "a grey picture among pictures in colours",
+                "pictures of one kind",
+                "grey values alone; they are stored as three equal channels",
+                "nothing, if they belong together; else convert the colours to grey values, or leave the others out",
+                "warning",
+                entry.identifier,
+            )
+        )
     if rounded:
         problems.append(
             Problem(

@@ -1,5 +1,6 @@
 """Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
 
+import difflib
 import hashlib
 import json
 import logging
@@ -207,8 +208,10 @@ def find_checkpoint(path: str | Path) -> Path:
     if not path.is_file():
         meant = re.fullmatch(HUB_ID, path.as_posix()) and path.suffix != ".safetensors"
         hub = f"; a model of the Hugging Face Hub is written {HUB}{path.as_posix()}" if meant else ""
+        near = difflib.get_close_matches(str(path), SHIPPED, n=1)
+        known = f"; did you mean {near[0]!r}, which ships with the package?" if near else ""
         raise FileNotFoundError(
-            f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one{hub}"
+            f"no checkpoint at {path}: expected a .safetensors file or a folder that holds one{known or hub}"
         )
     return path
 

@@ -185,7 +185,7 @@ class TrainingData:
         if unknown := set(streams) - self.samples.keys():
             raise ValueError(
                 f"{self.prepared.folder} has no {' and no '.join(sorted(unknown))} images to train on; label fewer "
-                "patients (labelled: 7), or prepare data with images that have no label"
+                "patients (--labelled N, N below their number), or prepare data with images that have no label"
             )
 
     def batches(

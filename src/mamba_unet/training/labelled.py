@@ -63,7 +63,7 @@ def _chosen(
     if unknown := sorted(set(labelled) - set(patients)):
         raise ValueError(
             f"labelled names {some(unknown)}, expected patients with labels in the split {split!r} of "
-            f"{prepared.folder}: {some(patients)}"
+            f"{prepared.folder}: {some(patients)}; --labelled N draws N of them"
         )
     return set(labelled)
 

@@ -212,7 +212,12 @@ def check_resumable(
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
         if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:
             lines = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed)
-            raise RecipeError(f"{run} was started with another recipe ({lines}); give the same, or another --out")
+            longer = (
+                f"; to train its network further: --out OTHER --pretrained {run}" if "iterations" in changed else ""
+            )
+            raise RecipeError(
+                f"{run} was started with another recipe ({lines}); give the same, or another --out{longer}"
+            )
     if before := run.read_split():
         now = split_of(recipe, prepared)
         if changed := [name for name in ("train", "val") if before.get(name) != now.get(name)]:

@@ -18,6 +18,7 @@ from mamba_unet.views.view import View, view_from_json
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.geometry import PLANES, SLICE_AXES, Turn, turn_to_network
 from mamba_unet.volumes.volume import Volume
+from mamba_unet.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,11 @@ class Preprocessing:
         Raises:
             ValueError: names the two, and every part in which they differ.
         """
+        if self.channels != other.channels:
+            raise ValueError(
+                f"{ours} has {counted(self.channels, 'channel')}, {theirs} has {other.channels}: a network reads "
+                "images of as many channels as it was trained on; take a network that was trained on such images"
+            )
         differing = [name for name in parts if getattr(self, name) != getattr(other, name)]
         if differing:
             said = "; ".join(
@@ -96,10 +102,11 @@ class Preprocessing:
         if volume.channels == 1 and self.channels == 3:
             log.warning("%s: a grey image for a network of three channels; each gets the same values", volume.name)
             return replace(volume, array=np.repeat(volume.array, 3, axis=1))
-        what = "a colour image" if volume.channels == 3 else f"{volume.channels} channels"
+        what = "a colour image" if volume.channels == 3 else counted(volume.channels, "channel")
         remedy = "convert it to grey values" if volume.channels == 3 else "give one file per channel (CASE_0000, ...)"
+        taken = counted(self.channels, "channel")
         raise UnreadableError(
-            volume.where, f"{what}, and the network takes {self.channels}; {remedy} if that is what it was trained on"
+            volume.where, f"{what}, and the network takes {taken}; {remedy} if it was trained on such images"
         )
 
     def scale(self, volume: Volume) -> np.ndarray:

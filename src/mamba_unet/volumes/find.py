@@ -203,12 +203,9 @@ def _expand(given: str | Path, without: Collection[Path]) -> list[VolumeFile]:
     else:
         raise ValueError(f"{path}: no such file or folder")
     if not volumes:
-        below = next((file for file in path.rglob("*") if ending(file, FILES)), None) if path.is_dir() else None
-        hint = (
-            f"; images lie in folders below, give those or a pattern such as '{path}/**/*{''.join(below.suffixes)}'"
-            if below
-            else ""
-        )
+        below = {file.parent for file in path.rglob("*") if ending(file, FILES)} if path.is_dir() else set()
+        likely = min(below, key=lambda folder: ("image" not in folder.name.lower(), folder), default=None)
+        hint = f"; images lie in folders below, give one of them, such as {likely}" if likely else ""
         raise ValueError(f"{path}: no image there; expected {TAKEN}{hint}")
     return volumes
 
