@@ -5,11 +5,12 @@ import re
 
 import pytest
 
+from mamba_unet.cli import main
 from mamba_unet.comparison.run import compare
-from mamba_unet.data import prepare, write_scribbles
+from mamba_unet.data import PreparedDataset, prepare, write_scribbles
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.report import write_report
-from mamba_unet.training.recipe import load_recipe
+from mamba_unet.training.recipe import RecipeError, load_recipe
 
 KEYS = {
     "supervised": {},
@@ -46,6 +47,21 @@ def test_the_tables_say_what_each_learned_from_and_on_what_all_were_measured(com
     assert "Measured on dense labels, whatever was learned from" in (out / "table.md").read_text()
 
 
+def test_checkpoints_and_evaluations_say_what_was_learned_from(compared, drawn, capsys):
+    folder = compared[1] / "runs" / "teacher" / "seed0"
+    assert main(["info", str(folder)]) == 0
+    assert "learned from   2 patients and 3 without labels" in capsys.readouterr().out
+    assert main(["evaluate", str(folder), "--data", str(drawn.folder), "--split", "val"]) == 0
+    assert "learned from 2 patients and 3 without labels." in capsys.readouterr().out
+
+
+def test_a_complete_run_is_not_compared_when_its_scribbles_have_changed(compared, drawn, monkeypatch):
+    monkeypatch.setattr(PreparedDataset, "marked", lambda *_: (0.1, "other"))
+    recipe = load_recipe(compared[1] / "runs" / "scribbles" / "seed0" / "recipe.yaml")
+    with pytest.raises(RecipeError, match="learned from other scribbles than"):
+        compare({"scribbles": recipe}, drawn.folder, compared[1])
+
+
 def test_the_network_beside_the_chosen_one_is_measured_into_a_folder_of_its_own(compared, drawn):
     folder = compared[1] / "runs" / "teacher" / "seed0"
     before = (folder / "evaluation_test" / "summary.json").read_bytes()
@@ -59,6 +75,7 @@ def test_a_report_shows_pseudo_labels_and_what_was_learned_from(compared):
     runs = compared[1] / "runs"
     page = write_report(runs / "teacher" / "seed0").read_text()
     assert "trained on 2 patients (2 cases), and on images of 3 patients without labels" in page
+    assert "objective mean_teacher; trained beside student, whose best validation Dice is 0." in page
     moments = page[page.index("<h2>Pseudo labels</h2>") :]
     assert moments.count("teacher, iteration 2</small>") == moments.count("teacher, iteration 4</small>") == 3
     assert "student, iteration" not in moments and "ground truth" in moments

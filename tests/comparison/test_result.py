@@ -167,6 +167,24 @@ def test_the_table_says_whose_labels_each_network_learned_from():
     assert any("dense labels, whatever was learned from" in note for note in found.result_notes())
 
 
+def test_what_two_recipes_hide_behind_the_same_words_gets_a_column():
+    flat = evaluation([[0.8, 0.6]] * 3, FLAT)
+    said = {"labelled_patients": 2, "unlabelled_patients": 1, "annotation": "label", "marked": 1.0}
+
+    def columns(*recipes):
+        made = [entry(f"row{number}", flat, recipe=recipe) for number, recipe in enumerate(recipes)]
+        found = comparison(*(dataclasses.replace(one, runs=[{**run, **said} for run in one.runs]) for one in made))
+        return {"labelled", "few_labels.partners"} & set(found.networks().titles), found.result_notes()
+
+    partners = [FewLabelsRecipe([ModelRecipe("mamba_unet", size)]) for size in ("nano", "micro")]
+    few = [Recipe(objective="cps", labelled=labelled, few_labels=partners[0]) for labelled in (["a", "b"], ["c", "d"])]
+    assert columns(*few)[0] == {"labelled"} and columns(few[0], few[0])[0] == set()
+    assert columns(few[0], dataclasses.replace(few[0], few_labels=partners[1]))[0] == {"few_labels.partners"}
+    drawn = dataclasses.replace(few[0], labelled=2)
+    assert any("each seed drew other patients" in note for note in columns(drawn)[1])
+    assert not any("each seed drew other patients" in note for note in columns(few[0])[1])
+
+
 def test_json_has_every_value_and_no_number_that_json_has_not():
     e = entry("mamba", evaluation([[0.9, NAN]] * 3, [[INF, NAN]] * 3), recipe=Recipe())
     said = json.loads(json.dumps(comparison(e, entry("unet", evaluation([[0.9, 0.8]] * 3, FLAT))).to_json()))

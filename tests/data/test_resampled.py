@@ -12,7 +12,7 @@ def test_cases_are_resampled_once_and_those_on_the_grid_not_at_all(nnunet, tmp_p
     view = Patches((4, 8, 8), (9.0, 0.7, 3.0))
     cases = CasesOnGrid(prepared, view)
     cases.write(["s0", "s1"])
-    files = sorted((prepared.folder / "resampled" / "9x0.7x3mm_v1").iterdir())
+    files = sorted((prepared.folder / "resampled" / "9x0.7x3mm_v2").iterdir())
     assert [file.name[:2] for file in files] == ["s0", "s0", "s1", "s1"]
     case, regrid = cases.case("s1"), view.grid((3, 16, 12), (9, 1.4, 1.5))
     assert cases.shape("s1") == case.label.shape == (3, 32, 6) and np.allclose(case.spacing_mm, (9, 0.7, 3))

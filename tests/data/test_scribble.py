@@ -63,7 +63,8 @@ def test_every_class_is_marked_by_itself_and_by_few_pixels(label):
 
 
 def test_the_command_writes_a_data_set_that_prepare_reads_with_the_same_split(nnunet, tmp_path, capsys):
-    before = prepare(nnunet(count=6), tmp_path / "before", progress=False)
+    before = prepare(nnunet(count=12), tmp_path / "before", patient_regex=r"s\d", progress=False)
+    assert before.patients["s1"] == ["s1", "s10", "s11"]
     assert main(["scribble", str(before.folder), str(tmp_path / "out"), "--seed", "3"]) == 0
     said = capsys.readouterr().out
     assert "% of the training cases' voxels are marked" in said
@@ -77,6 +78,8 @@ def test_the_command_writes_a_data_set_that_prepare_reads_with_the_same_split(nn
     assert " ".join(words[:2]) in said and main(words) == 0
     after = PreparedDataset(tmp_path / "after")
     assert after.splits == before.splits and after.class_names == before.class_names
+    assert after.patients == before.patients
+    assert [after.image_hash(case) for case in before.identifiers] == list(map(before.image_hash, before.identifiers))
     assert after.annotated(after.identifiers, "scribble") == after.splits["train"]
     for case in after.splits["train"]:
         np.testing.assert_array_equal(after.case(case).label, before.case(case).label)

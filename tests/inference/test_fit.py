@@ -65,6 +65,9 @@ def test_training_cases_are_condensed_to_their_range():
     assert seen["foreground"][::4] == [0.07812, 0.25]
     assert np.shape(seen["scaled"]) == np.shape(seen["stored"]) == (1, 5, 5)
     assert json.loads(json.dumps(seen)) == seen
+    partly = Data()
+    partly.label_voxels = lambda identifier: {1: 3, 255: 80}  # a scribble: no structure is as small
+    assert not {"voxels", "foreground", "volume_ml"} & describe_training(partly, ["a"]).keys()
     assert not {"pixel_mm", "side_mm", "volume_ml"} & describe_training(Data(None), ["a"]).keys()
 
 

@@ -65,6 +65,20 @@ def test_a_label_takes_the_value_of_the_largest_share_and_no_other():
     assert np.array_equal(np.unique(Regrid(label.shape, (6, 8, 8)).label(label)), [0, 2, IGNORE])
 
 
+@pytest.mark.parametrize("target", [(4, 20, 20), (3, 13, 17), (8, 60, 60)])
+def test_scribbles_are_not_outvoted_by_what_is_not_marked(target):
+    """A stroke stays a stroke, one voxel wide, of the class that lies there."""
+    truth = np.zeros((6, 40, 40), np.uint8)
+    truth[:, 10:30, 10:30] = 2
+    scribble = np.full_like(truth, IGNORE)
+    scribble[:, range(12, 28), range(12, 28)], scribble[:, range(1, 9), range(31, 39)] = 2, 0
+    regrid = Regrid(scribble.shape, target)
+    moved = regrid.label(scribble)
+    assert np.array_equal(moved[moved != IGNORE], regrid.label(truth)[moved != IGNORE])
+    for value in (0, 2):
+        assert 0.4 < (moved == value).mean() / (scribble == value).mean() < 3.5
+
+
 def test_slices_come_back_between_those_around_them():
     assert back_taps(3, 3) == [(0, 0, 0.0), (1, 1, 0.0), (2, 2, 0.0)]
     values = np.array([0.0, 1.0, 2.0])

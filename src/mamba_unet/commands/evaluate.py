@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import evaluate
     from mamba_unet.data import PreparedDataset
     from mamba_unet.inference.evaluate import evaluation_folder
+    from mamba_unet.models.checkpoint import find_checkpoint, read_metadata
 
     out, prepared = args.out, PreparedDataset(args.data)
     if out is None:
@@ -45,5 +46,8 @@ def run(args: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     print(evaluation.text())
+    metadata = None if args.checkpoint is None else read_metadata(find_checkpoint(args.checkpoint))
+    if metadata is not None and metadata.learned_from:
+        print(f"{metadata.model} learned from {metadata.learned_from}.")
     print(f"written to {out}")
     return 0

@@ -19,6 +19,7 @@ from mamba_unet.drawing.examples import Example, largest_slice, pick_cases
 from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.tables import Table
+from mamba_unet.training.labelled import learned_from
 from mamba_unet.training.recipe import PLACE_KEYS
 from mamba_unet.words import counted
 
@@ -85,12 +86,13 @@ class Comparison:
         recipes = {name: _flat(asdict(entry.recipe)) for name, entry in self.entries.items() if entry.recipe}
         shown = ("model.name", "few_labels.partners", "labelled", "annotation", "pretrained", "iterations")
         keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
+        said = {name: _said(self.entries[name]) for name in recipes}
         differing = [
             key
             for key in keys
             if key not in NOT_OF_THE_NETWORK
-            and key not in shown
             and len({str(recipe.get(key)) for recipe in recipes.values()}) > 1
+            and (key not in shown or _is_hidden(key, recipes, said))
         ]
         titles = ["network", "model", "parameters", LEARNED_FROM, "starts from", *differing, "trainings", "iterations"]
         titles += ["time per training", "GPU memory"]
@@ -110,9 +112,9 @@ class Comparison:
             rows.append(
                 [
                     name,
-                    " + ".join(member.name for member in entry.recipe.members),
+                    said[name]["few_labels.partners"],
                     f"{entry.parameters:,}",
-                    " and ".join(dict.fromkeys(_learned_from(run) for run in entry.runs)),
+                    said[name]["labelled"],
                     "random weights" if start is None else Path(start).name,
                     *("-" if recipe.get(key) is None else str(recipe[key]) for key in differing),
                     str(len(entry.runs)),
@@ -165,6 +167,10 @@ class Comparison:
             "Best in bold, second underlined, as rounded here; ↑ higher is better, ↓ lower. A mean distance that "
             "leaves infinite ones out is not marked.",
         ]
+        if len(self.seeds) > 1 and any(isinstance(e.recipe.labelled, int) for e in self.entries.values() if e.recipe):
+            lines.append(
+                "Where `labelled` is a number, each seed drew other patients to learn from: ± holds that, too."
+            )
         if self.unfinished:
             there = "; ".join(f"{name} {len(entry.evaluations)}" for name, entry in self.entries.items())
             lines.insert(
@@ -267,17 +273,28 @@ class Comparison:
         )
 
 
+def _said(entry: Entry) -> dict[str, str]:
+    """Key of the recipe -> what another column says of it in fewer words."""
+    return {
+        "few_labels.partners": " + ".join(member.name for member in entry.recipe.members),
+        "labelled": " and ".join(dict.fromkeys(_learned_from(run) for run in entry.runs)),
+    }
+
+
+def _is_hidden(key: str, recipes: Mapping[str, Mapping[str, Any]], said: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether two recipes differ in a key of which the table says the same."""
+    seen: dict[str, str] = {}
+    return any(
+        seen.setdefault(said[name][key], str(recipe.get(key))) != str(recipe.get(key))
+        for name, recipe in recipes.items()
+        if key in said[name]
+    )
+
+
 def _learned_from(run: Mapping[str, Any]) -> str:
-    """As "7 patients and 63 without labels", "70 patients' scribbles (1.1 %)"."""
     if run.get("labelled_patients") is None:  # of a version that had labels of all
         return "all patients"
-    counted = run["labelled_patients"]
-    text = f"{counted} patient{'s' * (counted != 1)}"
-    if run["annotation"] == "scribble":
-        text += f"{chr(39) if counted != 1 else chr(39) + 's'} scribbles ({100 * run['marked']:.2g} %)"
-    elif run["marked"] < 1:
-        text += f", {100 * run['marked']:.2g} % of the pixels labelled"
-    return text + (f" and {run['unlabelled_patients']} without labels" if run["unlabelled_patients"] else "")
+    return learned_from(run["labelled_patients"], run["unlabelled_patients"], run["annotation"], run["marked"])
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
-from mamba_unet.data.readers.nnunet import NNUNET
+from mamba_unet.data.readers.nnunet import NNUNET, ORIGINS
 from mamba_unet.data.readers.synapse import TRANSUNET
 from mamba_unet.data.registry import DATASETS
 from mamba_unet.files import write_json, write_text
@@ -43,7 +43,8 @@ def export(
     `train.txt`.
 
     "nnunet": NIfTI with the affine of the source. Training and validation cases are in `imagesTr` and `labelsTr`, test
-    cases in `imagesTs` and `labelsTs`; `splits_final.json` has our training and validation split as fold 0. Images
+    cases in `imagesTs` and `labelsTs`; `splits_final.json` has our training and validation split as fold 0.
+    `origins.json`, which nnU-Net leaves alone, tells `prepare` of whom each image is and which one it was. Images
     scaled by a window are brought back to the window's units (whole numbers, where those of the source were) and
     called "CT", so that nnU-Net treats them by its rule for CT; others stay in 0..1, and nnU-Net takes their z-score.
 
@@ -163,6 +164,12 @@ def _write_nnunet(
             if case.affine is None:
                 unplaced.append(case.identifier)
             bar.update()
+    origins = {
+        name: {"patient": prepared.patient(name), "image": prepared.image_hash(name)}
+        for identifiers in splits.values()
+        for name in identifiers
+    }
+    write_json(folder / ORIGINS, origins)
     write_json(folder / "splits_final.json", [{split: list(splits[split]) for split in ("train", "val")}])
     write_json(
         folder / "dataset.json",

@@ -21,7 +21,7 @@ from mamba_unet.views.regrid import Regrid
 from mamba_unet.views.view import View
 
 FOLDER = "resampled"
-VERSION = 1  # of how images are resampled
+VERSION = 2  # of how images are resampled
 
 
 class CasesOnGrid:

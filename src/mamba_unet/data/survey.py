@@ -361,7 +361,8 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         affine=image.affine,
         sources=tuple(files[0] for files in entry.image),
         frames_are_channels=plan.listing.frames_are_channels,
-        stored_sha256=hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
+        stored_sha256=plan.listing.image_hashes.get(entry.identifier)
+        or hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
         stored_quantiles=intensity_quantiles(array),
         scribble=marks,
     )

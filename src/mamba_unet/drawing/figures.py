@@ -112,7 +112,8 @@ def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Seq
         title += f": best {values[best]:.3f}"
     finish_axes(axes, theme, title, "iteration", legend=True)
     axes.set_xlim(left=0)
-    axes.set_ylim(*dice_limits([values for column, (_, values) in curves.items() if column.startswith("val/dice")]))
+    shown = [values for column, (_, values) in curves.items() if re.match(r"val/dice|val_.*/dice$", column)]
+    axes.set_ylim(*dice_limits(shown))
 
 
 def dice_limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:

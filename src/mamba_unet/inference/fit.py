@@ -13,11 +13,13 @@ import numpy as np
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.views.intensity import QUANTILES, intensity_quantiles
+from mamba_unet.views.labels import IGNORE
 
 OVER_CASES = (0, 0.05, 0.5, 0.95, 1)
 LENGTH_ROOM = 1.5  # by which factor pixels and slices may be smaller or larger than in training
 VOLUME_ROOM = 2.0  # the same for structures, whose sizes differ more from patient to patient
 INTENSITY_ROOM = 0.1  # of the scaled range 0..1, or of a window
+MOST_OPEN = 0.05  # of a label without ground truth, for its structures to be measured
 ZSCORE_ROOM = 0.5  # of a standard deviation, where that is the unit
 
 
@@ -49,7 +51,10 @@ def describe_training(prepared: PreparedDataset, identifiers: Sequence[str]) -> 
             add("stored", stored)
         if not prepared.is_labelled(identifier):
             continue
-        voxels = [prepared.label_voxels(identifier).get(index, 0) for index in range(1, prepared.num_classes)]
+        labelled = prepared.label_voxels(identifier)
+        if labelled.get(IGNORE, 0) > MOST_OPEN * np.prod(shape):
+            continue  # such as a scribble: its structures are larger than what is marked
+        voxels = [labelled.get(index, 0) for index in range(1, prepared.num_classes)]
         add("voxels", voxels)
         add("foreground", sum(voxels) / np.prod(shape))
         if spacing is not None:

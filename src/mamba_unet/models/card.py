@@ -50,6 +50,8 @@ def facts(metadata: CheckpointMetadata, parameters: int | None = None) -> dict[s
     said["what it sees"] = _words(preprocessing.get("view", {}))
     said["orientation"] = preprocessing.get("orientation") or "as stored"
     said["training data"] = _data(metadata)
+    if metadata.learned_from:
+        said["learned from"] = metadata.learned_from
     said["chosen by"] = _validation(metadata)
     for name, summary in metadata.evaluations.items():
         said[f"measured on {name}"] = _measured(summary)

@@ -62,6 +62,7 @@ class CheckpointMetadata:
         evaluations: name of a split or data set -> `evaluation.summary.Evaluation.summary` of it.
         seen: what the training cases are like, as `inference.fit.describe_training` says it; empty where unknown.
         channel_names: one for each channel; empty where nothing names them.
+        learned_from: whose labels or scribbles, and whose images without, in words; empty where unknown.
     """
 
     model: str
@@ -79,6 +80,7 @@ class CheckpointMetadata:
     evaluations: Mapping[str, Any] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
     channel_names: Sequence[str] = field(default_factory=list)
+    learned_from: str = ""
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMetadata | None) -> None:
@@ -158,7 +160,7 @@ def _header(path: str | Path) -> tuple[Mapping[str, str], Collection[str]]:
 def _check(metadata: CheckpointMetadata) -> None:
     """Refuse fields of other types: a damaged header says so here, and not where it is used."""
     types = {"model": str, "config": dict, "class_names": list, "preprocessing": dict, "lineage": list}
-    types |= {"patients": dict, "license": str, "evaluations": dict, "seen": dict}
+    types |= {"patients": dict, "license": str, "learned_from": str, "evaluations": dict, "seen": dict}
     wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
     if wrong or not metadata.class_names or not all(isinstance(name, str) for name in metadata.class_names):
         raise TypeError(f"{', '.join(wrong) or 'class_names'} of another type than expected")

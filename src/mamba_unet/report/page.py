@@ -80,6 +80,10 @@ def _header(run: Run) -> str:
     facts.append(f"started from {Path(start).name}" if start else "started from random weights")
     if "train" in run.split:
         facts.append(_learned_from(run))
+    if (objective := run.recipe.get("objective", "supervised")) != "supervised":
+        facts.append(f"objective {objective}")
+    for name, dice in run.progress.get("best_validation_dice_of_others", {}).items():
+        facts.append(f"trained beside {name}, whose best validation Dice is {number(dice, 4)}")
     validation = run.checkpoint.validation if run.checkpoint else None
     if validation:
         facts.append(

@@ -49,7 +49,8 @@ class Run:
 
     @property
     def model(self) -> str:
-        return self.recipe["model"]["name"]
+        """The network that is evaluated, where several learned together."""
+        return self.checkpoint.model if self.checkpoint else self.recipe["model"]["name"]
 
     @property
     def class_names(self) -> Sequence[str]:

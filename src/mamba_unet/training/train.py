@@ -30,6 +30,7 @@ from mamba_unet.models.loading import LoadReport, load_pretrained
 from mamba_unet.models.registry import build_model, model_spec, resolve_config
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
+from mamba_unet.training.labelled import choose_labelled, learned_from
 from mamba_unet.training.loop import Training
 from mamba_unet.training.objectives.build import build_objective, member_names, streams
 from mamba_unet.training.progress import Progress, default_progress
@@ -100,7 +101,7 @@ def train(
         source.unlabelled_cases = []  # no image is counted as seen that is not
     absent = source.absent_classes()
     if leader:
-        check_resumable(run, recipe, prepared, source)
+        check_resumable(run, recipe, prepared)
     state = load_state(run) if resume else None
     if leader and resume and state is None and run.exists:
         log.info("%s holds no state to resume from; the training starts at the beginning", run)
@@ -123,6 +124,7 @@ def train(
         patients=source.patients(),
         seen=describe_training(prepared, source.training_cases) if leader else {},
         channel_names=prepared.channel_names,
+        learned_from=_learned_from(source),
     )
     if leader and loaded is not None and loaded.preprocessing is not None:
         _warn_of_other_preprocessing(loaded, recipe, prepared)
@@ -173,6 +175,12 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
         raise
 
 
+def _learned_from(source: TrainingData) -> str:
+    said = source.describe()
+    patients = [len(said[f"{kind}_patients"]) for kind in ("labelled", "unlabelled")]
+    return learned_from(*patients, said["annotation"], said["marked"])
+
+
 def with_plan(recipe: Recipe, prepared: PreparedDataset) -> Recipe:
     """The recipe with numbers where it leaves something to the data's plan: plan.json, or else the plan by default."""
     if recipe.batch_size != PLAN and not getattr(recipe.view, "needs_plan", False):
@@ -203,9 +211,7 @@ def _warn_of_leak(prepared: PreparedDataset, recipe: Recipe, loaded: LoadReport)
         )  # fmt: skip
 
 
-def check_resumable(
-    run: RunFolder, recipe: Recipe, prepared: PreparedDataset, source: TrainingData | None = None
-) -> None:
+def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -> None:
     """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data."""
     recipe = with_plan(recipe, prepared)
     if run.exists:
@@ -237,10 +243,12 @@ def check_resumable(
                 f"the images of {run} were resampled by other voxel sizes than {prepared.folder} has now; choose "
                 "another --out"
             )
-    if source and learned and learned["sha256"] != source.describe()["sha256"]:
-        raise RecipeError(
-            f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
-        )
+    if learned:
+        cases, _ = choose_labelled(prepared, recipe.fold, recipe.labelled, recipe.annotation, recipe.seed)
+        if learned["sha256"] != prepared.marked(cases, recipe.annotation)[1]:
+            raise RecipeError(
+                f"{run} learned from other {recipe.annotation}s than {prepared.folder} holds; choose another --out"
+            )
 
 
 def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: PreparedDataset) -> None:

@@ -6,14 +6,17 @@ are volumes, not points, so voxel i of n reads around ((i + 1/2) m / n - 1/2) of
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+
+from mamba_unet.views.labels import IGNORE
 
 ANISOTROPIC = 3  # a spacing so many times another is treated apart, as in nnU-Net (Isensee et al. 2021)
 
 Shape = tuple[int, int, int]
 Taps = list[tuple[int, float]]
+Places = TypeVar("Places", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,15 @@ class Regrid:
         return result
 
     def label(self, label: np.ndarray) -> np.ndarray:
-        """(D, H, W) -> (d, h, w) of the same type: the value whose share of a voxel, taken linearly, is largest."""
+        """(D, H, W) -> (d, h, w) of the same type: the value whose share of a voxel, taken linearly, is largest.
+
+        Voxels without ground truth have no vote, since they would outvote every scribble: a voxel is without ground
+        truth where the nearest one of the source is.
+        """
         if not self.changes:
             return label
         result = np.empty(self.target, label.dtype)
+        rows, columns = (_nearest(np.arange(n), m, n) for m, n in zip(self.source[1:], self.target[1:], strict=True))
         for number, taps in self._taps("nearest" if self.apart else "linear"):
             planes = [np.asarray(label[place]) for place, _ in taps]
             values = np.unique(np.stack(planes))
@@ -68,11 +76,14 @@ class Regrid:
             if len(values) == 1:
                 continue
             most = np.full(self.target[1:], -1.0, np.float32)
-            for value in values:
+            for value in values[values != IGNORE]:
                 share = _mixed([(plane == value).astype(np.float32) for plane in planes], taps)
                 share = _in_plane(share, self.target[1:], "bilinear")
                 result[number][share > most] = value
                 np.maximum(most, share, out=most)
+            if IGNORE in values:
+                nearest = np.asarray(label[_nearest(number, self.source[0], self.target[0])])
+                result[number][nearest[rows[:, None], columns] == IGNORE] = IGNORE
         return result
 
     def _taps(self, how: Literal["nearest", "linear", "cubic"]) -> Iterator[tuple[int, Taps]]:
@@ -80,7 +91,7 @@ class Regrid:
         source, target = self.source[0], self.target[0]
         for number in range(target):
             if how == "nearest" or source == target:
-                yield number, [((2 * number + 1) * source // (2 * target), 1.0)]
+                yield number, [(_nearest(number, source, target), 1.0)]
                 continue
             wide = max(1.0, source / target)  # where slices get fewer, more of them are averaged
             centre, reach = (number + 0.5) * source / target - 0.5, (1 if how == "linear" else 2) * wide
@@ -88,6 +99,11 @@ class Regrid:
             weights = _kernel(np.abs(places - centre) / wide, how)
             weights = weights / weights.sum()
             yield number, [(int(p), float(w)) for p, w in zip(places, weights, strict=True) if w]
+
+
+def _nearest(number: Places, source: int, target: int) -> Places:
+    """Which of `source` places lies nearest to a place, or an array of them, of `target`."""
+    return (2 * number + 1) * source // (2 * target)
 
 
 def _kernel(distance: np.ndarray, how: str) -> np.ndarray:

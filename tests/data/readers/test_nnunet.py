@@ -252,3 +252,11 @@ def test_known_dataset_in_this_layout_takes_its_names_split_and_intensity(nnunet
     assert "RV -> right ventricle" in (tmp_path / "out" / "check.txt").read_text()
     with pytest.raises(ValueError, match="names 4 classes"):
         prepare(source, tmp_path / "out2", dataset="synapse", progress=False)
+
+
+def test_a_damaged_list_of_origins_says_what_to_do(nnunet):
+    source = nnunet()
+    for text, message in (("{", "damaged, no JSON"), ('{"s0": {"patient": 1}}', "expected patient and image")):
+        (source / "origins.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            detect_layout(source)

@@ -62,6 +62,8 @@ class Listing:
         intensity: the rule for the images' intensities, or a list of one rule per channel; None: the data set's.
         scaled: the images are in 0..1 by that rule already.
         splits: split -> patients or cases, where the folder itself says so.
+        image_hashes: case -> hash of its image where it was first prepared, by which a network that has seen it is
+            known.
     """
 
     why: str
@@ -80,6 +82,7 @@ class Listing:
     intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     scaled: bool = False
     splits: Mapping[str, Sequence[str]] | None = None
+    image_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from mamba_unet.data.readers.base import (
     with_scribbles,
 )
 from mamba_unet.data.readers.description import CT, Description, channel_intensity, read_description
+from mamba_unet.files import read_json
 from mamba_unet.views.intensity import COLOUR
 from mamba_unet.volumes.formats import PICTURES, ending
 from mamba_unet.words import counted
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
+ORIGINS = "origins.json"  # of our own exports
 CT_NOTE = "CT is windowed"
 
 
@@ -71,9 +73,11 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
     alone, missing = _unlabelled(source, images, labels, read, description)
     incomplete = {problem.case for problem in problems} - {identifier for identifier, _ in images}
     without = {identifier for identifier, _ in alone}
+    origins = _origins(source)
     entries, unpaired = pair(
         [(identifier, files) for identifier, files in images if identifier not in without],
         [(identifier, file) for identifier, file in labels if identifier not in incomplete],
+        {identifier: origin["patient"] for identifier, origin in origins.items()},
         unlabelled=alone,
     )
     entries, undrawn = with_scribbles(entries, source / f"{SCRIBBLES}Tr")
@@ -94,7 +98,26 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         frames_are_channels=decathlon and len(description.channel_names) > 1,
         intensity=description.intensity,
         splits=splits,
+        image_hashes={identifier: origin["image"] for identifier, origin in origins.items()},
     )
+
+
+def _origins(source: Path) -> dict[str, dict[str, str]]:
+    """Case -> its patient and the hash of its image where it was first prepared; empty where the folder says nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = source / ORIGINS
+    if not path.is_file():
+        return {}
+    said = read_json(path, "remove it, and patients are told by the names of the cases")
+    if not all(
+        isinstance(origin, dict) and all(isinstance(origin.get(key), str) for key in ("patient", "image"))
+        for origin in said.values()
+    ):
+        raise ValueError(f"{path}: expected patient and image of each case; export the data again, or remove it")
+    return said
 
 
 def _unlabelled(

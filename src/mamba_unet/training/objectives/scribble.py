@@ -65,8 +65,8 @@ class MixedPseudoLabels(PartialCrossEntropy):
         seed: of the mixtures.
         validated, batch_size, entropy, mumford_shah: as for `PartialCrossEntropy`.
 
-    Source: Luo et al. 2022 (arXiv 2203.02106), with two decoders and weight 0.5; Weak-Mamba-UNet (arXiv 2402.10887),
-    with U-Net, Swin-Unet and Mamba-UNet and weight 1.
+    Source: Weak-Mamba-UNet (arXiv 2402.10887), with U-Net, Swin-Unet and Mamba-UNet and weight 1; Luo et al. 2022
+    (arXiv 2203.02106), with two decoders, weight 0.5, means over them where these are sums, and dropout before one.
     """
 
     def __init__(
@@ -93,6 +93,6 @@ class MixedPseudoLabels(PartialCrossEntropy):
 
     def shares(self, step: int) -> list[float]:
         """Of the networks in a step's mixture; the same in every process."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        generator = torch.Generator().manual_seed(((self.seed << 32) + step) % 2**63)
         ends = torch.rand(len(self.members) - 1, generator=generator, dtype=torch.float64).sort().values.tolist()
         return [end - start for start, end in zip([0.0, *ends], [*ends, 1.0], strict=True)]
