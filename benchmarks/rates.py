@@ -53,7 +53,7 @@ class Rate(Progress):
     iterations: list[float] = field(default_factory=list)
     validations: list[float] = field(default_factory=list)
 
-    def start(self, step: int, iterations: int) -> None:
+    def start(self, step: int, iterations: int, seconds: float | None = None) -> None:
         self.warmup, self.since = iterations // 4, time.perf_counter()
 
     def step(self, step: int, loss: float) -> None:
