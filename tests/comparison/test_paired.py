@@ -57,14 +57,14 @@ def test_words_stand_to_the_left_and_numbers_to_the_right():
     ],
 )
 def test_too_few_patients_are_named(patients, ties, count, said):
-    lines = notes([found(patients=patients, ties=ties)] * count, "mamba", one_training=False)
+    lines = notes([found(patients=patients, ties=ties)] * count, "mamba", one_training=[])
     assert any("too few" in line for line in lines) == (said is not None)
     assert said is None or any(said in line for line in lines)
 
 
 def test_the_notes_say_how_p_was_computed_and_how_many_tests_it_is_corrected_for():
-    exact = " ".join(notes([found(), found(p=None)], "mamba", one_training=False))
+    exact = " ".join(notes([found(), found(p=None)], "mamba", one_training=[]))
     assert "two-sided, exact; patients" in exact and "corrected for the 1 test of" in exact
-    many = " ".join(notes([found(exact=False)], "mamba", one_training=True))
+    many = " ".join(notes([found(exact=False)], "mamba", one_training=["mamba", "unet"]))
     assert "exact up to 200 patients, beyond that by the normal approximation" in many
     assert "not known here" in many and "not known here" not in exact

@@ -88,8 +88,8 @@ def test_in_a_browser_its_page_fits_and_has_dark_figures(out, opened_report):
     shown = "[...document.querySelectorAll('picture img')].map(it => it.currentSrc)"
     by_day = page.evaluate(shown)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(200)
-    assert len(by_day) == len(FIGURES) and not {*by_day} & {*page.evaluate(shown)}
+    page.wait_for_function(f"by_day => {shown}.every(picture => !by_day.includes(picture))", arg=by_day)
+    assert len(by_day) == len(FIGURES)
 
 
 def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, recipes, phantom, trained):

@@ -18,9 +18,9 @@ from mamba_unet.views.slices import Slices
 def make_checkpoint(tmp_path_factory):
     """Writes a run folder of a network by its name."""
 
-    def make(name: str):
+    def make(name: str, **arguments: int):
         torch.manual_seed(0)
-        config = resolve_config("nano", {}, name)
+        config = resolve_config("nano", arguments, name)
         model = build_model(name, 1, 3, **config)
         for parameter in model.parameters():
             if parameter.ndim == 1:  # so that norms and biases are not what leaves no trace

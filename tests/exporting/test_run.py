@@ -24,11 +24,20 @@ def onnx():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["mamba_unet_fine_dwconv", "mamba_unet_3d", "unet", "attention_unet", "swin_unet", "transunet", "unet_3d"],
+    ("name", "arguments"),
+    [
+        ("mamba_unet_fine", {"d_state": 1, "scan_from": 1}),  # as in mini-deep
+        ("mamba_unet_fine_dwconv", {}),
+        ("mamba_unet_3d", {}),
+        ("unet", {}),
+        ("attention_unet", {}),
+        ("swin_unet", {}),
+        ("transunet", {}),
+        ("unet_3d", {}),
+    ],
 )
-def test_every_kind_of_network_becomes_an_onnx_file_of_open_sizes(name, make_checkpoint, onnx, tmp_path):
-    folder = make_checkpoint(name)
+def test_every_kind_of_network_becomes_an_onnx_file_of_open_sizes(name, arguments, make_checkpoint, onnx, tmp_path):
+    folder = make_checkpoint(name, **arguments)
     done = export_model(folder, tmp_path / "network.onnx")
     model = onnx.load(done.path)
     assert {entry.domain for entry in model.opset_import} == {""} and not model.functions

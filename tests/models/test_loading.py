@@ -87,6 +87,15 @@ def test_released_mamba_unet_weights_load_under_their_prefix(small, tmp_path):
     assert torch.equal(small.norm.weight, other.norm.weight)
 
 
+def test_plain_weights_of_a_network_without_a_scan_in_its_decoder_are_known_as_its_own(tmp_path):
+    network = build_model("mamba_unet", in_channels=1, size="nano", scan_from=2)
+    torch.save(network.state_dict(), tmp_path / "plain.pt")
+    other = build_model("mamba_unet", in_channels=1, size="nano", scan_from=2)
+    assert load_pretrained(other, tmp_path / "plain.pt").kind == "Mamba-UNet"
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
 def test_the_report_counts_what_happened(small, tmp_path):
     torch.save({"model": vmamba_like(small)}, tmp_path / "vmamba.pth")
     text = str(load_pretrained(small, tmp_path / "vmamba.pth"))

@@ -119,6 +119,7 @@ def test_a_convolutional_stem_tells_neighbouring_pixels_apart():
         ({"depths": (1, 1), "dims": (8, 20)}, "twice the one before"),
         ({"stem": "cnv"}, "expected patch, conv, conv_group"),
         ({"scan_from": 4}, "scan_from is a stage from 0 to 3, got 4"),
+        ({"scan_from": 1.5}, "scan_from is a stage from 0 to 3, got 1.5"),
         ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
         ({"spacing": (8, 1, 1)}, "spacing and patch_size shape a network for volumes"),
         ({"spatial_dims": 3, "spacing": (1, 1)}, "spacing must be three positive numbers"),

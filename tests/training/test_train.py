@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -306,11 +307,24 @@ def test_a_recipe_is_trained_by_its_name_with_keys_as_arguments(phantom, tmp_pat
 
 
 # Recorded with the training loop of commit a6d14c7, Lightning's, on the portable scan in one thread; AdamW's bits anew
-# with its fused step.
+# with its fused step, those of Intel with commit 5e70f5d.
 BEFORE = {
-    "sgd": ("b3aaf940b8b0fba5", (0.5887234807014465, 0.5911769866943359), (0.0, 0.0)),
-    "adamw": ("76ac3df2b2bd2f74", (0.6772152185440063, 0.6150019764900208), (0.0, 0.02555031143128872)),
+    "sgd": ((0.5887234807014465, 0.5911769866943359), (0.0, 0.0)),
+    "adamw": ((0.6772152185440063, 0.6150019764900208), (0.0, 0.02555031143128872)),
 }
+BITS = {  # of the weights; torch's matrix products differ in the last bits from one maker's CPUs to another's
+    ("sgd", "AuthenticAMD"): "b3aaf940b8b0fba5",
+    ("sgd", "GenuineIntel"): "90021820aac01797",
+    ("adamw", "AuthenticAMD"): "76ac3df2b2bd2f74",
+    ("adamw", "GenuineIntel"): "8c914e1affb3dd37",
+}
+
+
+def cpu_maker() -> str:
+    """As Linux names it; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^vendor_id\s*: (\w+)$", path.read_text() if path.exists() else "", re.MULTILINE)
+    return found[1] if found else ""
 
 
 @pytest.mark.parametrize("name", list(BEFORE))
@@ -330,16 +344,18 @@ def test_a_recipe_gives_what_it_gave_before(phantom, tmp_path, name):
     )
     with use_backend("torch"):
         folder = train(recipe)
-    digest, losses, dice = BEFORE[name]
+    losses, dice = BEFORE[name]
+    digest = BITS.get((name, cpu_maker()))
     assert tuple(logged(folder, "train/loss").values()) == pytest.approx(losses, rel=1e-5)
     assert tuple(logged(folder, "val/dice").values()) == pytest.approx(dice, abs=1e-3)
-    if torch.__version__.startswith("2.13.0") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if digest and torch.__version__.startswith("2.13.0") and torch.backends.cpu.get_cpu_capability() == "AVX512":
         weights = torch.load(folder / "last.ckpt", weights_only=True)["objective"]
         found = hashlib.sha256()
         for key in sorted(weights):
             found.update(key.removeprefix("network.").encode() + weights[key].numpy().tobytes())
         assert found.hexdigest()[:16] == digest, "bit for bit, on the same torch and instruction set"
-        assert tuple(logged(folder, "train/loss").values()) == losses
+        if cpu_maker() == "AuthenticAMD":  # where the losses were recorded
+            assert tuple(logged(folder, "train/loss").values()) == losses
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def tests_table(tests: Sequence[Mapping[str, Any]], columns: Sequence[Column], r
     return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", *TRAININGS], rows, left=(0, 1))
 
 
-def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training: bool) -> list[str]:
+def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training: Sequence[str]) -> list[str]:
     """What belongs under the table of tests."""
     count = sum(test["p"] is not None for test in tests)
     most = max((test["patients"] - test["ties"] for test in tests), default=0)
@@ -112,7 +112,8 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
             f"{min(1.0, count * smallest):.2g} after the correction: too few to find anything at the 5 % level."
         )
     if one_training:
-        lines.append("One training per network: how much it varies from seed to seed is not known here.")
+        names = ", ".join(one_training)
+        lines.append(f"One training of {names}: how much it varies from seed to seed is not known here.")
     return lines
 
 

@@ -143,7 +143,7 @@ class Comparison:
 
     def significance_notes(self) -> list[str]:
         """What belongs under the tests."""
-        one_training = any(entry.runs and len(entry.evaluations) == 1 for entry in self.entries.values())
+        one_training = [name for name, one in self.entries.items() if one.runs and len(one.evaluations) == 1]
         return tests_notes(self.tests, self.reference, one_training)
 
     @property

@@ -62,7 +62,7 @@ class MambaUNet(StagedUNet, HubModel):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
         if spatial_dims == 2 and (spacing is not None or patch_size is not None):
             raise ValueError("spacing and patch_size shape a network for volumes; with spatial_dims 2 leave them out")
-        if not 0 <= scan_from < len(dims):
+        if type(scan_from) is not int or not 0 <= scan_from < len(dims):
             raise ValueError(f"scan_from is a stage from 0 to {len(dims) - 1}, got {scan_from}")
         levels = None if spatial_dims == 2 else volume_levels(number_of_levels(dims), spacing, patch_size)
 

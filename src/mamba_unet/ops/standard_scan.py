@@ -8,6 +8,7 @@ Other forms were slower in onnxruntime, see docs/export.md.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,6 +16,9 @@ def standard_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> 
     """See `mamba_unet.ops.chunked_scan.chunked_scan`; to be traced by `torch.export` or `torch.onnx.export`."""
     from torch._higher_order_ops.scan import scan
 
+    states = A.shape[1]
+    if states == 1:  # with one, torch 2.13's tracing fails; a second one stays 0
+        A, B, C = F.pad(A, (0, 0, 0, 1)), F.pad(B, (0, 1)), F.pad(C, (0, 1))
     A = A.detach().contiguous()  # what the loop reads from outside needs no gradient and a plain layout
 
     def step(h: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -25,4 +29,4 @@ def standard_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> 
     start = u.new_zeros(u.shape[1], *A.shape).contiguous().clone()
     along = (delta.unsqueeze(-2), (delta * u).unsqueeze(-2), B.unsqueeze(-1), C.unsqueeze(-2))
     last_state, y = scan(step, start, tuple(x.detach() for x in along))
-    return y.squeeze(-2), last_state
+    return y.squeeze(-2), last_state[..., :states, :]
