@@ -141,7 +141,7 @@ def test_cases_of_other_splits_are_left_out_and_named(nnunet, tmp_path):
     (note,) = export(prepared, tmp_path / "out", "nnunet", progress=False)
     assert "2 cases" in note and "s3, s4" in note
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "imagesTr", "labelsTr", "dataset.json", "splits_final.json",
+        "imagesTr", "labelsTr", "dataset.json", "origins.json", "splits_final.json",
     }  # fmt: skip
     assert len(list((tmp_path / "out" / "imagesTr").iterdir())) == 3
 

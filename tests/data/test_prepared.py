@@ -69,8 +69,9 @@ def test_unknown_case_and_split_are_named(prepared):
 
 
 def test_not_prepared_unfinished_and_of_another_format(tmp_path, prepared):
-    with pytest.raises(ValueError, match="not there"):
-        PreparedDataset(tmp_path / "nowhere")
+    for folder, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "dataset.json is not there")):
+        with pytest.raises(ValueError, match=message):
+            PreparedDataset(folder)
     described = prepared.folder / "dataset.json"
     text = described.read_text()
     described.write_text(text.replace('"format": 2', '"format": 0'))
