@@ -13,6 +13,7 @@ from mamba_unet.comparison.result import Comparison
 from mamba_unet.evaluation.metrics import OVERLAP_METRICS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.training.recipe import FewLabelsRecipe, ModelRecipe, OptimizerRecipe, Recipe
+from mamba_unet.views.patches import Patches
 
 INF, NAN = float("inf"), float("nan")
 PREPARED = SimpleNamespace(name="hearts", description="", fingerprint="f", class_names=["background", "a", "b"])
@@ -174,12 +175,18 @@ def test_what_two_recipes_hide_behind_the_same_words_gets_a_column():
     def columns(*recipes):
         made = [entry(f"row{number}", flat, recipe=recipe) for number, recipe in enumerate(recipes)]
         found = comparison(*(dataclasses.replace(one, runs=[{**run, **said} for run in one.runs]) for one in made))
-        return {"labelled", "few_labels.partners"} & set(found.networks().titles), found.result_notes()
+        return {"labelled", "few_labels.partners", "pretrained", "view.kind"} & set(
+            found.networks().titles
+        ), found.result_notes()
 
     partners = [FewLabelsRecipe([ModelRecipe("mamba_unet", size)]) for size in ("nano", "micro")]
     few = [Recipe(objective="cps", labelled=labelled, few_labels=partners[0]) for labelled in (["a", "b"], ["c", "d"])]
     assert columns(*few)[0] == {"labelled"} and columns(few[0], few[0])[0] == set()
     assert columns(few[0], dataclasses.replace(few[0], few_labels=partners[1]))[0] == {"few_labels.partners"}
+    started = [dataclasses.replace(few[0], pretrained=f"{run}/best.safetensors") for run in "ab"]
+    assert columns(*started)[0] == {"pretrained"} and columns(few[0], started[0])[0] == set()
+    solid = dataclasses.replace(few[0], view=Patches((8, 32, 32), None), augment="none")
+    assert columns(few[0], solid)[0] == {"view.kind"}
     drawn = dataclasses.replace(few[0], labelled=2)
     assert any("each seed drew other patients" in note for note in columns(drawn)[1])
     assert not any("each seed drew other patients" in note for note in columns(few[0])[1])

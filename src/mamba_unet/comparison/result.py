@@ -20,7 +20,7 @@ from mamba_unet.evaluation.metrics import DISTANCE_METRICS, EMPTY_MASK_POLICY
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.tables import Table
 from mamba_unet.training.labelled import learned_from
-from mamba_unet.training.recipe import PLACE_KEYS
+from mamba_unet.training.recipe import PLACE_KEYS, Recipe
 from mamba_unet.words import counted
 
 EXAMPLES = 4
@@ -83,7 +83,7 @@ class Comparison:
 
     def networks(self) -> Table:
         """What each network is, where its recipe differs from the others', and what its training cost."""
-        recipes = {name: _flat(asdict(entry.recipe)) for name, entry in self.entries.items() if entry.recipe}
+        recipes = {name: _flat(_keys(entry.recipe)) for name, entry in self.entries.items() if entry.recipe}
         shown = ("model.name", "few_labels.partners", "labelled", "annotation", "pretrained", "iterations")
         keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
         said = {name: _said(self.entries[name]) for name in recipes}
@@ -106,7 +106,6 @@ class Comparison:
                 rows[-1][titles.index("trainings")] = str(len(entry.evaluations))
                 continue
             recipe = recipes[name]
-            start = recipe["pretrained"]
             hours = fmean(run["hours"] for run in entry.runs)
             memory = [run["peak_gpu_memory_mib"] for run in entry.runs]
             rows.append(
@@ -115,7 +114,7 @@ class Comparison:
                     said[name]["few_labels.partners"],
                     f"{entry.parameters:,}",
                     said[name]["labelled"],
-                    "random weights" if start is None else Path(start).name,
+                    said[name]["pretrained"],
                     *("-" if recipe.get(key) is None else str(recipe[key]) for key in differing),
                     str(len(entry.runs)),
                     f"{entry.recipe.iterations:,}" if entry.recipe.minutes is None else _mean_iterations(entry),
@@ -246,7 +245,7 @@ class Comparison:
             networks[name] = {
                 "external": entry.recipe is None,
                 "recipe": entry.recipe
-                and {k: v for k, v in asdict(entry.recipe).items() if k not in NOT_OF_THE_NETWORK},
+                and {k: v for k, v in _keys(entry.recipe).items() if k not in NOT_OF_THE_NETWORK},
                 "parameters": entry.parameters,
                 "trainings": list(entry.runs),
                 "metrics": {
@@ -278,6 +277,7 @@ def _said(entry: Entry) -> dict[str, str]:
     return {
         "few_labels.partners": " + ".join(member.name for member in entry.recipe.members),
         "labelled": " and ".join(dict.fromkeys(_learned_from(run) for run in entry.runs)),
+        "pretrained": Path(entry.recipe.pretrained).name if entry.recipe.pretrained else "random weights",
     }
 
 
@@ -295,6 +295,10 @@ def _learned_from(run: Mapping[str, Any]) -> str:
     if run.get("labelled_patients") is None:  # of a version that had labels of all
         return "all patients"
     return learned_from(run["labelled_patients"], run["unlabelled_patients"], run["annotation"], run["marked"])
+
+
+def _keys(recipe: Recipe) -> dict[str, Any]:
+    return asdict(recipe) | {"view": recipe.view.to_json()}  # with its kind, which is no field
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
