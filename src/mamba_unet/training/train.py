@@ -159,7 +159,7 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
             _warn_of_warmup(recipe, recipe.iterations)
             in_bfloat16 = recipe.trainer.precision.startswith("bf16") and training.fabric.device.type == "cpu"
             if in_bfloat16 and training.step == 0:
-                _warn_of_slow_bfloat16()
+                _warn_of_slow_bfloat16(recipe)
             if loaded is not None:
                 log.info("%s", loaded)
                 write_text(run.pretrained, f"{loaded}\n")
@@ -275,12 +275,13 @@ def _warn_of_warmup(recipe: Recipe, iterations: int) -> None:
         )
 
 
-def _warn_of_slow_bfloat16() -> None:
+def _warn_of_slow_bfloat16(recipe: Recipe) -> None:
     if (speed := bfloat16_speed()) < 0.9:
         log.warning(
             "this CPU is %.1f times as fast in bfloat16 as in float32 (a convolution, measured now): without "
-            "trainer.precision=bf16-mixed the training takes less time",
+            "trainer.precision=%s the training takes less time",
             speed,
+            recipe.trainer.precision,
         )
 
 
