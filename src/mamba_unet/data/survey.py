@@ -159,10 +159,14 @@ def _with_patients(listing: Listing, regex: str | None) -> tuple[Listing, str]:
     return replace(listing, entries=entries), describe_patients(patients, how)
 
 
-def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> Iterator[Problem]:
+def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> list[Problem]:
     """A warning where names look as if cases of one patient were taken for several: such a split would leak."""
-    for beginning, cases in list(doubtful_beginnings(patients).items())[:1]:
-        yield Problem(
+    doubtful = doubtful_beginnings(patients)
+    if not doubtful:
+        return []
+    beginning, cases = next(iter(doubtful.items()))  # one shows what the others are like
+    return [
+        Problem(
             listing.entries[0].files[0].parent,
             "images of one patient may be in several splits",
             "all images of a patient in one split",
@@ -170,6 +174,7 @@ def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> Iterato
             f"if they are of patient {beginning}, --patient-regex '(.*\\d)[ _-]'; else nothing",
             "warning",
         )
+    ]
 
 
 def _known(info: DatasetInfo, labels: Mapping[str, int] | None, source: Path) -> tuple[Classes, str]:
