@@ -4,9 +4,10 @@
 
 prepares the data in OUT/data, trains every row under the same number of iterations in OUT/comparison (what is complete
 is not trained again, what was stopped goes on), chooses every checkpoint on the 10 validation patients, measures it on
-the 20 test patients, and writes benchmarks/results/few_labels_<hardware>_<date>.md and .json. Further words override
-all recipes. --rows takes some rows; what a missing row would be compared with is left out. --only-finished trains
-nothing and takes what is complete; --keep FOLDER as in benchmarks/comparison.py.
+the 20 test patients, and writes benchmarks/results/few_labels_<hardware>_<date>.md and .json. The hardware is the one
+that trained where it was one for all rows. Further words override all recipes. --rows takes some rows; what a missing
+row would be compared with is left out. --only-finished trains nothing and takes what is complete; --keep FOLDER as in
+benchmarks/comparison.py.
 """
 
 import argparse
@@ -135,6 +136,13 @@ def other_networks(entries: Mapping[str, Entry], folder: Path, prepared: Prepare
     return lines
 
 
+def trained_by(entries: Mapping[str, Entry], folder: Path) -> dict[str, Any] | None:
+    """The machine that trained, if it was one for all."""
+    folders = [folder / run["folder"] for entry in entries.values() for run in entry.runs]
+    machines = [RunFolder(path).read_versions() for path in folders]
+    return machines[0] if all(machine == machines[0] for machine in machines) else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="ACDC as WSL4MIS ships it, with its scribbles")
@@ -208,7 +216,8 @@ def main() -> None:
         "other_networks": others,
         "comparison": json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
     }
-    write_result("few_labels", "Few labels and scribbles on ACDC under one budget", lines, values)
+    elsewhere = trained_by(comparison.entries, folder)
+    write_result("few_labels", "Few labels and scribbles on ACDC under one budget", lines, values, elsewhere)
 
 
 if __name__ == "__main__":
