@@ -7,7 +7,8 @@ is not trained again, what was stopped goes on), chooses every checkpoint on the
 the 20 test patients, and writes benchmarks/results/few_labels_<hardware>_<date>.md and .json. The hardware is the one
 that trained where it was one for all rows. Further words override all recipes. --rows takes some rows; what a missing
 row would be compared with is left out. --only-finished trains nothing and takes what is complete; --keep FOLDER as in
-benchmarks/comparison.py.
+benchmarks/comparison.py. --part K/N trains every N-th training from the K-th on, in data that are prepared already: all
+parts at once keep a GPU busy. The same call without it then writes the table.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kept import keep, restore
-from mamba_unet.commands.options import seeds
+from mamba_unet.commands.options import part, seeds
 from mamba_unet.comparison.entry import Entry
 from mamba_unet.comparison.paired import p_text
 from mamba_unet.comparison.run import compare
@@ -150,11 +151,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=seeds, default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=rows(), help="default: all; quote names")
     parser.add_argument("--only-finished", action="store_true", help="train nothing, write down what is complete")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="K/N", help="train a part, write nothing down")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="trainings of this table, done before and now")
     args, words = parser.parse_known_args()
 
     data, folder = args.out / "data", args.out / "comparison"
-    run("prepare", args.source, data)
+    if args.part == (1, 1):
+        run("prepare", args.source, data)
     prepared = PreparedDataset(data)
     chosen = {row: rows()[row] for row in args.rows or rows()}
     recipes: dict[str, Recipe] = {
@@ -164,7 +167,9 @@ def main() -> None:
     if args.keep:
         restore(args.keep, folder / "runs")
     how = {"seeds": args.seeds, "reference": reference, "progress": True, "only_finished": args.only_finished}
-    comparison = compare(recipes, data, folder, **how)
+    comparison = compare(recipes, data, folder, part=args.part, **how)
+    if comparison is None:
+        return
     found = tests(comparison.entries)
     others = other_networks(comparison.entries, folder, prepared)
     if args.keep:

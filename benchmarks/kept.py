@@ -8,7 +8,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from mamba_unet.files import atomic_path
+from mamba_unet.files import atomic_path, one_at_a_time
 from mamba_unet.inference.evaluate import MADE_BY
 from mamba_unet.runs import RunFolder
 
@@ -39,9 +39,10 @@ def keep(runs: Path, kept: Path) -> None:
 
 
 def restore(kept: Path, runs: Path) -> None:
-    """Unpack what `keep` wrote where no run is yet."""
-    for path in sorted(kept.rglob("*.zip")):
-        run = RunFolder(runs / path.relative_to(kept).with_suffix(""))
-        if not run.exists:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(run.path)
+    """Unpack what `keep` wrote where no run is yet. Several processes may call it at once."""
+    with one_at_a_time(runs.with_name(f".{runs.name}.lock")):
+        for path in sorted(kept.rglob("*.zip")):
+            run = RunFolder(runs / path.relative_to(kept).with_suffix(""))
+            if not run.exists:
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(run.path)
