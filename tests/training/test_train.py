@@ -153,16 +153,22 @@ def run_on_two_machines(recipe, words) -> None:
 
 @pytest.mark.parametrize("run", [run_in_two_processes, run_on_two_machines])
 def test_two_processes_give_the_loss_of_one_with_the_joint_batch(recipe, tmp_path, run):
-    recipe.model.arguments["drop_path_rate"] = 0.0
+    """With batch normalisation, whose statistics are of the joint batch, too."""
+    recipe.model = ModelRecipe("mamba_unet_fine", size="nano", arguments={"dims": [8, 16, 32], "drop_path_rate": 0.0})
     recipe.iterations = recipe.validate_every = 4
-    losses = []
+    losses, statistics = [], []
     for run_ in (run_in_one_process, run):
         recipe.out = str(tmp_path / run_.__name__)
         run_(recipe, command(recipe, tmp_path / f"{run_.__name__}.yaml"))
         losses.append([logged(Path(recipe.out), f"train/{name}") for name in ("loss", "dice_loss")])
+        weights = load_file(Path(recipe.out) / "best.safetensors")
+        statistics.append({name: value for name, value in weights.items() if ".running_" in name})
     assert len(losses[0][0]) > 0
     for one, two in zip(*losses, strict=True):
         assert one == pytest.approx(two, abs=1e-5)
+    assert len(statistics[0]) > 0
+    for name, value in statistics[0].items():
+        torch.testing.assert_close(value, statistics[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(recipe):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.objectives.base import Batch, Objective
 from mamba_unet.training.optimizer import build_optimizer
+from mamba_unet.training.processes import share_statistics
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.pseudo_labels import keep_pseudo_labels
 from mamba_unet.training.recipe import Recipe, RecipeError
@@ -97,6 +99,10 @@ class Training:
         on_cpu = fabric.device.type == "cpu"
         if on_cpu and fabric.world_size == 1:  # processes share gradients in the order that weights are made in
             in_cpu_order(objective)
+        if fabric.world_size > 1:
+            share_statistics(objective)
+            # the gradients of a convolution on maps with the channels last; they are copied, and right
+            warnings.filterwarnings("ignore", "Grad strides do not match")
         optimizer, self.schedule = build_optimizer(
             objective,
             recipe.optimizer,
@@ -194,7 +200,7 @@ class Training:
             raise RecipeError(
                 "the network's batch normalisation has one value per channel and cannot train on it: batch_size is "
                 f"{self.recipe.batch_size} and samples of {' x '.join(map(str, self.recipe.view.size))} "
-                "shrink to one pixel; take batch_size 2 for each device, or a larger view.size"
+                "shrink to one pixel; take batch_size 2 or a larger view.size"
             ) from error
 
     def _validate(self) -> None:

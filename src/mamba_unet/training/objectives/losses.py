@@ -12,27 +12,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from mamba_unet.training.processes import distributed, sum_over_processes
 from mamba_unet.views.labels import IGNORE
 
 SMOOTH = 1e-5
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; so are its gradients, because every process's loss depends on the sum."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return _SumOverProcesses.forward(ctx, grad)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def cross_entropy_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -45,7 +28,7 @@ def cross_entropy_loss(logits: Tensor, label: Tensor) -> Tensor:
     count = (label != IGNORE).sum()
     mean = F.cross_entropy(logits.float(), label, ignore_index=IGNORE)
     mean = torch.where(count > 0, mean, torch.zeros_like(mean))  # the mean of nothing is NaN
-    if _distributed():  # a process with more labelled pixels counts for more
+    if distributed():  # a process with more labelled pixels counts for more
         total = count.clone()
         dist.all_reduce(total)
         mean = mean * (count * dist.get_world_size() / total.clamp(min=1))
@@ -70,8 +53,7 @@ def soft_dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     over_pixels = (0, *range(2, logits.ndim))
     intersection = (probability * target).sum(over_pixels)
     total = probability.square().sum(over_pixels) + target.sum(over_pixels)
-    if _distributed():
-        intersection, total = _SumOverProcesses.apply(torch.stack([intersection, total]))
+    intersection, total = sum_over_processes(torch.stack([intersection, total]))
     return 1 - ((2 * intersection + SMOOTH) / (total + SMOOTH)).mean()
 
 
