@@ -135,6 +135,12 @@ def compare(
         return RunFolder(run.out).is_complete and (cluster is None or measured(run) is not None)
 
     ours = [(name, run) for name, runs in plan.items() for run in runs]
+    for _, run in ours:
+        if RunFolder(run.out).is_complete and not RunFolder(run.out).best.is_file() and measured(run) is None:
+            raise ValueError(
+                f"{run.out} has no weights, and was not measured on these data with these conventions; put its "
+                "best.safetensors there, or remove the folder to train again"
+            )
     ours.sort(key=lambda one: seeds.index(one[1].seed))  # what is finished can be compared at any time
     ours = ours[part[0] - 1 :: part[1]]
     waiting = [(name, run) for name, run in ours if not is_done(run)]
