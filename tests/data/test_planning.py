@@ -55,6 +55,11 @@ def test_acdc_and_abdominal_ct_are_planned_as_nnunet_users_expect():
     assert body.batch_size == 2 and 40 <= body.size[0] <= 64 and 160 <= body.size[1] == body.size[2] <= 224
 
 
+def test_pictures_are_called_what_they_are():
+    assert any("scratch_2d" in note for note in plan_volumes(Described((1, 64, 64), (1, 80, 64))).notes)
+    assert not any("scratch_2d" in note for note in plan_volumes(Described((1, 64, 64), (2, 80, 64))).notes)
+
+
 def test_a_spacing_that_no_file_tells_can_be_stated_and_is_never_guessed():
     unknown = Described((10, 256, 216), (8, 200, 200), spacings=[None, None])
     silent, stated = plan_volumes(unknown), plan_volumes(unknown, spacing_mm=(8, 1.5, 1.5))

@@ -412,12 +412,12 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
 
 
-@pytest.mark.parametrize(("warmup", "warned"), [(8, True), (7, False)])
-def test_a_training_that_ends_within_its_warmup_is_warned_of(recipe, warmup, warned, caplog):
-    recipe.optimizer.warmup = warmup
+@pytest.mark.parametrize(("warmup", "minutes", "warned"), [(8, None, 1), (8, 60.0, 1), (7, None, 0)])
+def test_a_training_that_ends_within_its_warmup_is_warned_of_once(recipe, warmup, minutes, warned, caplog):
+    recipe.optimizer.warmup, recipe.minutes = warmup, minutes
     recipe.iterations, recipe.validate_every = 8, 8
     train(recipe)
-    assert ("the learning rate never reaches optimizer.lr" in caplog.text) == warned
+    assert caplog.text.count("the learning rate never reaches optimizer.lr") == warned
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,8 @@ def plan_volumes(
             notes.append(f"{told}: these images are taken to have the network's")
         else:
             notes.append(f"{told}: axes count as alike. State what you know of it: --spacing 8,1.5,1.5 (D, H, W in mm)")
+    if (shapes[:, 0] == 1).all():
+        notes.append("every image is one slice: networks for slices see as much and cost less (scratch_2d)")
     wanted = spacing_mm
     if wanted is None and known:
         wanted = _target(np.array([mm for _, mm in known]), np.array([shape for shape, _ in known]))

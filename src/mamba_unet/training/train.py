@@ -136,7 +136,7 @@ def train(
     with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
         training.run()
     if leader:
-        if recipe.minutes is not None:
+        if recipe.iterations > recipe.optimizer.warmup:  # else it was said in the beginning
             _warn_of_warmup(recipe, training.step)
         log.info(
             "%s: %s in %s, best mean foreground Dice on the validation patients %.4f",
