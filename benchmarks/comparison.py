@@ -21,6 +21,7 @@ from mamba_unet.training.recipe import find_recipe, load_recipe
 from measuring import axes, run, write_result
 
 RATES = re.compile(r"benchmarks/results/rates_\S+\.md")
+MINUTES = re.compile(r"as fit in (\S+) minutes, by")
 
 
 def main() -> None:
@@ -42,13 +43,16 @@ def main() -> None:
 
     prepared = PreparedDataset(data)
     files = [find_recipe(recipe.rpartition("=")[2]) for recipe in args.recipes]
-    rates = sorted({name for path in files for name in RATES.findall(path.read_text(encoding="utf-8"))})
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    rates = sorted({name for text in texts for name in RATES.findall(text)})
+    minutes = sorted({name for text in texts for name in MINUTES.findall(text)})
+    times = "Equal time for each training" if len(minutes) < 2 else f"Unequal times, {' and '.join(minutes)} minutes"
     given = ["/".join(Path(recipe).parts[-3:]) for recipe in args.recipes]  # without the folders of this machine
     given += ["--source", args.source.name, "--out", args.out.name]
     given += [*(["--split", args.split.name] if args.split else []), *words]
     command = "python benchmarks/comparison.py " + shlex.join(given)
     lines = [f"Command: `{command}`"]
-    lines += ["", f"Equal time for each training: as many iterations as fit by {' and '.join(rates)}."] if rates else []
+    lines += ["", f"{times}: as many iterations as fit by {' and '.join(rates)}."] if rates else []
     lines += ["", (folder / "table.md").read_text(encoding="utf-8")]
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     if comparison["tests"]:

@@ -43,7 +43,7 @@ def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, 
         with pytest.raises(SystemExit):
             run_benchmark(*compared, "--only-finished")
     page = run_benchmark(*compared, "--seeds", "0,1", "--keep", tmp_path / "kept")
-    assert "as many iterations as fit by benchmarks/results/rates_phantom_" in page
+    assert "Equal time for each training: as many iterations as fit by benchmarks/results/rates_phantom_" in page
     assert "out/recipes/mamba.yaml" in page and str(tmp_path) not in page
     progress = json.loads((out / "comparison" / "runs" / "control" / "seed1" / "progress.json").read_text())
     assert progress["iteration"] == 2
@@ -55,6 +55,8 @@ def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, 
         patch.setattr("mamba_unet.comparison.run.train", lambda *_, **__: pytest.fail("trained again"))
         again = run_benchmark(*compared, "--seeds", "0,1", "--keep", tmp_path / "kept")
     assert again == page and str(tmp_path) not in read_zip(tmp_path / "kept" / kept[0], "recipe.yaml")
+    written[1].write_text(written[1].read_text().replace("fit in 60 minutes", "fit in 30 minutes"))
+    assert "Unequal times, 30 and 60 minutes" in run_benchmark(*compared, "--seeds", "0,1")
 
 
 def test_minutes_are_those_of_another_machine(benchmark):
