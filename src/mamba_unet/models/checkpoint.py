@@ -33,7 +33,7 @@ SHIPPED_FOLDERS = (Path(__file__).parents[1] / "checkpoints", Path(__file__).par
 SHIPPED = {
     "acdc": (
         "acdc_mamba_unet_fine.safetensors",
-        "9a551a17a8b764cc57ba8183f2a4cd9bca75b79c69dc0ab62a8ddcadbd85f8b9",
+        "642ea92906a4f036864d91f76c1ff2300628265bcf5bca743e36a2920117c703",
     )
 }
 
