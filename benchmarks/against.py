@@ -214,8 +214,10 @@ def main() -> None:
         + [f"{row['ratio']:.2f}", f"{row['ratio_of_fastest']:.2f}"]
         for row in results
     ]
+    other = os.path.relpath(arguments.other, OURS)  # without the folders of this machine
+    given = [other if word == str(arguments.other) else word for word in sys.argv[1:]]
     lines = [
-        f"`python benchmarks/against.py {' '.join(sys.argv[1:])}`: theirs is {versions['theirs']}, ours "
+        f"`python benchmarks/against.py {' '.join(given)}`: theirs is {versions['theirs']}, ours "
         f"{versions['ours']}; {arguments.repeats} repetitions each, turn by turn; medians.",
         "",
         table(["", "threads", "theirs", "ours", "theirs / ours", "of the smallest"], rows),

@@ -29,9 +29,7 @@ def cross_entropy_loss(logits: Tensor, label: Tensor) -> Tensor:
     mean = F.cross_entropy(logits.float(), label, ignore_index=IGNORE)
     mean = torch.where(count > 0, mean, torch.zeros_like(mean))  # the mean of nothing is NaN
     if distributed():  # a process with more labelled pixels counts for more
-        total = count.clone()
-        dist.all_reduce(total)
-        mean = mean * (count * dist.get_world_size() / total.clamp(min=1))
+        mean = mean * (count * dist.get_world_size() / sum_over_processes(count).clamp(min=1))
     return mean
 
 
