@@ -330,10 +330,11 @@ def test_two_hundred_series_in_a_row_leave_neither_memory_nor_files(
         association.release()
         until(lambda sent=50 * quarter + 50: counts["SR"] == sent, 60)
         used.append(_resident_mib())
-    until(lambda: not running.store._series)
+    # the archive has the last result a moment before the node notes that, and removes it
+    folders = [tmp_path / "node" / "series", tmp_path / "node" / "outbox"]
+    until(lambda: not running.store._series and not any(list(folder.iterdir()) for folder in folders))
     assert counts == {"SEG": 200, "SR": 200}
     assert used[-1] - used[0] < 20, used
-    assert not list((tmp_path / "node" / "series").iterdir()) and not list((tmp_path / "node" / "outbox").iterdir())
 
 
 def _resident_mib() -> float:
