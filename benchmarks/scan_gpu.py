@@ -20,10 +20,10 @@ from measuring import write_result
 STAGES = [(56, 56, 192), (28, 28, 384), (14, 14, 768), (7, 7, 1536)]  # H, W, D
 BATCHES = (1, 24)
 STATES = 16
+CHANNELS_PER_RANK = 32  # dt has so few numbers, as in Mamba-UNet, and a weight
 CHECKED = [(2, 14, 14, 96, 16), (1, 9, 31, 100, 5), (3, 7, 7, 64, 1), (1, 56, 56, 32, 16)]  # batch, H, W, D, N
 # error allowed in the norm, as a part of the norm: half types round the gradients they return
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
-NAMES = ("u", "dt", "B", "C", "A", "D", "dt_bias")
 
 
 def main() -> None:
@@ -103,14 +103,16 @@ def inputs(batch, height, width, channels, states, dtype, device) -> list:
         return torch.randn(*shape, generator=generator).to(device)
 
     delta = torch.logspace(-3, -1, 4 * channels).view(4, channels)
+    rank = -(-channels // CHANNELS_PER_RANK)
     return [
         randn(batch, height, width, channels).to(dtype),
-        (0.5 * randn(batch, height, width, 4, channels)).to(dtype),
+        (0.5 * randn(batch, height, width, 4, rank)).to(dtype),
         randn(batch, height, width, 4, states).to(dtype),
         randn(batch, height, width, 4, states).to(dtype),
         -torch.arange(1.0, states + 1, device=device).expand(4, channels, states).contiguous(),
         randn(channels),
         torch.log(torch.expm1(delta)).to(device),
+        randn(4, channels, rank) / rank**0.5,
     ]
 
 

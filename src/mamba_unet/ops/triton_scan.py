@@ -29,6 +29,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mamba_unet.ops.checks import compute_dtype
+from mamba_unet.ops.low_rank import gradients as low_rank_gradients
+from mamba_unet.ops.low_rank import multiply_out
 from mamba_unet.ops.paths import paths
 
 # steps unrolled; the backward pass holds the states of a whole tile in registers, and all tiles' first ones in memory
@@ -408,26 +410,35 @@ def _backward_kernel(
 
 
 def triton_scan(
-    u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, softplus: bool
+    u: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    softplus: bool,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scan maps in K directions and add the K outputs and u * D up.
 
     Args:
         u: (B, *S, D).
-        dt: (B, *S, K, D), the step sizes before `dt_bias` and, with `softplus`, softplus. K is 2 for each axis, or 1:
-            forwards only.
+        dt: (B, *S, K, D), the step sizes before `dt_bias` and, with `softplus`, softplus; with `weight`
+            (B, *S, K, R). K is 2 for each axis, or 1: forwards only.
         B: (B, *S, K, N).
         C: (B, *S, K, N).
         A: (K, D, N).
         D: (D,).
         dt_bias: (K, D).
+        weight: (K, D, R), by which dt is multiplied, in either pass anew: the whole of it is not kept in between.
 
     Returns:
         y (B, *S, D) and the last states (B, K, D, N), float64 if u is, else float32. Differentiable for every input,
         through both.
     """
-    inputs = (u, dt, B, C, A, D, dt_bias)
-    keep_states = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    inputs = (u, dt, B, C, A, D, dt_bias, weight)
+    keep_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     y, last, _ = _forward(*inputs, softplus, keep_states)
     return y, last.transpose(2, 3)
 
@@ -509,6 +520,7 @@ def _forward(
     A: Tensor,
     D: Tensor,
     dt_bias: Tensor,
+    weight: Tensor | None,
     softplus: bool,
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -516,6 +528,7 @@ def _forward(
     y, last, states = _forward_outputs(u, A, keep_states=True)
     if u.numel() == 0:
         return y, last, states
+    dt = dt if weight is None else multiply_out(dt, weight)
     axes, ways = _paths(u, A)
     sizes = _sizes(u, A, FORWARD_TILE, STATE)
     programs = u.shape[0] * sizes["segments"] * sizes["blocks"]
@@ -554,7 +567,7 @@ def _forward_outputs(u: Tensor, A: Tensor, keep_states: bool) -> tuple[Tensor, T
 
 
 @_forward.register_fake
-def _(u, dt, B, C, A, D, dt_bias, softplus, keep_states):
+def _(u, dt, B, C, A, D, dt_bias, weight, softplus, keep_states):
     return _forward_outputs(u, A, keep_states)
 
 
@@ -569,9 +582,12 @@ def _backward(
     A: Tensor,
     D: Tensor,
     dt_bias: Tensor,
+    weight: Tensor | None,
     states: Tensor,
     softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
+    """The gradients of the tensors in their order, that of `weight` only if there is one."""
+    low, dt = dt, dt if weight is None else multiply_out(dt, weight)
     batch, *shape, channels = u.shape
     directions, _, state_size = A.shape
     axes, ways = _paths(u, A)
@@ -614,7 +630,7 @@ def _backward(
         """(paths, B, ways, segments, ...) -> (K, ...), summed"""
         return x.sum((1, 3)).transpose(0, 1).flatten(0, 1)
 
-    return (
+    gradients = [
         grad_u.to(u.dtype),
         grad_dt,
         grad_B.sum(-2).to(B.dtype),
@@ -622,12 +638,16 @@ def _backward(
         by_direction(grad_A).transpose(1, 2).to(A.dtype).contiguous(),
         grad_D.sum((0, 1)).to(D.dtype),
         by_direction(grad_bias).to(dt_bias.dtype),
-    )
+    ]
+    if weight is not None:
+        gradients[1], grad_weight = low_rank_gradients(grad_dt, low, weight)
+        gradients.append(grad_weight)
+    return gradients
 
 
 @_backward.register_fake
-def _(grad_y, grad_last, u, dt, B, C, A, D, dt_bias, states, softplus):
-    return tuple(x.new_empty(x.shape) for x in (u, dt, B, C, A, D, dt_bias))
+def _(grad_y, grad_last, u, dt, B, C, A, D, dt_bias, weight, states, softplus):
+    return [x.new_empty(x.shape) for x in (u, dt, B, C, A, D, dt_bias, weight) if x is not None]
 
 
 def _setup(ctx, inputs, output):
@@ -637,7 +657,9 @@ def _setup(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad_y, grad_last, _):
-    return *_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus), None, None
+    gradients = _backward(grad_y, grad_last, *ctx.saved_tensors, ctx.softplus)
+    grad_weight = gradients[7] if len(gradients) > 7 else None
+    return *gradients[:7], grad_weight, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup)

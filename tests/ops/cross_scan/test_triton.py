@@ -86,10 +86,28 @@ def test_agrees_with_the_reference(assert_agree, batch, shape, channels, states)
     check(assert_agree, map_of(batch, shape, channels, states))
 
 
-def test_low_rank_dt(assert_agree):
-    inputs = map_of(1, (3, 2), 6, 5)
-    inputs[1] = inputs[1][..., :3]
-    check(assert_agree, [*inputs, 0.5 * inputs[4][..., :3]])
+def low_rank(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same with a dt of rank 2 and its weight."""
+    return [inputs[0], inputs[1][..., :2], *inputs[2:], 0.5 * inputs[4][..., :2]]
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 2), (2, 3, 2)])
+def test_low_rank_dt(assert_agree, shape):
+    check(assert_agree, low_rank(map_of(2, shape, 6, 5)))
+
+
+def test_the_whole_of_a_low_rank_dt_is_not_kept_between_the_passes_and_changes_no_bit():
+    inputs = [x.requires_grad_() for x in low_rank(map_of(1, (3, 2), 6, 5))]
+    whole = inputs[0].numel() * inputs[1].shape[-2]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        y = cross_scan(Inputs(*inputs))
+        expected = cross_scan(Inputs(*inputs).with_whole_dt())
+    assert kept.count(whole) == 1  # of the second, which was given it
+    assert torch.equal(y, expected)
+    gradients = (torch.autograd.grad(one.square().sum(), inputs) for one in (y, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -152,7 +170,7 @@ def test_small_steps_keep_their_digits(assert_agree):
 
 def test_compiles_and_exports_as_one_operation():
     shape = (2, 2, 2)
-    inputs = tuple(map_of(1, shape, 2, 1))
+    inputs = tuple(low_rank(map_of(1, shape, 2, 2)))
 
     class Scan(torch.nn.Module):
         def forward(self, *tensors):
@@ -167,8 +185,8 @@ def test_compiles_and_exports_as_one_operation():
     torch.testing.assert_close(*gradients)
 
     positions = {i: torch.export.Dim(f"size_{i}") for i in range(1 + len(shape))}
-    inputs = tuple(map_of(2, (*shape[:-1], 3), 2, 1))
-    program = torch.export.export(Scan(), inputs, dynamic_shapes=((positions,) * 4 + (None,) * 3,))
+    inputs = tuple(low_rank(map_of(2, (*shape[:-1], 3), 2, 2)))
+    program = torch.export.export(Scan(), inputs, dynamic_shapes=((positions,) * 4 + (None,) * 4,))
     assert len([node for node in program.graph.nodes if "mamba_unet" in str(node.target)]) == 1
     torch.testing.assert_close(program.module()(*inputs), cross_scan(Inputs(*inputs)))
 

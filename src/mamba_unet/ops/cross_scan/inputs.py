@@ -4,13 +4,12 @@ B batch, S the map's axes, K = 2 walks per axis, D channels, N d_state, R rank o
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from mamba_unet.ops.checks import check_shape, check_state_size, check_tensors
+from mamba_unet.ops.low_rank import multiply_out
 
 MOST_AXES = 3
 
@@ -65,11 +64,7 @@ class Inputs(NamedTuple):
         return Inputs(*(None if x is None else function(x) for x in self))
 
     def with_whole_dt(self) -> "Inputs":
-        """The inputs with dt (B, *S, K, D) multiplied out, for backends that do not do so step by step."""
+        """The inputs with dt (B, *S, K, D) multiplied out, for backends that know no other."""
         if self.dt_weight is None:
             return self
-        dt, weight = self.dt.movedim(-2, 0).flatten(1, -2), self.dt_weight.to(self.dt.dtype).transpose(1, 2)
-        device, in_autocast = dt.device.type, torch.is_autocast_enabled(dt.device.type)
-        with torch.autocast(device, enabled=False) if in_autocast else nullcontext():
-            dt = torch.matmul(dt, weight)  # one product per walk; (K, B * L, D)
-        return self._replace(dt=dt.unflatten(1, self.u.shape[:-1]).movedim(0, -2), dt_weight=None)
+        return self._replace(dt=multiply_out(self.dt, self.dt_weight), dt_weight=None)

@@ -8,6 +8,6 @@ from mamba_unet.ops.triton_scan import triton_scan
 
 def cross_scan(inputs: Inputs) -> Tensor:
     """See `mamba_unet.ops.cross_scan`."""
-    *tensors, _ = inputs.with_whole_dt()
-    y, _ = triton_scan(*tensors, softplus=True)
+    *tensors, weight = inputs
+    y, _ = triton_scan(*tensors, softplus=True, weight=weight)
     return y
