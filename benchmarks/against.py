@@ -4,8 +4,9 @@
     python benchmarks/against.py ../before               # about five minutes; wants a machine with nothing else to do
 
 One process per tree waits for work, and the two take turns at one short repetition each, so that whatever else slows
-the machine down slows both. The trees need their compiled scans (`python setup.py build_ext --inplace`), nothing else.
-Reports for each piece of work the ratio of the medians and that of the fastest repetitions, theirs by ours. Writes
+the machine down slows both. Each lays weights out, and steps, as it does when it trains or predicts on a CPU. The trees
+need their compiled scans (`python setup.py build_ext --inplace`), nothing else. Reports for each piece of work the
+ratio of the medians and that of the fastest repetitions, theirs by ours. Writes
 benchmarks/results/against_<hardware>_<date>.md and .json.
 """
 
@@ -39,11 +40,18 @@ def make_work() -> dict[str, Callable[[], float]]:
 
     from mamba_unet import build_model
 
+    try:  # what a tree does before it trains or predicts on a CPU
+        from mamba_unet.models.layers import in_cpu_order as prepared
+    except ImportError:
+        prepared, fused = (lambda network: network), False
+    else:
+        fused = True
+
     torch.manual_seed(0)
-    mini, network = build_model(size="mini").train(), build_model().eval()
+    mini, network = prepared(build_model(size="mini").train()), prepared(build_model().eval())
     images, labels = torch.randn(8, 1, 128, 128), torch.randint(0, 4, (8, 128, 128))
     image = torch.randn(1, 1, 224, 224)
-    optimizer = torch.optim.AdamW(mini.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(mini.parameters(), lr=1e-3, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
