@@ -1,12 +1,15 @@
 """What the recipes from scratch add to a run: averaged weights, and a limit of minutes."""
 
 import copy
+import csv
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mamba_unet.runs import RunFolder
+from mamba_unet.training.loop import Training
+from mamba_unet.training.objectives.supervised import Supervised
 from mamba_unet.training.recipe import RecipeError, load_recipe
 from mamba_unet.training.state import load_state
 from mamba_unet.training.train import train
@@ -73,3 +76,16 @@ def test_a_limit_of_minutes_ends_a_run_by_its_clock_with_a_validation_and_a_rate
     assert train(scratch, resume=True) == folder and load_state(RunFolder(folder))["step"] == state["step"]
     with pytest.raises(RecipeError, match="minutes"):
         train(load_recipe(scratch, {"minutes": 90}), resume=True)
+
+
+def test_rate_and_objective_follow_the_clock_that_is_ahead_of_those_of_all_processes(scratch, monkeypatch):
+    """Each by its own clock would have another rate, and soon other weights."""
+    scratch.minutes, done = 60, []
+    monkeypatch.setattr(Training, "_most", lambda self, value: 0.9 if 0 < value < 0.9 else value)
+    real = Supervised.forward
+    monkeypatch.setattr(Supervised, "forward", lambda *args: done.append(args[-1]) or real(*args))
+    (log,) = RunFolder(train(scratch)).metrics
+    assert done == [0.9] * 8
+    with log.open(newline="") as file:
+        (rate,) = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    assert rate == pytest.approx(scratch.optimizer.lr * 0.1**scratch.optimizer.power)

@@ -205,10 +205,10 @@ def test_resuming_on_data_that_was_prepared_anew_is_refused_before_anything_is_w
 def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recipe, monkeypatch):
     real = Supervised.forward
 
-    def poisoned(self: Supervised, batch, step):
+    def poisoned(self: Supervised, batch, step, done):
         if step == 5:
             batch["labelled"]["image"][0] = float("nan")
-        return real(self, batch, step)
+        return real(self, batch, step, done)
 
     monkeypatch.setattr(Supervised, "forward", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"iteration 5; samples in the batch: phantom\S+/\d+"):

@@ -92,7 +92,7 @@ class FewLabelsRecipe:
         validated: which network is validated and saved as the best: 0 is `model`, 1 the first partner or the teacher,
             2 the second partner. The others are validated, saved and reported beside it.
         weight: weight of what is learned without labels; null is 0.1, for `mixed` 1 and with two decoders 0.5.
-        ramp: share of `iterations` in which the weight rises, by exp(-5 (1 - t / T)^2); null is 1, for `mixed` 0.
+        ramp: share of the training in which the weight rises, by exp(-5 (1 - t / T)^2); null is 1, for `mixed` 0.
         teacher_decay: what a mean teacher keeps of itself at each step, min(1 - 1 / t, teacher_decay).
         noise: standard deviation of the noise on the teacher's images, cut off at twice that.
         pseudo_loss: how `cps` and `semi_mamba_unet` learn pseudo labels: `ce_dice`, or `dice` as the public code of

@@ -92,6 +92,7 @@ class Training:
         self.run_folder, self.metadata, self.progress = run, metadata, progress
         self.pretrained = list(pretrained)
         self.step, self.validated, self.best_dice, self.seconds = 0, 0, float("-inf"), 0.0
+        self.time_done = 0.0  # of the minutes that the recipe allows; the same in all processes, whose clocks differ
         self.name, *others = objective.networks
         self.others = dict.fromkeys(others, float("-inf"))
         self._since, self._names = time.monotonic(), list[str]()
@@ -108,7 +109,7 @@ class Training:
             recipe.optimizer,
             recipe.iterations,
             {f"{objective.trained}.{name}" for name in pretrained},
-            self._share_of_minutes,
+            lambda: self.time_done,
             fused=on_cpu,
         )
         # the module whose forward pass shares gradients between processes, and casts; `objective` stays the bare one
@@ -151,7 +152,8 @@ class Training:
             while True:
                 if stop := self._most((None, *NAMES).index(signals.received)):
                     self._stop(NAMES[int(stop) - 1])
-                ended = self.step == self.recipe.iterations or self._in_any_process(self._share_of_minutes() >= 1)
+                self.time_done = self._share_of_minutes()
+                ended = self.done >= 1
                 due = self.step % self.recipe.validate_every == 0 or ended
                 if due and self.step > self.validated:
                     self._validate()
@@ -161,11 +163,16 @@ class Training:
         if self.fabric.is_global_zero:  # again: a run that was killed behind its last state has nothing to validate
             self._write_progress()
 
+    @property
+    def done(self) -> float:
+        """How much of the training is over, from 0 to 1: of its iterations or of its minutes, whichever is more."""
+        return max(self.step / self.recipe.iterations, self.time_done)
+
     def _share_of_minutes(self) -> float:
-        """How much of the time that the recipe allows is spent; 0 where it sets no limit."""
+        """How much of the time that the recipe allows is spent by any process; 0 where it sets no limit."""
         if self.recipe.minutes is None:
             return 0.0
-        return min(1.0, (self.seconds + time.monotonic() - self._since) / (60 * self.recipe.minutes))
+        return self._most(min(1.0, (self.seconds + time.monotonic() - self._since) / (60 * self.recipe.minutes)))
 
     def _iterate(self, batch: dict[str, Batch]) -> None:
         torch.manual_seed(zlib.crc32(f"{self.recipe.seed}/{self.step}/{self.fabric.global_rank}".encode()))
@@ -193,7 +200,7 @@ class Training:
 
     def _losses(self, batch: dict[str, Batch]) -> dict[str, Tensor]:
         try:
-            return self.wrapped(batch, self.step)
+            return self.wrapped(batch, self.step, self.done)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -235,8 +242,8 @@ class Training:
 
     def _keep_pseudo_labels(self) -> None:
         if self.fabric.is_global_zero and self.objective.labellers:
-            done = max(self.step / self.recipe.iterations, self._share_of_minutes())
-            keep_pseudo_labels(self.run_folder, self.data, self.step, done, self._predict, self.objective.labellers)
+            labellers = self.objective.labellers
+            keep_pseudo_labels(self.run_folder, self.data, self.step, self.done, self._predict, labellers)
 
     def _predict(self, network: nn.Module, case: Case) -> np.ndarray:
         view, classes = self.recipe.view, self.data.prepared.num_classes
@@ -334,7 +341,7 @@ class Training:
             {
                 "iteration": self.step,
                 "iterations": self.recipe.iterations,
-                "out_of_time": self._share_of_minutes() >= 1,
+                "out_of_time": self.time_done >= 1,
                 "hours": self.seconds / 3600,
                 "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20
                 if device.type == "cuda"

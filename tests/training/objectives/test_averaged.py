@@ -26,7 +26,7 @@ def test_the_average_follows_the_weights_by_the_published_rule(averaged):
 
 def test_statistics_are_averaged_counters_copied_and_only_the_trained_network_has_gradients(averaged):
     batch = {"image": torch.randn(2, 1, 4, 4), "label": torch.ones(2, 4, 4, dtype=torch.long), "name": ["a", "b"]}
-    averaged({"labelled": batch}, 0)["loss"].backward()
+    averaged({"labelled": batch}, 0, 0.0)["loss"].backward()
     assert averaged.trained == "objective.network"
     assert all(p.grad is not None for p in averaged.get_submodule(averaged.trained).parameters())
     assert all(p.grad is None and not p.requires_grad for p in averaged.network.parameters())

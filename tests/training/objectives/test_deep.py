@@ -42,7 +42,7 @@ def test_the_loss_is_the_weighted_mean_and_the_coarsest_map_has_none():
     objective = DeeplySupervised(network, 1, num_classes=2)
     assert len(objective.heads) == 1
     image, label = torch.randn(1, 1, 4, 4), torch.randint(0, 2, (1, 4, 4))
-    losses = objective(batch_of(image, label), 0)
+    losses = objective(batch_of(image, label), 0, 0.0)
 
     head = objective.heads[0]
     fine = segmentation_loss(network.logits(image), label)
@@ -76,7 +76,7 @@ def test_every_network_tells_of_its_decoder_and_learns_through_it(name):
         assert 50 < map_.shape[-3] * stage.scale[-2] <= 64, "of the padded image"
 
     objective = DeeplySupervised(network, 2, num_classes=4)
-    objective(batch_of(torch.randn(2, 1, *size), torch.randint(0, 4, (2, *size))), 0)["loss"].backward()
+    objective(batch_of(torch.randn(2, 1, *size), torch.randint(0, 4, (2, *size))), 0, 0.0)["loss"].backward()
     assert all(head.weight.grad.any() for head in objective.heads)
     assert list(network.state_dict()) == names and not any(module._forward_hooks for module in network.modules())
 

@@ -40,9 +40,9 @@ def batch(space, label, count=2, name="a/0"):
 
 
 def test_the_ramp_by_hand():
-    ramp = Ramp(0.1, 100)
-    assert ramp(0) == pytest.approx(0.1 * math.exp(-5)) and ramp(50) == pytest.approx(0.1 * math.exp(-1.25))
-    assert ramp(100) == ramp(1000) == 0.1 and Ramp(0.5, 0)(0) == 0.5
+    ramp = Ramp(0.1, 0.8)
+    assert ramp(0) == pytest.approx(0.1 * math.exp(-5)) and ramp(0.4) == pytest.approx(0.1 * math.exp(-1.25))
+    assert ramp(0.8) == ramp(1) == 0.1 and Ramp(0.5, 0)(0) == 0.5
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -100,7 +100,7 @@ def test_the_mean_teacher_by_hand(space):
     assert objective.streams == {"labelled": 2, "unlabelled": 3}
     with torch.no_grad():
         objective.teacher.logits.copy_(torch.tensor([0.75, 0.25]).log())
-    said = objective({"labelled": batch(space, 0), "unlabelled": batch(space, IGNORE, 3)}, 0)
+    said = objective({"labelled": batch(space, 0), "unlabelled": batch(space, IGNORE, 3)}, 0, 0.0)
     assert said["consistency"].item() == pytest.approx(0.25**2)
     # every pixel is class 0 at p = 1/2: 1 - (2 * 1/2 / (1/4 + 1) + 0) / 2
     assert said["supervised"].item() == pytest.approx(0.5 * (math.log(2) + 1 - 0.8 / 2), abs=1e-4)
@@ -133,7 +133,7 @@ def test_the_teachers_noise_is_the_samples_own_and_is_cut_off():
 def test_cross_pseudo_labels_by_hand(dice_only, contrast):
     members = {"a": Constant(0.75, 0.25), "b": Constant(0.25, 0.75)}
     objective = CrossPseudo(members, "b", 4, Ramp(0.1, 0), dice_only, contrast)
-    said = objective({"labelled": batch((2, 2), 0), "unlabelled": batch((2, 2), IGNORE)}, 0)
+    said = objective({"labelled": batch((2, 2), 0), "unlabelled": batch((2, 2), IGNORE)}, 0, 0.0)
     # each gives the other's class 1/4: the loss of either is cross-entropy ln 4 and Dice 1 - 2 / 4 / (1/16 + 1) / 2
     dice = 1 - 0.5 / (1 + 1 / 16) / 2
     each = dice if dice_only else 0.5 * (math.log(4) + dice)
@@ -153,11 +153,11 @@ def test_a_scribble_counts_where_it_is_and_nowhere_else():
     objective = PartialCrossEntropy({"n": network}, "n", 2, entropy=0.5)
     labelled = batch((2, 2), IGNORE)
     labelled["label"][0, 0, 0], labelled["label"][0, 0, 1] = 0, 1
-    said = objective({"labelled": labelled}, 0)
+    said = objective({"labelled": labelled}, 0, 0.0)
     assert said["cross_entropy"].item() == pytest.approx(-0.5 * (math.log(0.75) + math.log(0.25)))
     assert said["loss"].item() == pytest.approx(said["cross_entropy"].item() + 0.5 * said["entropy"].item())
     labelled["label"][:] = IGNORE
-    assert objective({"labelled": labelled}, 0)["cross_entropy"] == 0
+    assert objective({"labelled": labelled}, 0, 0.0)["cross_entropy"] == 0
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -172,7 +172,7 @@ def test_the_mixture_by_hand(count):
         of_first = sum(s * m.logits.softmax(0)[0].item() for s, m in zip(shares, members.values(), strict=True))
         answer = torch.full((2, 2, 2), 0 if of_first > 0.5 else 1)
         expected = sum(soft_dice_loss(m(labelled["image"]), answer).item() for m in members.values())
-        said = objective({"labelled": labelled}, step)
+        said = objective({"labelled": labelled}, step, 0.0)
         assert said["pseudo"].item() == pytest.approx(expected)
         assert said["loss"].item() == pytest.approx(0.5 * expected)
         answers.add(answer[0, 0, 0].item())
@@ -207,7 +207,7 @@ def test_both_networks_learn_alike():
     before = copy.deepcopy(network.state_dict())
     for step in range(3):
         optimizer.zero_grad()
-        objective(streams, step)["loss"].backward()
+        objective(streams, step, 0.0)["loss"].backward()
         optimizer.step()
         objective.after_step(step + 1)
     for networks in (pair.networks, objective.networks):

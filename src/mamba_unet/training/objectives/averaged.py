@@ -39,8 +39,8 @@ class Averaged(Objective):
     def labellers(self) -> dict[str, nn.Module]:
         return self.objective.labellers
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        return self.objective(batch, step)
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
+        return self.objective(batch, step, done)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

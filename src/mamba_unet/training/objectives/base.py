@@ -45,12 +45,13 @@ class Objective(nn.Module):
         """Those whose answers are taken for labels, by name."""
         return {}
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         """ "loss", which is minimised, and its parts, all scalars and logged by name.
 
         Args:
             batch: one for each of `streams`.
             step: iterations done before this one.
+            done: how much of the training is over, from 0 to 1, by its iterations or its minutes.
         """
         raise NotImplementedError
 

@@ -62,7 +62,7 @@ def build_objective(recipe: Recipe, networks: Sequence[nn.Module], num_classes: 
     mixed = recipe.objective == "mixed"
     weight = few.weight if few.weight is not None else (0.5 if decoders else 1.0) if mixed else 0.1
     share = few.ramp if few.ramp is not None else 0.0 if mixed else 1.0
-    ramp = Ramp(weight, share * recipe.iterations)
+    ramp = Ramp(weight, share)
     members = dict(zip(names, networks, strict=False))
     general = (few.entropy, few.mumford_shah)
     objective: Objective

@@ -47,7 +47,7 @@ class CrossPseudo(Members):
         self.weight, self.pseudo_loss = weight, "dice_loss" if dice_only else "loss"
         self.contrast, self.contrast_weight = contrast, contrast_weight
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         count = len(labelled["image"])
         image = torch.cat([labelled["image"], unlabelled["image"]])
@@ -59,7 +59,7 @@ class CrossPseudo(Members):
             for own, other in zip(logits, answers[::-1], strict=True)
         )
         parts = {"supervised": supervised, "pseudo": pseudo}
-        loss = supervised + self.weight(step) * pseudo
+        loss = supervised + self.weight(done) * pseudo
         if self.contrast is not None:
             parts["contrast"] = self.contrast(*logits)
             loss = loss + 2 * self.contrast_weight * parts["contrast"]

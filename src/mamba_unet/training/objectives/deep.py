@@ -35,7 +35,7 @@ class DeeplySupervised(Supervised):
         self.stages = stages[:-1] or stages
         self.heads = nn.ModuleList(nn.Linear(stage.channels, num_classes) for stage in self.stages)
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         image, label = batch["labelled"]["image"], batch["labelled"]["label"]
         with decoder_maps(self.stages) as maps:
             losses = segmentation_loss(self.network(image), label)

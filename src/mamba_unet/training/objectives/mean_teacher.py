@@ -61,7 +61,7 @@ class MeanTeacher(Objective):
     def labellers(self) -> dict[str, nn.Module]:
         return {"teacher": self.teacher}
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         image, count = unlabelled["image"], len(labelled["image"])
         with torch.no_grad():
@@ -69,7 +69,7 @@ class MeanTeacher(Objective):
         logits = self.student(torch.cat([labelled["image"], image]))
         supervised = segmentation_loss(logits[:count], labelled["label"])["loss"]
         consistency = probability_distance(logits[count:], wanted)
-        loss = supervised + self.weight(step) * consistency
+        loss = supervised + self.weight(done) * consistency
         return {"loss": loss, "supervised": supervised, "consistency": consistency}
 
     @torch.no_grad()

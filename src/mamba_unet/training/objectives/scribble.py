@@ -37,11 +37,11 @@ class PartialCrossEntropy(Members):
         self.streams = {"labelled": batch_size}
         self.entropy, self.mumford_shah = entropy, mumford_shah
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         image = batch["labelled"]["image"]
-        return self.losses(image, batch["labelled"]["label"], [member(image) for member in self.members], step)
+        return self.losses(image, batch["labelled"]["label"], [member(image) for member in self.members], step, done)
 
-    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int, done: float) -> dict[str, Tensor]:
         """ "loss" and its parts, each a sum over the networks."""
         parts = {"cross_entropy": sum(cross_entropy_loss(one, label) for one in logits)}
         loss = parts["cross_entropy"]
@@ -84,12 +84,12 @@ class MixedPseudoLabels(PartialCrossEntropy):
             raise ValueError(f"pseudo labels are mixed of two or three networks, got {', '.join(members)}")
         self.weight, self.seed = weight, seed
 
-    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int) -> dict[str, Tensor]:
-        losses = super().losses(image, label, logits, step)
+    def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int, done: float) -> dict[str, Tensor]:
+        losses = super().losses(image, label, logits, step, done)
         shares = self.shares(step)
         mixture = sum(share * one.detach().float().softmax(dim=1) for share, one in zip(shares, logits, strict=True))
         pseudo = sum(soft_dice_loss(one, mixture.argmax(dim=1)) for one in logits)
-        return {**losses, "loss": losses["loss"] + self.weight(step) * pseudo, "pseudo": pseudo}
+        return {**losses, "loss": losses["loss"] + self.weight(done) * pseudo, "pseudo": pseudo}
 
     def shares(self, step: int) -> list[float]:
         """Of the networks in a step's mixture; the same in every process."""

@@ -21,6 +21,6 @@ class Supervised(Objective):
         self.network = network
         self.streams = {"labelled": batch_size}
 
-    def forward(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         labelled = batch["labelled"]
         return segmentation_loss(self.network(labelled["image"]), labelled["label"])
