@@ -22,7 +22,7 @@ from typing import Any
 from kept import keep, restore
 from mamba_unet.commands.options import part, seeds
 from mamba_unet.comparison.entry import Entry
-from mamba_unet.comparison.paired import p_text
+from mamba_unet.comparison.paired import matched, p_text
 from mamba_unet.comparison.run import compare
 from mamba_unet.data import PreparedDataset
 from mamba_unet.evaluation.significance import holm, paired_test
@@ -30,7 +30,7 @@ from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.runs import RunFolder
 from mamba_unet.tables import number
-from mamba_unet.training.recipe import Recipe, load_recipe, recipe_text
+from mamba_unet.training.recipe import Recipe, load_recipe
 from measuring import run, table, write_result
 
 UNET = {"name": "unet", "size": None}
@@ -92,12 +92,13 @@ def tests(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """One for each row and what it is compared with, over patients, corrected together."""
     found = []
     for row, entry in entries.items():
-        values = entry.per_patient("dice")
         for other, question in baselines(row).items():
             if other in entries:
-                expected = entries[other].per_patient("dice")
+                own, theirs = matched(entry, entries[other])
+                values, expected = entry.per_patient("dice", own), entries[other].per_patient("dice", theirs)
                 test = paired_test([values[p] for p in expected], list(expected.values()), higher_is_better=True)
-                found.append({"row": row, "against": other, "question": question, **asdict(test)})
+                asked = {"row": row, "against": other, "question": question, "trainings": len(own)}
+                found.append(asked | asdict(test))
     for test, p in zip(found, holm([test["p"] for test in found]), strict=True):
         test["p_holm"] = p
     return found
@@ -216,7 +217,6 @@ def main() -> None:
     values = {
         "command": command,
         "fingerprint": prepared.fingerprint,
-        "recipes": {row: recipe_text(recipe) for row, (recipe, _) in chosen.items()},
         "tests": found,
         "other_networks": others,
         "comparison": json.loads((folder / "comparison.json").read_text(encoding="utf-8")),

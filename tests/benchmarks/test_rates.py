@@ -1,5 +1,6 @@
 """Recipes of equal time, and the comparison that trains them."""
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mamba_unet.runs import RunFolder
 from mamba_unet.training.recipe import experiment, load_recipe
 
 SHORT = ("--turns", 1, "--steps", 4)
@@ -57,6 +59,31 @@ def test_recipes_of_equal_time_are_measured_written_and_compared(run_benchmark, 
     assert again == page and str(tmp_path) not in read_zip(tmp_path / "kept" / kept[0], "recipe.yaml")
     written[1].write_text(written[1].read_text().replace("fit in 60 minutes", "fit in 30 minutes"))
     assert "Unequal times, 30 and 60 minutes" in run_benchmark(*compared, "--seeds", "0,1")
+
+
+def test_equal_time_is_said_where_it_is_so(benchmark):
+    said = benchmark("comparison").said_of_time
+    rated = "# As many iterations of a as fit in 20 minutes, by benchmarks/results/rates_x.md\n"
+    assert said({"a": rated, "b": rated}, ["--seeds", "0"]).startswith("Equal time")
+    assert "b.yaml was not given" in said({"a": rated, "x/b.yaml": "base: a\n"}, [])
+    assert "changes iterations, view.size of" in said({"a": rated}, ["--iterations", "4", "--view.size=[8, 8]"])
+    assert said({"a": rated}, ["--trainer.accelerator", "cpu"]).startswith("Equal time")
+
+
+def test_what_was_measured_by_weights_of_before_is_not_kept(benchmark, tmp_path, capsys):
+    kept, run = benchmark("kept"), tmp_path / "runs" / "a" / "seed0"
+    (run / "evaluation_test").mkdir(parents=True)
+    (run / "progress.json").write_text(json.dumps({"iteration": 2, "iterations": 2}))
+    (run / "recipe.yaml").write_text("iterations: 2\n")
+    (run / "best.safetensors").write_bytes(b"weights")
+    made = run / "evaluation_test" / "made_by.json"
+    for sha256, there in (("0" * 64, []), (hashlib.sha256(b"weights").hexdigest(), ["seed0.zip"])):
+        made.write_text(json.dumps({"checkpoint_sha256": sha256}))
+        kept.keep(tmp_path / "runs", tmp_path / "kept")
+        assert [path.name for path in tmp_path.glob("kept/a/*")] == there
+    assert "evaluation_test was made by weights of before" in capsys.readouterr().out
+    made.rename(run / "made_by.json")
+    assert not kept.is_measured(RunFolder(run))
 
 
 def test_minutes_are_those_of_another_machine(benchmark):

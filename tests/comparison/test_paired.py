@@ -22,6 +22,7 @@ def found(**changes):
         "effect": 0.5,
         "p": 0.0123,
         "exact": True,
+        "trainings": 3,
         "pairs_of_trainings": 9,
         "better_pairs": 7,
         "p_trainings": 0.4,

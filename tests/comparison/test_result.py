@@ -31,10 +31,10 @@ def evaluation(dice, hd95, frames=1) -> Evaluation:
     return Evaluation(tuple(PREPARED.class_names), Conventions(), rows, [])
 
 
-def entry(name, *evaluations, recipe=None) -> Entry:
+def entry(name, *evaluations, recipe=None, seeds=(0, 1)) -> Entry:
     runs = [
-        {"hours": hours, "peak_gpu_memory_mib": memory, "machine": "abacus"}
-        for hours, memory in [(1.0, 1024.0), (3.0, 2048.0)][: len(evaluations)]
+        {"hours": hours, "peak_gpu_memory_mib": memory, "machine": "abacus", "seed": seed}
+        for hours, memory, seed in [(1.0, 1024.0, seeds[0]), (3.0, 2048.0, seeds[-1])][: len(evaluations)]
         if recipe
     ]
     return Entry(name, evaluations, lambda case: case.label, recipe, runs, 1234 if recipe else None)
@@ -106,6 +106,23 @@ def test_tests_are_per_patient_against_the_reference_and_corrected_together():
     table = squeezed(said.significance())
     assert "| mamba | Dice | 6 | 0 | 0 | +0.0350 |" in table and "| +1.00 | 0.031 | 0.125 |" in table
     assert any("With 6 patients no p below 0.031" in note for note in said.significance_notes())
+
+
+def test_over_patients_either_side_counts_with_as_many_trainings_of_the_same_seeds():
+    """Each training misses a structure in one patient; the mean of two has two such patients."""
+    near, far = [5.0, 5.0], [5.0, INF]
+    first, second = ([far if patient == missed else near for patient in range(6)] for missed in (0, 1))
+    good, made = [[0.9, 0.9]] * 6, Recipe()
+    twice = entry("twice", evaluation(good, first), evaluation(good, second), recipe=made)
+    for once in (
+        entry("once", evaluation(good, second), recipe=made, seeds=(1,)),
+        entry("once", evaluation(good, first)),
+    ):
+        said = comparison(twice, once)
+        (test,) = [test for test in said.tests if test["metric"] == "hd95"]
+        assert (test["trainings"], test["ties"], test["left_out"], test["pairs_of_trainings"]) == (1, 5, 1, 2)
+        assert any("equally many trainings" in note and "once with 1." in note for note in said.significance_notes())
+    assert not any("equally many" in note for note in comparison(twice, twice).significance_notes())
 
 
 def test_missed_structures_are_counted_in_the_cell_and_in_words():

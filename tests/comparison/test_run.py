@@ -218,6 +218,18 @@ def test_the_numbers_are_those_of_evaluate(out, phantom, tmp_path):
         assert float(rows[name]["Dice sd"]) == pytest.approx(np.std(dice, ddof=1))
 
 
+def test_an_evaluation_of_patients_who_are_grouped_anew_is_made_anew(out, recipes, phantom, trained, tmp_path):
+    """The same cases of fewer patients: the patients are the sample of every test."""
+    folder, data = shutil.copytree(out, tmp_path / "out"), shutil.copytree(phantom.folder, tmp_path / "data")
+    described = json.loads((data / "dataset.json").read_text())
+    for name in phantom.splits["test"]:
+        described["cases"][name]["patient"] = "one"
+    (data / "dataset.json").write_text(json.dumps(described))
+    assert main(words(recipes, data, folder, "--seeds", "0,1")) == 0 and trained == []
+    said = json.loads((folder / "comparison.json").read_text())
+    assert [list(said["networks"][name]["patients"]["dice"]) for name in ("mamba", "control")] == [["one"], ["one"]]
+
+
 def test_external_predictions_are_a_row_like_any_other(out, recipes, phantom, tmp_path, capsys):
     shutil.copytree(out, tmp_path / "out")
     for name in phantom.splits["test"]:

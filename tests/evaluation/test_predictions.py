@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
-from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
+from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, picture_values, read_prediction
 from mamba_unet.volumes.formats import UnreadableError
 
 
@@ -48,8 +48,31 @@ def test_a_picture_or_a_flat_array_is_one_slice(case, tmp_path):
 def test_a_picture_may_hold_the_values_of_the_masks(case, tmp_path):
     flat = type(case)("x", "x", case.image[:, :1], case.label[:1], None, None, None, case.sources)
     values = [0, 80, 160, 255]
-    Image.fromarray(np.array(values, np.uint8)[flat.label[0]]).save(tmp_path / "x.png")
-    assert np.array_equal(read_prediction(tmp_path / "x.png", flat, values), flat.label)
+    file = tmp_path / "x.png"
+    Image.fromarray(np.array(values, np.uint8)[flat.label[0]]).save(file)
+    assert np.array_equal(read_prediction(file, flat, picture_values([file], values)), flat.label)
+
+
+@pytest.mark.parametrize(
+    ("values", "pictures", "expected"),
+    [
+        pytest.param((0, 2, 3), ([0, 2], [0, 2, 3]), (0, 2, 3), id="values, of which one picture shows few"),
+        pytest.param((0, 2, 3), ([0, 2], [0, 1]), (), id="indices, of which one picture shows few"),
+        pytest.param((0, 2, 3), ([0], [0]), (), id="empty ones"),
+        pytest.param((0, 1, 2, 4), ([0, 1], [0, 2]), (), id="the same in either reading"),
+        pytest.param((0, 1, 2), ([0, 1], [0, 2]), (), id="values that are indices"),
+        pytest.param((0, 2, 3), ([0, 2], [0, 2]), None, id="nothing tells"),
+    ],
+)
+def test_what_pictures_hold_is_told_by_all_of_them(tmp_path, values, pictures, expected):
+    files = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for file, shown in zip(files, pictures, strict=True):
+        Image.fromarray(np.array([shown], np.uint8)).save(file)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"the values 0, 2 of the pictures may be class indices, or .* 0, 2, 3"):
+            picture_values(files, values)
+    else:
+        assert picture_values(files, values) == expected
 
 
 def test_predictions_that_do_not_fit_are_refused_with_what_to_do(case, tmp_path):

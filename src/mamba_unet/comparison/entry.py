@@ -50,9 +50,20 @@ class Entry:
             sum(part[metric]["undefined"] for part in parts),
         )
 
-    def per_patient(self, metric: str) -> dict[str, float]:
-        """Patient -> mean over classes, cases and trainings; infinite if one of them is, NaN where none is defined."""
-        return _per_patient(self.evaluations, metric)
+    @property
+    def seeds(self) -> list[int]:
+        """Of `evaluations`; empty for external predictions."""
+        return list(dict.fromkeys(run["seed"] for run in self.runs))
+
+    def per_patient(self, metric: str, trainings: Sequence[int] | None = None) -> dict[str, float]:
+        """Patient -> mean over classes, cases and trainings; infinite if one of them is, NaN where none is defined.
+
+        Args:
+            metric: one of `Evaluation.metrics`.
+            trainings: which of `evaluations`, by their places; None takes all.
+        """
+        chosen = self.evaluations if trainings is None else [self.evaluations[place] for place in trainings]
+        return _per_patient(chosen, metric)
 
     def per_training(self, metric: str) -> list[float]:
         """Mean over patients of each training; infinite if one of them is."""

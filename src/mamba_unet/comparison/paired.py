@@ -12,6 +12,7 @@ from mamba_unet.evaluation.significance import (
     BOOTSTRAP_SAMPLES,
     BOOTSTRAP_SEED,
     EXACT_UP_TO,
+    MOST_ASSIGNMENTS,
     holm,
     paired_test,
     rank_sum,
@@ -22,27 +23,44 @@ from mamba_unet.words import counted
 TRAININGS = ("better trainings", "p over trainings")
 
 
+def matched(first: Entry, second: Entry) -> tuple[list[int], list[int]]:
+    """The trainings by which two rows are compared over patients: equally many, of equal seeds where there are such.
+
+    With more trainings a patient more often has one that missed a structure, which alone would make a difference.
+
+    Returns:
+        their places in the rows' `evaluations`.
+    """
+    common = [seed for seed in first.seeds if seed in second.seeds]
+    if common:
+        return [first.seeds.index(seed) for seed in common], [second.seeds.index(seed) for seed in common]
+    places = list(range(min(len(first.evaluations), len(second.evaluations))))
+    return places, places
+
+
 def paired_tests(entries: Mapping[str, Entry], reference: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """One test per metric and network that is not the reference.
 
     Returns:
-        network, metric, what `paired_test` finds over patients, p_holm; in how many of the pairs of a training of the
-        network and one of the reference the network's mean is the better one, and p of `rank_sum` over trainings.
+        network, metric, `trainings` of either that count over patients, what `paired_test` finds there, p_holm; in how
+        many of the pairs of a training of the network and one of the reference the network's mean is the better one,
+        and p of `rank_sum` over trainings.
     """
     tests = []
     for metric in metrics:
         higher = metric not in DISTANCE_METRICS
-        expected = entries[reference].per_patient(metric)
         for name, entry in entries.items():
             if name == reference:
                 continue
-            values = entry.per_patient(metric)
+            own, other = matched(entry, entries[reference])
+            values, expected = entry.per_patient(metric, own), entries[reference].per_patient(metric, other)
             found = paired_test(
                 [values[patient] for patient in expected], list(expected.values()), higher_is_better=higher
             )
             ours, theirs = entry.per_training(metric), entries[reference].per_training(metric)
-            better = sum(own > other if higher else own < other for own, other in product(ours, theirs))
+            better = sum(one > two if higher else one < two for one, two in product(ours, theirs))
             trainings = {
+                "trainings": len(own),
                 "pairs_of_trainings": len(ours) * len(theirs),
                 "better_pairs": better,
                 "p_trainings": rank_sum(ours, theirs),
@@ -100,10 +118,16 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         "p and p (Holm) take patients as the sample: a small p says that more patients like these would show the "
         "difference between these very trainings; a large p does not say that the networks are equally good.",
         "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
-        "network's mean over patients is the better one. p over trainings takes trainings as the sample: the exact "
-        "rank-sum test of their means, not corrected; with three trainings each it cannot be below 0.1. Where it is "
-        "large, other seeds may reverse the difference.",
+        "network's mean over patients is the better one. p over trainings takes trainings as the sample: the rank-sum "
+        f"test of their means, exact up to {MOST_ASSIGNMENTS:,} assignments, not corrected; with three trainings each "
+        "it cannot be below 0.1. Where it is large, other seeds may reverse the difference.",
     ]
+    unequal = {t["network"]: t["trainings"] for t in tests if t["trainings"] ** 2 < t["pairs_of_trainings"]}
+    if unequal:
+        lines.append(
+            "Over patients either side counts with equally many trainings, of the same seeds where there are such: "
+            f"{', '.join(f'{name} with {count}' for name, count in unequal.items())}."
+        )
     if most == 0:
         lines.append("No patient differs: too few to find anything.")
     elif count * smallest > 0.05:

@@ -22,7 +22,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
 from mamba_unet.drawing.figures import read_curves
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
-from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, read_prediction
+from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, picture_values, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import read_record
 from mamba_unet.inference.evaluate import MADE_BY, data_of, evaluate_checkpoint, evaluation_folder, made_by
@@ -194,7 +194,8 @@ def compare(
             evaluation.write(out / "external" / name / str(number))
             evaluations.append(evaluation)
         files = find_predictions(folders[0], tested)
-        entries[name] = Entry(name, evaluations, _labels_from(files, prepared.label_values))
+        values = picture_values(files.values(), prepared.label_values)
+        entries[name] = Entry(name, evaluations, _labels_from(files, values))
     if not entries:
         raise ValueError(f"none of the {len(unfinished)} trainings in {out} is finished yet")
     reference = reference or names[0]
@@ -265,7 +266,8 @@ def _read_evaluation(run: str, prepared: PreparedDataset, split: str, convention
     if not made or {"voxel_sizes": None, **made} != expected:  # earlier versions wrote none
         return None
     evaluation, identifiers = Evaluation.read(folder), prepared.split(split)
-    same = evaluation.conventions == conventions and list(evaluation.cases) == list(identifiers)
+    patients = {identifier: prepared.patient(identifier) for identifier in identifiers}  # they may be grouped anew
+    same = evaluation.conventions == conventions and list(evaluation.cases.items()) == list(patients.items())
     kept = not has_weights or all(
         (folder / "predictions" / f"{identifier}.npz").is_file() for identifier in identifiers
     )
@@ -309,8 +311,8 @@ def _stored_labels(runs: Sequence[Recipe], prepared: PreparedDataset) -> Callabl
             return None
         folder = evaluation_folder(run.out, split, prepared) / "predictions"
         files |= {identifier: folder / f"{identifier}.npz" for identifier in prepared.split(split)}
-    return _labels_from(files, prepared.label_values)
+    return _labels_from(files)
 
 
-def _labels_from(files: Mapping[str, Path], label_values: Sequence[int]) -> Callable[[Case], np.ndarray]:
-    return lambda case: read_prediction(files[case.identifier], case, label_values)
+def _labels_from(files: Mapping[str, Path], values: Sequence[int] = ()) -> Callable[[Case], np.ndarray]:
+    return lambda case: read_prediction(files[case.identifier], case, values)

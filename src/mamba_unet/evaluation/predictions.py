@@ -1,6 +1,6 @@
 """Predictions that another program made: found, read and measured like ours. Arrays are (D, H, W)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from unicodedata import normalize
@@ -46,10 +46,11 @@ def evaluate_predictions(
     files = find_predictions(folder, identifiers)
 
     def predict(case: Case) -> np.ndarray:
-        return read_prediction(files[case.identifier], case, prepared.label_values, reader)
+        return read_prediction(files[case.identifier], case, values, reader)
 
     cases = (prepared.case(identifier) for identifier in identifiers)
     with Reader() as reader:
+        values = picture_values(files.values(), prepared.label_values, reader)
         evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
     if out is not None:
         evaluation.write(out)
@@ -79,22 +80,56 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     return {identifier: path for identifier, (path,) in found.items()}
 
 
-def read_prediction(
-    file: Path, case: Case, label_values: Sequence[int] = (), reader: Reader | None = None
-) -> np.ndarray:
+def picture_values(files: Iterable[Path], label_values: Sequence[int], reader: Reader | None = None) -> Sequence[int]:
+    """The value of each class in the pictures among these predictions; empty where they hold class indices.
+
+    All are looked at together: one that shows few of the classes may be read in either way, and not be told.
+
+    Args:
+        files: of all cases.
+        label_values: the stored value of each class in the data's masks.
+        reader: see `read_prediction`.
+
+    Raises:
+        ValueError: nothing tells which they hold, and it matters.
+    """
+    pictures = [file for file in files if ending(file, PICTURES)]
+    if list(label_values) == list(range(len(label_values))):
+        return ()
+    found: set[float] = set()
+    for file in pictures:
+        found.update(np.unique(_read(file, reader).array).tolist())
+    if not found <= set(label_values):
+        return ()
+    if max(found, default=0) >= len(label_values):
+        return label_values
+    if all(label_values[int(value)] == value for value in found):
+        return ()
+    raise ValueError(
+        f"{pictures[0].parent}: the values {', '.join(f'{value:g}' for value in sorted(found))} of the pictures may be "
+        f"class indices, or values of the masks, which are {', '.join(map(str, label_values))}; the classes would be "
+        "others. Save class indices as .npz with an array `label`, as .npy or as NIfTI"
+    )
+
+
+def _read(file: Path, reader: Reader | None) -> Volume:
+    read = partial(read_volume, file, "label")
+    return read() if reader is None else reader.read(read, file)
+
+
+def read_prediction(file: Path, case: Case, values: Sequence[int] = (), reader: Reader | None = None) -> np.ndarray:
     """The class indices of a prediction file, (D, H, W) as the case's image.
 
     Args:
         file: with class indices, or a picture with the values of the data's masks, as `predict` writes pictures.
         case: whose prediction it is.
-        label_values: the stored value of each class in the data's masks.
+        values: of each class in a picture, see `picture_values`.
         reader: a process to read in, for files that may end it.
 
     Raises:
         UnreadableError: damaged, no whole numbers, or elsewhere in space than the case.
     """
-    read = partial(read_volume, file, "label")
-    volume = read() if reader is None else reader.read(read, file)
+    volume = _read(file, reader)
     expected = case.image.shape[1:]  # without channels
     if volume.array.shape != (1, 1, *expected):
         found = volume.shape if volume.frames == 1 else (volume.frames, *volume.shape)
@@ -109,8 +144,7 @@ def read_prediction(
     whole = np.rint(array)
     if not np.array_equal(whole, array) or whole.min() < 0 or whole.max() > 255:
         raise UnreadableError(file, "expected class indices, whole numbers from 0; take the argmax of probabilities")
-    found = set(np.unique(whole).astype(int).tolist())
-    stored = {value: index for index, value in enumerate(label_values)}
-    if ending(file, PICTURES) and found <= stored.keys() and max(found) >= len(label_values):
-        whole = np.vectorize(stored.__getitem__, otypes=[np.uint8])(whole.astype(int))
+    if len(values) and ending(file, PICTURES):
+        index = {value: number for number, value in enumerate(values)}
+        whole = np.vectorize(index.__getitem__, otypes=[np.uint8])(whole.astype(int))
     return whole.astype(np.uint8)
