@@ -88,11 +88,11 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the training reached its last iteration, or the end of its time."""
+        """Whether the training reached its last iteration, or the end of its time, and was validated there."""
         progress = self.read_progress()
-        return bool(progress) and (
-            progress["iteration"] == progress["iterations"] or progress.get("out_of_time", False)
-        )
+        if not progress or progress.get("validated", progress["iteration"]) != progress["iteration"]:
+            return False
+        return progress["iteration"] == progress["iterations"] or progress.get("out_of_time", False)
 
     @property
     def metrics(self) -> list[Path]:

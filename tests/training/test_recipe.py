@@ -134,6 +134,8 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
         ("trainer: {devices: 0}", "number of devices from 1 on, auto, .* got 0"),
         ("trainer: {devices: two}", "number of devices from 1 on, auto, .* got 'two'"),
         ("optimizer: {lr_pretrained_factor: -1}", "must not be negative"),
+        ("optimizer: {warmup: -5}", "optimizer.warmup must not be negative, got -5"),
+        ("optimizer: {clip_norm: 0}", "optimizer.clip_norm must be more than 0, or null for no clipping"),
         ("loggers: [csv, tensorbored]", "tensorboard"),
         ("optimizer: 3", "'optimizer' is a group of keys, got 3"),
         ("iterations: many", "Expected a <class 'int'>"),

@@ -197,9 +197,12 @@ def test_resuming_on_data_that_was_prepared_anew_is_refused_before_anything_is_w
     shutil.rmtree(tmp_path / "raw")
     write_phantom(tmp_path / "raw", cases=8, seed=1)
     prepare(tmp_path / "raw", tmp_path / "data", splits=phantom.folder / "splits.json", progress=False)
-    with pytest.raises(RecipeError, match="other data"):
-        train(again, resume=True)
-    assert (folder / "split.json").read_bytes() == before
+    for best in (folder / "best.safetensors", None):  # None: stopped before the first validation
+        with pytest.raises(RecipeError, match="other data"):
+            train(again, resume=True)
+        assert (folder / "split.json").read_bytes() == before
+        if best is not None:
+            best.unlink()
 
 
 def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recipe, monkeypatch):
@@ -218,13 +221,50 @@ def test_a_non_finite_loss_stops_with_the_cases_and_leaves_the_checkpoints(recip
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_weights_that_became_infinite_do_not_become_the_state_to_resume_from(recipe, monkeypatch):
+BROKEN = """
+import sys
+from mamba_unet.cli import main
+from mamba_unet.data.samples import Samples
+
+def broken(self, item):
+    sample = real(self, item)
+    if item[1][1] == 9:  # in iteration 2, of the second process
+        sample["image"][:] = float("nan")
+        print("broken:", sample["name"], flush=True)
+    return sample
+
+real, Samples.__getitem__ = Samples.__getitem__, broken
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["supervised", "partial_ce"])
+def test_the_samples_behind_a_loss_that_is_not_finite_are_named_whichever_process_had_them(recipe, tmp_path, objective):
+    """The Dice loss of the joint batch is NaN in both processes, partial cross-entropy in one."""
+    recipe.objective, recipe.trainer.devices, recipe.trainer.strategy = objective, 2, "ddp"
+    save_recipe(tmp_path / "recipe.yaml", recipe)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    words = [sys.executable, str(tmp_path / "broken.py"), "train", str(tmp_path / "recipe.yaml")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    name = re.search(r"broken: (\S+)", ended.stdout + ended.stderr)[1]
+    said = re.search(r"the loss became nan at iteration 2; samples in the batch: (.*?)\. ", ended.stderr)[1]
+    assert ended.returncode != 0 and name in said.split(", ")
+
+
+@pytest.mark.parametrize(("at", "stopped"), [(8, False), (6, True)])
+def test_weights_that_became_infinite_do_not_become_the_state_to_resume_from(recipe, monkeypatch, at, stopped):
+    """At the second validation, behind an update whose loss was finite, or where a signal asks to save them."""
+
     def poisoned(self: Supervised, step):
-        if step == 8:  # after the last update before the second validation, whose loss was finite
+        if step == at:
             next(self.network.parameters()).data[0] = float("inf")
+            if stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Supervised, "after_step", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"weights .* at iteration 7; samples in the batch: phantom\S+/\d+"):
+    said = rf"weights .* at iteration {at - 1}; samples in the batch: phantom\S+/\d+.* in another --out, .*--pretrained"
+    with pytest.raises(NonFiniteLossError, match=said):
         train(recipe)
     assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == 4
 
@@ -260,6 +300,17 @@ def test_a_class_that_no_training_label_shows_is_warned_of(recipe, phantom, tmp_
     recipe.iterations = 1
     train(recipe)
     assert f"no label of the training cases shows {phantom.class_names[2]}:" in caplog.text
+
+
+def test_checkpoints_are_chosen_by_the_classes_that_validation_labels_show(recipe, phantom, tmp_path, caplog):
+    """Without one false voxel a class that none shows has no Dice, with it 0: it would choose the poorer network."""
+    val, shown = phantom.split("val"), [*phantom.class_names[1:2], *phantom.class_names[3:]]
+    recipe.data = str(relabelled(phantom, tmp_path, lambda case, label: label * ((case not in val) | (label != 2))))
+    folder = train(recipe)
+    assert f"no label of the validation cases shows {phantom.class_names[2]}: checkpoints are chosen by" in caplog.text
+    found = load_checkpoint(folder)[1].validation
+    assert found["mean_foreground_dice"] == pytest.approx(np.mean([found["dice"][name] for name in shown]))
+    assert found["mean_foreground_dice"] == pytest.approx(max(logged(folder, "val/dice").values()))
 
 
 def test_a_constructor_argument_that_the_network_does_not_have_is_said(recipe):
@@ -396,17 +447,19 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
 
     def asked(self, batch):
         real(self, batch)
-        if self.step in (2, 4):  # between validations, and where one is due
+        if self.step in (2, 4, 8):  # between validations, where one is due, and behind the last iteration
             os.kill(os.getpid(), signal.SIGTERM)
 
     recipe.out = str(tmp_path / "stopped")
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_iterate", asked)
-        for step in (2, 4):
+        for step in (2, 4, 8):
             with pytest.raises(TrainingStopped):
                 train(recipe, resume=True)
             assert torch.load(Path(recipe.out) / "last.ckpt", weights_only=True)["step"] == step
+            assert not RunFolder(recipe.out).is_complete, "its last state is still to be validated"
     stopped = train(recipe, resume=True)
+    assert RunFolder(stopped).is_complete
     best, again = load_file(whole / "best.safetensors"), load_file(stopped / "best.safetensors")
     assert all(torch.equal(best[name], again[name]) for name in best)
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
@@ -484,6 +537,22 @@ def test_a_training_that_fails_before_its_first_iteration_is_done_leaves_no_fold
     with pytest.raises(RecipeError, match="batch_size is 1 and samples of 16 x 16 shrink to one pixel"):
         train(recipe)
     assert not Path(recipe.out).exists()
+
+
+def test_a_run_that_another_one_began_at_the_same_time_stays(recipe, monkeypatch):
+    """Both looked before either held the folder."""
+    real = RunFolder.lock
+
+    def late(run):
+        (run.path / "other").mkdir(parents=True)
+        monkeypatch.setattr(RunFolder, "lock", real)
+        return real(run)
+
+    monkeypatch.setattr(RunFolder, "lock", late)
+    monkeypatch.setattr(Training, "run", lambda training: pytest.fail("began"))
+    with pytest.raises(pytest.fail.Exception):
+        train(recipe)
+    assert (Path(recipe.out) / "other").is_dir()
 
 
 def test_too_little_shared_memory_is_said_with_the_remedy(recipe, monkeypatch):

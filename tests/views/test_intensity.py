@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mamba_unet.views.intensity import MINMAX, ZSCORE, intensity_rule, normalise_intensity, window
+from mamba_unet.views.intensity import MINMAX, ZSCORE, intensity_rule, normalise_intensity, percentiles, window
 
 
 def test_minmax_takes_the_volume_as_a_whole():
@@ -58,3 +58,10 @@ def test_unknown_rules_are_refused(rule):
 
 def test_a_rule_has_one_spelling():
     assert repr(intensity_rule({"method": "window", "low": -125, "high": 275})) == repr(window(-125.0, 275.0))
+
+
+def test_an_image_of_few_bright_voxels_is_not_made_black_by_its_percentiles():
+    image = np.zeros(1000)
+    image[:3] = 1, 2, 4
+    assert np.array_equal(normalise_intensity(image, percentiles())[:4], np.float32([0.25, 0.5, 1, 0]))
+    assert not normalise_intensity(np.full(9, 7.0), percentiles()).any()

@@ -102,6 +102,11 @@ class Evaluation:
         """Mean of the foreground classes' mean Dice; NaN if no class was ever present."""
         return float(_mean(_mean(self._values("dice"), axis=0)))
 
+    def mean_dice(self, class_names: Sequence[str]) -> float:
+        """Mean of these classes' mean Dice, those left out that were never present; NaN if none was."""
+        places = [self.class_names.index(name) - 1 for name in class_names]
+        return float(_mean(_mean(self._values("dice"), axis=0)[places]))
+
     def per_class(self, metric: str = "dice") -> dict[str, float]:
         """Class name -> mean over its counted (finite) cases, NaN if there are none.
 

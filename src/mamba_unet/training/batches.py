@@ -5,6 +5,7 @@ import re
 import signal
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from mamba_unet.data.splits import split_name
 from mamba_unet.training.labelled import choose_labelled
 from mamba_unet.training.objectives.base import Batch
 from mamba_unet.training.signals import NAMES
-from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.view import View
 
 Draw = tuple[int, tuple[int, int]]  # (sample, what seeds its augmentation)
@@ -130,25 +130,38 @@ class TrainingData:
                 self.samples[stream] = Samples(cases, identifiers, view, augment, labelled=kind is not None)
         self.workers = _default_workers() if workers is None else workers
 
-    def absent_classes(self) -> list[str]:
-        """Foreground classes that no label of the training cases shows.
+    @cached_property
+    def validated_classes(self) -> list[str]:
+        """Foreground classes that some label of the validation cases shows: checkpoints are chosen by them.
+
+        Of the others one false voxel makes a Dice of 0 and none makes no Dice at all: with them the mean would be over
+        other classes from one validation to the next.
 
         Raises:
-            ValueError: no label of the validation cases shows any foreground, so that no checkpoint could be chosen.
+            ValueError: there is none, so that no checkpoint could be chosen.
         """
         labels = (np.asarray(self.prepared.case(case).label) for case in self.validation_cases)
-        if not any(((label != 0) & (label != IGNORE)).any() for label in labels):
+        absent = self._absent(labels)
+        if len(absent) == self.prepared.num_classes - 1:
             raise ValueError(
                 "no foreground class is in any label of the validation cases "
                 f"({', '.join(self.validation_cases[:5])}{', ...' if len(self.validation_cases) > 5 else ''}), so no "
                 "checkpoint can be chosen on them; prepare the data with a split whose validation patients show one"
             )
+        return [name for name in self.prepared.class_names[1:] if name not in absent]
+
+    def absent_classes(self) -> list[str]:
+        """Foreground classes that no label of the training cases shows."""
+        labels = (np.asarray(self.prepared.annotation(case, self.annotation)) for case in self.training_cases)
+        return self._absent(labels)
+
+    def _absent(self, labels: Iterable[np.ndarray]) -> list[str]:
+        """Foreground classes that none of the labels shows."""
         absent = set(range(1, self.prepared.num_classes))
-        for case in self.training_cases:
+        for label in labels:
+            absent = {index for index in absent if not (label == index).any()}
             if not absent:
                 break
-            label = np.asarray(self.prepared.annotation(case, self.annotation))
-            absent = {index for index in absent if not (label == index).any()}
         return [self.prepared.class_names[index] for index in sorted(absent)]
 
     def patients(self) -> dict[str, int]:
@@ -162,8 +175,8 @@ class TrainingData:
         return [self.prepared.image_hash(case) for case in cases]
 
     def describe(self) -> dict[str, Any]:
-        """What training learns from, for the run folder: patients with labels, those without, which labels, and a
-        hash of the voxel sizes."""
+        """What training learns from, for the run folder: the data, patients with labels, those without, which labels,
+        and a hash of the voxel sizes."""
         share, contents = self.prepared.marked(self.training_cases, self.annotation)
         patients = [
             sorted({self.prepared.patient(case) for case in cases})
@@ -173,7 +186,7 @@ class TrainingData:
             "annotation": self.annotation,
             "marked": share,
             "sha256": contents,
-            "voxel_sizes": self.prepared.identity["voxel_sizes"],
+            **self.prepared.identity,
             "labelled_patients": patients[0],
             "unlabelled_patients": [patient for patient in patients[1] if patient not in patients[0]],
             "labelled_cases": list(self.training_cases),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -45,8 +46,9 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, what: str, iteration: int, names: Sequence[str]) -> None:
         super().__init__(
             f"{what} at iteration {iteration}; samples in the batch: {', '.join(names)}. The run folder keeps its last "
-            "good checkpoints. What may help: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup, "
-            "trainer.precision=32-true; `mamba-unet check` finds broken images"
+            "good checkpoints. What may help: a lower optimizer.lr, optimizer.clip_norm=1, optimizer.warmup or "
+            "trainer.precision=32-true, in another --out, which may start from this one by --pretrained; "
+            "`mamba-unet check` finds broken images"
         )
 
 
@@ -180,7 +182,13 @@ class Training:
         losses = self._losses(self.fabric.to_device(batch))
         loss = losses["loss"].item()
         if self._in_any_process(not math.isfinite(loss)):
-            raise NonFiniteLossError(f"the loss became {loss}", self.step, self._names)
+            found = [(loss, self._names)]
+            if self.fabric.world_size > 1:
+                found = [None] * self.fabric.world_size
+                dist.all_gather_object(found, (loss, self._names))
+            found = [(loss, names) for loss, names in found if not math.isfinite(loss)]
+            names = [name for _, names in found for name in names]
+            raise NonFiniteLossError(f"the loss became {found[0][0]}", self.step, names)
         learning_rate = self.schedule.get_last_lr()[0]
 
         self.optimizer.zero_grad()
@@ -212,11 +220,9 @@ class Training:
 
     def _validate(self) -> None:
         """Measure the network on whole volumes, keep it if it is the best, and save what can be gone on from."""
-        # a finite loss can have an infinite gradient; such weights must not become the state to resume from
-        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
-            raise NonFiniteLossError("weights became NaN or infinite", self.step - 1, self._names)
+        self._require_finite_weights()
         evaluation = self._evaluate(self.objective.network)
-        dice = evaluation.mean_foreground_dice
+        dice = self._dice(evaluation)
         by_class = {f"val/dice/{name}": value for name, value in evaluation.per_class().items()}
         self._log({"val/dice": dice} | by_class)
         self.validated = self.step
@@ -233,7 +239,7 @@ class Training:
         """Report the networks beside the validated one in the same way, and keep the best of each."""
         for name in self.others:
             evaluation = self._evaluate(self.objective.networks[name])
-            dice = evaluation.mean_foreground_dice
+            dice = self._dice(evaluation)
             self._log({f"val_{name}/dice": dice})
             if dice > self.others[name]:
                 self.others[name] = dice
@@ -259,10 +265,19 @@ class Training:
             distances=False,
         )
 
+    def _dice(self, evaluation: Evaluation) -> float:
+        """By which checkpoints are chosen."""
+        return evaluation.mean_dice(self.data.validated_classes)
+
+    def _require_finite_weights(self) -> None:
+        """A finite loss can have an infinite gradient; such weights must not become the state to resume from."""
+        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
+            raise NonFiniteLossError("weights became NaN or infinite", self.step - 1, self._names)
+
     def _save_best(self, path: Path, name: str, evaluation: Evaluation) -> None:
         validation = {
             "iteration": self.step,
-            "mean_foreground_dice": evaluation.mean_foreground_dice,
+            "mean_foreground_dice": self._dice(evaluation),
             "dice": evaluation.per_class(),
         }
         save_checkpoint(path, self.objective.networks[name], replace(self.metadata[name], validation=validation))
@@ -307,10 +322,12 @@ class Training:
                 if value.shape == parameter.shape:
                     kept[name] = torch.empty_like(parameter).copy_(value)
         self.schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["precision"]:  # not where a CPU trained, which scales no loss
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def _stop(self, received: str) -> None:
         """Save, and end; `received` is the name of the signal that asked for it."""
+        self._require_finite_weights()
         self._save()
         if self.fabric.is_global_zero:
             log.warning(
@@ -340,6 +357,7 @@ class Training:
             self.run_folder.progress,
             {
                 "iteration": self.step,
+                "validated": self.validated,
                 "iterations": self.recipe.iterations,
                 "out_of_time": self.time_done >= 1,
                 "hours": self.seconds / 3600,

@@ -118,9 +118,12 @@ class Recipe:
             raise RecipeError(f"optimizer.ema must be from 0 to less than 1, got {self.optimizer.ema}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
-        if self.optimizer.lr_pretrained_factor < 0:
+        for name in ("lr", "lr_pretrained_factor", "momentum", "weight_decay", "power", "warmup"):
+            if getattr(self.optimizer, name) < 0:
+                raise RecipeError(f"optimizer.{name} must not be negative, got {getattr(self.optimizer, name)}")
+        if self.optimizer.clip_norm is not None and self.optimizer.clip_norm <= 0:
             raise RecipeError(
-                f"optimizer.lr_pretrained_factor must not be negative, got {self.optimizer.lr_pretrained_factor}"
+                f"optimizer.clip_norm must be more than 0, or null for no clipping, got {self.optimizer.clip_norm}"
             )
         if not DEVICES.fullmatch(str(self.trainer.devices)) or str(self.trainer.devices) == "0":
             raise RecipeError(

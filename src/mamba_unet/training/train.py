@@ -23,7 +23,7 @@ from mamba_unet.data.planning import plan_volumes, read_plan
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.data.splits import split_name
 from mamba_unet.environment import bfloat16_speed, describe_environment
-from mamba_unet.files import write_json, write_text
+from mamba_unet.files import LOCK, write_json, write_text
 from mamba_unet.inference.fit import describe_training
 from mamba_unet.models.checkpoint import CheckpointMetadata, read_metadata
 from mamba_unet.models.loading import LoadReport, load_pretrained
@@ -99,7 +99,7 @@ def train(
     source.require(streams(recipe))
     if "unlabelled" not in streams(recipe):
         source.unlabelled_cases = []  # no image is counted as seen that is not
-    absent = source.absent_classes()
+    absent, unseen = source.absent_classes(), set(prepared.class_names[1:]) - set(source.validated_classes)
     if leader:
         check_resumable(run, recipe, prepared)
     state = load_state(run) if resume else None
@@ -133,7 +133,7 @@ def train(
     shown = progress or (default_progress() if leader else Progress())
     objective = build_objective(recipe, [one for one, _ in built], prepared.num_classes)
     training = Training(fabric, objective, source, recipe, run, metadata, shown, names, state)
-    with _begun(training, absent, loaded) if leader else contextlib.nullcontext():
+    with _begun(training, absent, sorted(unseen), loaded) if leader else contextlib.nullcontext():
         training.run()
     if leader:
         if recipe.iterations > recipe.optimizer.warmup:  # else it was said in the beginning
@@ -146,16 +146,30 @@ def train(
 
 
 @contextlib.contextmanager
-def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> Iterator[None]:
+def _begun(
+    training: Training, absent: Sequence[str], unseen: Sequence[str], loaded: LoadReport | None
+) -> Iterator[None]:
     """Hold the run folder and write what is known before the first iteration; a training that ends by an error before
-    its first iteration is done leaves no folder, so that the corrected command can have it."""
+    its first iteration is done leaves no folder, so that the corrected command can have it.
+
+    Args:
+        training: not begun yet.
+        absent: classes that no label of the training cases shows.
+        unseen: classes that no label of the validation cases shows.
+        loaded: what a pretrained checkpoint gave.
+    """
     run, recipe, prepared = training.run_folder, training.recipe, training.data.prepared
-    is_new = not run.path.exists() or not any(run.path.iterdir())
-    try:
-        with run.lock():
+    with run.lock():
+        is_new = {path.name for path in run.path.iterdir()} <= {LOCK}
+        try:
             run.remove_temporaries()
             if absent:
                 log.warning("no label of the training cases shows %s: the network cannot learn it", ", ".join(absent))
+            if unseen:
+                log.warning(
+                    "no label of the validation cases shows %s: checkpoints are chosen by the other classes, and how "
+                    "well it is learned is not known", ", ".join(unseen),
+                )  # fmt: skip
             _warn_of_warmup(recipe, recipe.iterations)
             in_bfloat16 = recipe.trainer.precision.startswith("bf16") and training.fabric.device.type == "cpu"
             if in_bfloat16 and training.step == 0:
@@ -169,10 +183,10 @@ def _begun(training: Training, absent: list[str], loaded: LoadReport | None) -> 
             write_json(run.annotation, training.data.describe())
             write_json(run.versions, describe_environment())
             yield
-    except BaseException:
-        if is_new and training.step == 0:
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+        except BaseException:
+            if is_new and training.step == 0:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
 
 
 def _learned_from(source: TrainingData) -> str:
@@ -231,12 +245,15 @@ def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -
                 f"{run} was trained on another split of the data ({' and '.join(changed)} differ from "
                 f"{prepared.folder}); choose another --out, or prepare the data with the split of that run"
             )
-    if run.best.is_file() and (metadata := read_metadata(run.best)) and metadata.fingerprint != prepared.fingerprint:
+    learned = run.read_annotation()  # without voxel sizes or fingerprint where an earlier version trained
+    fingerprint = learned.get("fingerprint")
+    if fingerprint is None and run.best.is_file() and (metadata := read_metadata(run.best)):
+        fingerprint = metadata.fingerprint
+    if fingerprint not in (None, prepared.fingerprint):
         raise RecipeError(
-            f"{run} was trained on other data (fingerprint {metadata.fingerprint[:12]}..., that of "
+            f"{run} was trained on other data (fingerprint {fingerprint[:12]}..., that of "
             f"{prepared.folder} is {prepared.fingerprint[:12]}...); choose another --out"
         )
-    learned = run.read_annotation()  # without voxel sizes where an earlier version trained
     if recipe.view.spacing_mm and "voxel_sizes" in learned:
         if learned["voxel_sizes"] != prepared.identity["voxel_sizes"]:
             raise RecipeError(

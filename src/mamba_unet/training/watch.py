@@ -39,11 +39,11 @@ def watched(fabric: Fabric) -> Iterator[None]:
         yield
         return
     beats = _Beats(dist.distributed_c10d._get_default_store().clone(), fabric.global_rank, fabric.world_size)
-    beats.write("0")
-    fabric.barrier()  # now the beats of all are there
-    beats.start()
     last = FAILED
     try:
+        beats.write("0")
+        fabric.barrier()  # now the beats of all are there
+        beats.start()
         yield
         fabric.barrier()
         last = LEFT

@@ -78,7 +78,8 @@ def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.n
         image: any shape, finite numbers.
         intensity: `{"method": "minmax"}`: the image's own minimum and maximum become 0 and 1 (a constant image becomes
             0); `{"method": "window", "low": a, "high": b}`: a and b become 0 and 1, the rest is clipped;
-            `{"method": "percentiles", "low": p, "high": q}`: the same with the image's own percentiles;
+            `{"method": "percentiles", "low": p, "high": q}`: the same with the image's own percentiles, or with its
+            minimum and maximum where the percentiles are one value;
             `{"method": "zscore"}`: the image's own mean becomes 0.5 and its standard deviation 1/6, and nothing is
             clipped: z-scores as other programs have them, brought to where all rules bring most values.
 
@@ -104,6 +105,8 @@ def normalise_intensity(image: np.ndarray, intensity: Mapping[str, Any]) -> np.n
         ends = (intensity["low"], intensity["high"])
         if intensity["method"] == "percentiles":
             ends = np.percentile(image, ends)
+            if ends[0] == ends[1]:  # nearly all voxels are alike, and the others are what there is to see
+                ends = (low, high)
         low, high = np.float32(ends[0]), np.float32(ends[1])
         image = np.clip(image, low, high)
     with np.errstate(over="ignore"):
