@@ -9,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 from mamba_unet.files import atomic_path, one_at_a_time, read_record
-from mamba_unet.inference.evaluate import MADE_BY
 from mamba_unet.inference.outputs import sha256
-from mamba_unet.runs import RunFolder
+from mamba_unet.runs import MADE_BY, RunFolder
 
 FILES = ("recipe.yaml", "split.json", "annotation.json", "versions.json", "progress.json", "logs/*/metrics.csv")
 EVALUATIONS = ("evaluation_*/*.json", "evaluation_*/*.csv")

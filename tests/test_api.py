@@ -117,6 +117,12 @@ def test_keys_of_recipes_can_be_overridden(monkeypatch, tmp_path):
     assert (taken["a"].iterations, taken["a"].optimizer.lr, taken["a"].pretrained) == (7, 0.5, None)
 
 
+@pytest.mark.parametrize("key", ["seed", "fold"])
+def test_a_comparison_takes_no_seed_or_fold_of_its_recipes(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"{key} cannot be set in a comparison; .*seeds="):
+        mu.compare({"one": load_recipe("acdc_cpu")}, tmp_path, tmp_path / "out", **{key: 7})
+
+
 def test_the_code_of_the_documentation_runs(raw, tmp_path, monkeypatch, capsys):
     """All blocks but those that train, in their order, on a phantom in the place of the reader's data."""
     monkeypatch.chdir(tmp_path)

@@ -277,6 +277,8 @@ def compare(
     from mamba_unet.comparison.run import compare as compare_networks
     from mamba_unet.training.recipe import load_recipe
 
+    if wrong := {"seed", "fold"} & keys.keys():
+        raise ValueError(f"{wrong.pop()} cannot be set in a comparison; give all of them: seeds=[0, 1, 2], folds=5")
     named = recipes if isinstance(recipes, Mapping) else _named_by_file(recipes)
     return compare_networks(
         {name: load_recipe(recipe, keys) for name, recipe in named.items()},

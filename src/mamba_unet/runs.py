@@ -16,13 +16,16 @@ evaluation_<split>/  what `evaluate` wrote, with predictions/<case>.npz
 report.html          what `report` wrote
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries
-from mamba_unet.models.checkpoint import FILE_NAMES
+from mamba_unet.models.checkpoint import FILE_NAMES, read_metadata
+
+MADE_BY = "made_by.json"  # beside an evaluation: of which checkpoint and which data it is
 
 
 class RunFolder:
@@ -109,6 +112,17 @@ class RunFolder:
         folders = sorted(path.parent for path in self.path.glob("evaluation_*/summary.json"))
         named = {folder.name.removeprefix("evaluation_"): folder for folder in folders}
         return dict(sorted(named.items(), key=lambda item: item[0] != "test"))
+
+    def is_current(self, evaluation: Path) -> bool:
+        """Whether an evaluation is of the best checkpoint as it is, on the data of the training; True where nothing
+        tells."""
+        made = read_record(evaluation / MADE_BY)
+        if not made or not self.best.is_file():
+            return True
+        metadata = read_metadata(self.best)
+        weights = hashlib.sha256(self.best.read_bytes()).hexdigest()
+        same_data = metadata is None or made.get("fingerprint") == metadata.fingerprint
+        return made.get("checkpoint_sha256") == weights and same_data
 
     def remove_temporaries(self) -> None:
         """Remove the half-written files of a run that was killed."""

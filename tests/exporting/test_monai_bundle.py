@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +11,7 @@ from monai import bundle
 from mamba_unet import Predictor, export_model
 from mamba_unet.exporting.monai_bundle import bundle_network, write_bundle
 from mamba_unet.exporting.network import Exportable
-from mamba_unet.models.checkpoint import HEADER_KEY
+from mamba_unet.models.checkpoint import HEADER_KEY, CheckpointError, read_metadata
 from mamba_unet.models.loading import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing .*config_file:UserWarning")  # MONAI's note on trust
@@ -33,6 +35,25 @@ def test_monai_verifies_that_the_network_takes_and_gives_what_the_metadata_says(
         bundle.verify_net_in_out(
             "network_def", device="cpu", **configs(eyes), **{"_meta_#network_data_format#outputs#pred#num_channels": 9}
         )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": {"use_checkpoint": "$__import__('os').abort()"}},
+        {"config": {"dims": ["@run", " %x"]}},
+        {"config": {"arguments": {"_target_": "os.abort"}}},
+        {"class_names": ["background", "$1", "cup"]},
+    ],
+)
+def test_a_header_that_monai_would_run_is_refused_and_nothing_is_written(checkpoint, tmp_path, changed):
+    metadata = read_metadata(checkpoint / "best.safetensors")
+    changed = changed | ({"config": {**metadata.config, **changed["config"]}} if "config" in changed else {})
+    header = json.dumps(dataclasses.asdict(dataclasses.replace(metadata, **changed)))
+    network = SimpleNamespace(network=load(checkpoint))
+    with pytest.raises(CheckpointError, match=r"run as a program|a word of MONAI's"):
+        write_bundle(tmp_path / "bundle", network, torch.rand(1, 1, 40, 48), {HEADER_KEY: header})
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_monai_loads_the_weights(eyes, checkpoint):

@@ -152,6 +152,21 @@ def test_a_case_without_all_that_is_wanted_now_is_not_finished(predictor, save_s
     assert predict_files(predictor, [tmp_path / "images"], out, **both).skipped == ["a"]
 
 
+def test_an_image_that_is_replaced_while_it_is_segmented_is_not_finished(predictor, save_scan, tmp_path, monkeypatch):
+    save_scan("a.nii.gz")
+    file, out, real = tmp_path / "images" / "a.nii.gz", tmp_path / "out", jobs.JobReader.__call__
+
+    def read(reader, job):
+        volume = real(reader, job)
+        file.write_bytes(file.read_bytes() + b"\0")  # gzip ends before it
+        return volume
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.JobReader, "__call__", read)
+        assert list(predict_files(predictor, [tmp_path / "images"], out).written) == ["a"]
+    assert predict_files(predictor, [tmp_path / "images"], out).skipped == []
+
+
 def test_what_an_earlier_image_left_is_never_taken_for_this_ones(predictor, save_scan, corner, tmp_path):
     images, out = tmp_path / "images", tmp_path / "out"
     both = {"outputs": ("nifti", "statistics")}

@@ -135,6 +135,24 @@ def test_a_damaged_image_leaves_the_other_series_of_its_sender_alone(store, seri
     assert len(node.due().series.images) == 3
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("before", [True, False])
+def test_images_refused_in_an_association_of_their_own_make_their_series_wait(store, series, before, restarted):
+    """Some senders open one for each image: nothing else of it tells that one is missing."""
+    node, images = store(), series()
+    if before:
+        received(node, images[:2])
+    assert status(node, images[2][:-100]) == UNREADABLE
+    if not before:  # the first of its series; the others come while its sender is still there
+        received(node, images[:2], sender="b")
+    assert node.due() is None
+    node.end("a", True)
+    node = store() if restarted else node
+    assert node.due() is None
+    received(node, images[2:], sender="c")
+    assert len(node.due().series.images) == 3
+
+
 @pytest.mark.parametrize("keep", [0, 100, 500, -1, -60])
 def test_an_instance_cut_short_is_refused_in_words_without_the_patient(store, series, keep):
     with pytest.raises(Refused, match=r"cut short|no DICOM|no UID|without pixels") as caught:
@@ -316,13 +334,40 @@ def test_images_go_after_a_while_and_unsent_results_stay_with_a_warning(store, s
     assert len(told) == 3 and f"unsent series={uid}" in caplog.text and caplog.text.count("incomplete=True") == 1
 
 
-def test_a_series_that_comes_after_its_images_were_removed_is_told(store, series, caplog):
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_rest_of_a_series_whose_images_were_removed_is_not_taken_for_the_series(store, series, caplog, restarted):
     node, images = store(), series()
     received(node, images)
     delivered(node)
     node.expire(-1)
-    received(node, images[:1])
-    assert "again" in caplog.text
+    node = store() if restarted else node
+    received(node, images[:2])
+    assert "again" in caplog.text and "incomplete" in caplog.text
+    assert node.due() is None
+    received(node, images[2:])
+    assert len(node.due().series.images) == 3
+
+
+def test_a_rest_that_nobody_completes_goes_in_time(store, series, tmp_path):
+    node, images = store(), series()
+    received(node, images)
+    delivered(node)
+    node.expire(-1)
+    received(node, images[:2])
+    node.expire(-1)
+    assert not list((tmp_path / "node" / "series").iterdir())
+    received(node, images[2:])
+    assert node.due() is None, "three were there once"
+
+
+def test_a_folder_that_somebody_removed_keeps_no_other_series_waiting(store, series):
+    node = store()
+    received(node, series())
+    delivered(node)
+    received(node, series(), sender="b")
+    next(iter(node._series.values())).folder.rename(node.folder / "elsewhere")
+    node.expire(-1)
+    assert len(node._series) == 1 and node.due() is not None
 
 
 def test_a_folder_has_one_node_at_a_time(store, tmp_path):

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +144,15 @@ def test_a_misspelt_run_in_a_folder_that_is_here_is_not_looked_for_on_the_hub(tm
     (tmp_path / "runs" / "acdc").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint at runs/adcd: expected"):
         load_checkpoint("runs/adcd")
+
+
+@pytest.mark.parametrize("file", ["recipe.yaml", "last.ckpt"])
+def test_a_run_without_a_checkpoint_yet_is_not_the_network_of_its_name_that_ships(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    Path("acdc").mkdir()
+    (Path("acdc") / file).touch()
+    with pytest.raises(FileNotFoundError, match="no checkpoint in acdc: expected"):
+        find_checkpoint("acdc")
 
 
 def test_from_pretrained_takes_a_run_folder_and_refuses_another_network(model, metadata, tmp_path):

@@ -240,6 +240,23 @@ def test_test_split_is_preferred_and_another_can_be_asked_for(run, prepared, tmp
     assert "Result: train cases" in read(asked).headings
 
 
+def test_an_evaluation_of_other_weights_or_data_is_taken_last_and_named(run, prepared):
+    weights = hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest()
+    own = {"checkpoint_sha256": weights, "fingerprint": prepared.fingerprint}
+    shutil.rmtree(run / "evaluation_train")
+    for name, split, made in (
+        ("MnMs-1234abcd_test", "train", own | {"fingerprint": "f" * 64}),
+        ("fold0_test", "test", own),
+        ("test", "val", own | {"checkpoint_sha256": "0" * 64}),
+    ):
+        evaluate(prepared, run / f"evaluation_{name}", split)
+        write_json(run / f"evaluation_{name}" / "made_by.json", made)
+    best = read(write_report(run))
+    assert "Result: fold0_test cases" in best.headings and "Not this checkpoint" not in best.text
+    other = read(write_report(run, run / "evaluation_test"))
+    assert "Result: test cases" in other.headings and "Not this checkpoint" in other.text
+
+
 def test_figures_are_also_written_as_files(reported):
     for name in ("segmentations.png", "image_dice.png"):
         with Image.open(reported / "figures" / name) as image:

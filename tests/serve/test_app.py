@@ -327,6 +327,26 @@ def test_a_failure_in_the_network_is_said_and_the_next_volume_runs(predictor, vo
     assert done["state"] == "done"
 
 
+def test_a_result_of_another_volume_is_never_given_under_this_ones_name(predictor, volume_file, cine_file):
+    outcomes = iter([None, RuntimeError("out of luck")])
+
+    def unlucky(volume, **options):
+        if error := next(outcomes):
+            raise error
+        return predictor(volume, **options)
+
+    unlucky.metadata, unlucky.preprocessing = predictor.metadata, predictor.preprocessing
+    with client_of(unlucky) as client:
+        files = [(path.name, path.read_bytes()) for path in (volume_file, cine_file)]
+        job = upload(client, *files, volume=0).json()["id"]
+        assert wait(client, job)["state"] == "done"
+        assert client.get(f"/api/jobs/{job}/segmentation.nii.gz").status_code == 200
+        client.post(f"/api/jobs/{job}/start", json={"model": "heart", "volume": 1})
+        assert wait(client, job)["state"] == "failed"
+        for file in ("segmentation.nii.gz", "statistics.csv", "label.nii.gz"):
+            assert client.get(f"/api/jobs/{job}/{file}").status_code in (404, 409)
+
+
 def test_uploads_end_at_the_limit(predictor):
     with client_of(predictor, max_upload_bytes=1000) as client:
         job = client.post("/api/jobs").json()["id"]

@@ -1,4 +1,6 @@
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,15 @@ def test_a_job_whose_time_ends_is_put_back_once_and_a_cancelled_one_is_not(scont
     monkeypatch.delenv("SLURM_JOB_ID")
     stop("SIGUSR1")
     assert (scontrol.parent / "told").read_text() == "requeue 4711\n"
+
+
+def test_a_job_whose_time_ends_between_its_trainings_is_put_back_too(scontrol):
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(TrainingStopped), requeued():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(5)
+    assert (scontrol.parent / "told").read_text() == "requeue 4711\n"
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\necho 'Requeue is disabled' >&2; exit 1\n", None])

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         if word.split("=")[0] in ("--seed", "--fold"):
             raise ValueError(f"{word} cannot be set in a comparison; give all of them: --seeds 0,1,2, --folds 5")
     cluster = options.chosen_cluster(args)
+    if cluster is not None and args.requeue:
+        raise ValueError("--requeue is for a job that trains by itself; with --cluster start the same command again")
     from mamba_unet.training.recipe import load_recipe
 
     recipes = {}

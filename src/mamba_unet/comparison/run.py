@@ -25,10 +25,10 @@ from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, picture_values, read_prediction
 from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import read_record
-from mamba_unet.inference.evaluate import MADE_BY, data_of, evaluate_checkpoint, evaluation_folder, made_by
+from mamba_unet.inference.evaluate import data_of, evaluate_checkpoint, evaluation_folder, made_by
 from mamba_unet.models.checkpoint import CheckpointError, find_checkpoint, read_metadata
 from mamba_unet.models.loading import load_checkpoint
-from mamba_unet.runs import RunFolder
+from mamba_unet.runs import MADE_BY, RunFolder
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.train import check_resumable, train, with_plan

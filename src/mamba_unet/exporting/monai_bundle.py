@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from mamba_unet import __version__
 from mamba_unet.exporting.network import Exportable
 from mamba_unet.files import write_json, write_text
-from mamba_unet.models.checkpoint import HEADER_KEY, CheckpointMetadata, save_checkpoint
+from mamba_unet.models.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata, save_checkpoint
+from mamba_unet.words import printable
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 NETWORK = "network_def"  # the key under which MONAI looks for it
@@ -56,6 +57,7 @@ Images are files or folders of any kind that `mamba-unet predict` takes; results
 def write_bundle(path: Path, network: Exportable, image: Tensor, manifest: Mapping[str, str]) -> None:
     """Write the folder `path`."""
     metadata = CheckpointMetadata(**json.loads(manifest[HEADER_KEY]))
+    check_words(metadata)
     plain = network.network
     save_checkpoint(path / "models" / "model.safetensors", plain, metadata)
     torch.save({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, path / "models" / "model.pt")
@@ -68,6 +70,34 @@ def write_bundle(path: Path, network: Exportable, image: Tensor, manifest: Mappi
     names = ", ".join(metadata.class_names)
     text = README.format(name=path.name, model=metadata.model, dataset=dataset, classes=names)
     write_text(path / "docs" / "README.md", text)
+
+
+def check_words(metadata: CheckpointMetadata) -> None:
+    """MONAI computes what begins with $, @ or % in a configuration, and calls what _target_ names.
+
+    Raises:
+        CheckpointError: the header of a checkpoint, which a stranger may have written, has such words.
+    """
+    _refuse_expressions(metadata.model, "model")
+    _refuse_expressions(metadata.config, "config")
+    _refuse_expressions([metadata.dataset, *metadata.class_names, *(metadata.channel_names or ())], "a name")
+
+
+def _refuse_expressions(said: Any, where: str) -> None:
+    if isinstance(said, str) and said.lstrip()[:1] in tuple("$@%"):
+        raise CheckpointError(
+            f"{where} of the checkpoint is {printable(said[:100])!r}, which a MONAI bundle would run as a program; "
+            "export it in another format, or ask its author for one without $, @ and % in front"
+        )
+    if isinstance(said, Mapping):
+        for key, value in said.items():
+            if str(key).startswith("_"):
+                raise CheckpointError(f"{where} of the checkpoint has {printable(str(key)[:100])!r}, a word of MONAI's")
+            _refuse_expressions(key, where)
+            _refuse_expressions(value, f"{where}.{printable(str(key))}")
+    elif isinstance(said, Sequence) and not isinstance(said, str):
+        for value in said:
+            _refuse_expressions(value, where)
 
 
 def _inference(metadata: CheckpointMetadata) -> dict[str, Any]:

@@ -14,10 +14,8 @@ from mamba_unet.evaluation.summary import Evaluation
 from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_json
 from mamba_unet.inference import Predictor
 from mamba_unet.inference.outputs import sha256
-from mamba_unet.models.checkpoint import find_checkpoint, read_metadata
-from mamba_unet.runs import RunFolder
-
-MADE_BY = "made_by.json"  # beside an evaluation: of which checkpoint and which data it is
+from mamba_unet.models.checkpoint import HUB, find_checkpoint, read_metadata
+from mamba_unet.runs import MADE_BY, RunFolder
 
 
 def evaluate_checkpoint(
@@ -86,11 +84,12 @@ def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedData
     Other data than that of the training has its name in it, so that one result does not overwrite the other.
 
     Raises:
-        ValueError: the checkpoint lies on the hub, where nothing is written.
+        ValueError: the checkpoint lies on the hub or ships with the package, where nothing is written.
     """
     weights = find_checkpoint(checkpoint)
-    if not Path(checkpoint).exists():
-        raise ValueError(f"{checkpoint} lies on the Hugging Face Hub: say where to write with --out FOLDER")
+    if weights.parent != Path(checkpoint) and weights != Path(checkpoint):
+        where = "lies on the Hugging Face Hub" if str(checkpoint).startswith(HUB) else "ships with the package"
+        raise ValueError(f"{checkpoint} {where}: say where to write with --out FOLDER")
     metadata = read_metadata(weights)
     own = metadata is None or metadata.fingerprint in ("", prepared.fingerprint)
     network = weights.stem.removeprefix("best_") + "_" if weights.stem.startswith("best_") else ""  # beside the best

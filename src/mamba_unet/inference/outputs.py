@@ -155,28 +155,28 @@ class OutputFolder:
     def finished(self, case: str, source: Path, inputs: Sequence[Path]) -> bool:
         """Whether all that is wanted of a case was made by these networks from these very files."""
         try:
-            made = self._made(case, inputs)
+            made = self._made(case, stamp(inputs))
         except OSError:  # the input is gone: reading it will say so
             return False
         return made.issuperset(self.words(source)) and all(map(os.path.isfile, self.files(case, source)))
 
-    def _made(self, case: str, inputs: Sequence[Path]) -> set[str]:
-        """What these networks wrote of a case from these very files, words of `OUTPUTS`."""
+    def _made(self, case: str, made_from: Mapping[str, Any]) -> set[str]:
+        """What these networks wrote of a case from the files with this stamp, words of `OUTPUTS`."""
         record = self._record(case)
-        return set(record["outputs"]) if record is not None and record["input"] == stamp(inputs) else set()
+        return set(record["outputs"]) if record is not None and record["input"] == made_from else set()
 
-    def write(self, segmentation: Segmentation, source: Path, inputs: Sequence[Path]) -> list[Path]:
+    def write(self, segmentation: Segmentation, source: Path, made_from: Mapping[str, Any]) -> list[Path]:
         """Write all of a case, its record last; returns the files. What another input or network left is removed.
 
         Args:
             segmentation: its volume is named as the case.
-            source: the file, folder or zip it was read from,
-            inputs: which is these files.
+            source: the file, folder or zip it was read from.
+            made_from: `stamp` of the files in it, taken before they were read: one that was replaced since is another.
         """
         case = segmentation.volume.name
         record = self._record_path(case)
         words = self.words(source)
-        made = {*self._made(case, inputs), *words}
+        made = {*self._made(case, made_from), *words}
         for word in set(read_record(record).get("outputs", ())) - made:
             self._file(case, word, source).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ class OutputFolder:
         for word, file in zip(words, files, strict=True):
             OUTPUTS[word][1](segmentation, file)
         structures = [asdict(one) for one in segmentation.statistics]
-        origin = {"source": str(source), "input": stamp(inputs), "outputs": sorted(made)}
+        origin = {"source": str(source), "input": dict(made_from), "outputs": sorted(made)}
         write_json(record, {"made_by": self.made_by, **origin, "structures": structures})
         return files
 

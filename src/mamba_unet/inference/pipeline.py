@@ -22,7 +22,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import write_json
 from mamba_unet.inference.jobs import Job, JobReader, find_jobs
-from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256
+from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256, stamp
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.volumes.formats import ZIP, UnreadableError, ending
@@ -232,7 +232,8 @@ class Pipeline:
         self._apart = Reader() if task.isolated else None
         keep = not {"probabilities", "uncertainty"}.isdisjoint(task.folder.outputs)
         self._reader = JobReader(predictor, task.prepared, task.slice_axis, keep, self._apart)
-        self._begun: dict[str, tuple[Job, dict[str, Any]]] = {}  # name -> the case, and what is known of it
+        # name -> the case, the stamp of its files, and what is known of it
+        self._begun: dict[str, tuple[Job, dict[str, Any], dict[str, Any]]] = {}
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -283,20 +284,21 @@ class Pipeline:
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
         self.task.folder.check_names(job.name, job.source)
+        made_from, content = stamp(job.inputs), sha256(job.inputs) if self.task.report else None
         volume = self._reader(job)
         if "dicom-seg" in self.task.folder.outputs:
             self._check_seg(job, volume)
         record = {
             "case": job.name,
             "input": str(job.source),
-            "sha256": sha256(job.inputs) if self.task.report else None,
+            "sha256": content,
             "shape": list(volume.volume.array.shape),
             "spacing_mm": volume.volume.spacing_mm,
             "slice_axis": SLICE_AXES[volume.turn.axes[0]],
             "slices": volume.volume.frames * volume.volume.shape[volume.turn.axes[0]],
             "seconds": {"reading": time.perf_counter() - start},
         }
-        self._begun[job.name] = (job, record)
+        self._begun[job.name] = (job, made_from, record)
         return volume
 
     def _check_seg(self, job: Job, volume: PreparedVolume) -> None:
@@ -310,11 +312,11 @@ class Pipeline:
 
     def _write(self, segmentation: Segmentation, done: Done) -> None:
         start = time.perf_counter()
-        job, record = self._begun.pop(segmentation.volume.name)
+        job, made_from, record = self._begun.pop(segmentation.volume.name)
         if segmentation.warning:
             log.warning("%s: %s", segmentation.volume.where, segmentation.warning)
         try:
-            files = self.task.folder.write(segmentation, job.source, job.inputs)
+            files = self.task.folder.write(segmentation, job.source, made_from)
         except Exception as error:  # a full disk or a series that a segmentation cannot refer to
             done(Outcome(job.name, failure=_reason(job, error)))
             return

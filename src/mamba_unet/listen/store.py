@@ -4,6 +4,7 @@ series/<series UID>/images/<UID>.dcm    what has come
                     open/<sender>       somebody is sending this series; who is cut off leaves it there
                     tries.json          how often its segmentation was begun
                     done.json           what became of it, and of which images
+removed.json                            series whose images were removed -> how many there were
 outbox/                                 results that are to be sent, see `outbox`
 """
 
@@ -32,6 +33,7 @@ TRIES = 2  # of a series at which the whole program ends
 REMEMBERED = 10_000  # series that were ignored, or removed
 BLOCK = 4096  # bytes that the smallest file takes
 LATE = "more of its images came; it is segmented again"
+AGAIN = "what came of it before was removed (--keep-minutes); it waits until as many images have come again"
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,13 @@ class Store:
         self.counts: Counter[str] = Counter()
         self.changed = threading.Condition()  # guards all below; never held while an image is written
         self._series: dict[str, Series] = {}
-        self._ignored: OrderedDict[str, None] = OrderedDict()
-        self._removed: OrderedDict[str, None] = OrderedDict()
+        self._ignored: OrderedDict[str, int] = OrderedDict()
         self._refused: dict[str, set[str]] = defaultdict(set)  # sender -> series of which it lost an instance
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = ExitStack()
         self._lock.enter_context(locked(self.folder, "DICOM node", "give this one a folder of its own (--folder)"))
         self.outbox = Outbox(self.folder / "outbox", destinations)
+        self._removed = OrderedDict[str, int](read_record(self.folder / "removed.json"))
         self._load()
 
     @property
@@ -192,6 +194,21 @@ class Store:
         """An instance was not taken; where its series is not known, all series of the sender are in doubt."""
         with self.changed:
             self._refused[sender].add(uid)
+            if uid in self._series:  # it is not whole, though nothing that this sender sent of it was taken
+                with suppress(OSError):
+                    self._register(self._series[uid], sender)
+
+    def _register(self, series: Series, sender: str) -> None:
+        """Somebody is sending a series."""
+        if sender in series.senders:
+            return
+        series.senders[sender] = set(series.cut_off)
+        mark = series.folder / "open" / sender
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        series.image_folder.mkdir(exist_ok=True)
+        mark.touch()
+        for folder in (mark.parent, series.folder, series.folder.parent):
+            sync_folder(folder)
 
     def _choose(self, header: "Dataset") -> None:
         """By the first image of a series: a series is taken as a whole or not at all."""
@@ -219,16 +236,12 @@ class Store:
                 raise Refused(OUT_OF_RESOURCES, f"more than {self.limits.instances} instances in a series", uid)
             if self.bytes + size - before > self.limits.disk_bytes:
                 raise Refused(OUT_OF_RESOURCES, f"this node holds {self.limits.disk_bytes >> 20} MiB, as it may", uid)
-            if sender not in series.senders:
-                mark = series.folder / "open" / sender
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                series.image_folder.mkdir(exist_ok=True)
-                mark.touch()
-                for folder in (mark.parent, series.folder, series.folder.parent):
-                    sync_folder(folder)
-                series.senders[sender] = set(series.cut_off)
-            if uid not in self._series and self._removed.pop(uid, ...) is None:
-                event("again", warn=True, series=uid, note="what came of it before was removed (--keep-minutes)")
+            self._register(series, sender)
+            for other, refused in self._refused.items():
+                if uid in refused:
+                    self._register(series, other)
+            if uid not in self._series and uid in self._removed:
+                event("again", warn=True, series=uid, note=AGAIN, images_before=self._removed[uid])
             self._series[uid] = series
             series.complete = False
         path = series.image_folder / f"{instance}.dcm"
@@ -261,14 +274,16 @@ class Store:
         with self.changed:
             refused = self._refused.pop(sender, set())
             for series in self._series.values():
-                if sender not in series.senders:
+                if sender not in series.senders and series.uid not in refused:
                     continue
-                mended = series.senders.pop(sender)
+                mended = series.senders.pop(sender, set())
                 if clean and not refused & {"", series.uid}:
                     for mark in {sender, *mended}:
                         (series.folder / "open" / mark).unlink(missing_ok=True)
                     series.cut_off -= mended
                     series.complete = complete
+                    if self._is_short(series):
+                        event("incomplete", warn=True, series=series.uid, images=len(series.images), note=AGAIN)
                 else:
                     series.cut_off.add(sender)
                     note = "not all its images have come; it waits for its sender to come back"
@@ -284,6 +299,7 @@ class Store:
                 series
                 for series in self._series.values()
                 if series.state == "receiving" and series.images and not series.senders and not series.cut_off
+                if not self._is_short(series)
                 if series.complete or now - series.last >= self.quiet_s
             ]
             if not waiting:
@@ -304,6 +320,10 @@ class Store:
             self.fail(task, f"segmenting it ended this program {before} times")
             return self.due()
         return task
+
+    def _is_short(self, series: Series) -> bool:
+        """Whether fewer images are here than were removed of it: the rest of a series is not the series."""
+        return len(series.images) < self._removed.get(series.uid, 0)
 
     def put_back(self, task: Task) -> None:
         """It was not segmented, for a reason that is not its own."""
@@ -352,13 +372,17 @@ class Store:
         old = time.time() - keep_s
         with self.changed:
             for series in list(self._series.values()):
-                left = series.state in ("done", "failed") or (series.state == "receiving" and series.cut_off)
+                incomplete = bool(series.cut_off) or self._is_short(series)
+                left = series.state in ("done", "failed") or (series.state == "receiving" and incomplete)
                 if not left or series.senders or series.since > old:
                     continue
-                remove_folder(series.folder)
+                before = self._removed.pop(series.uid, 0)
+                _remember(self._removed, series.uid, max(before, len(series.images)))
+                write_json(self.folder / "removed.json", self._removed)
+                with suppress(FileNotFoundError):  # somebody removed it by hand
+                    remove_folder(series.folder)
                 del self._series[series.uid]
-                _remember(self._removed, series.uid)
-                event("removed", warn=bool(series.cut_off), series=series.uid, incomplete=bool(series.cut_off))
+                event("removed", warn=incomplete, series=series.uid, incomplete=incomplete)
         self.outbox.tell_old(old)
 
     def _load(self) -> None:
@@ -397,7 +421,7 @@ class Store:
         )
 
 
-def _remember(uids: "OrderedDict[str, None]", uid: str) -> None:
-    uids[uid] = None
+def _remember(uids: "OrderedDict[str, int]", uid: str, value: int = 0) -> None:
+    uids[uid] = value
     if len(uids) > REMEMBERED:
         uids.popitem(last=False)

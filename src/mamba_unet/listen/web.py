@@ -32,7 +32,7 @@ from mamba_unet.listen.tls import NO_TLS, Tls
 ANSWER_S = 60
 LIST_BYTES = 64 << 20  # of one answer to a search
 PAGE = 200  # series that are asked for at a time
-TRIES = 10  # to fetch a series
+LONGEST = 64  # questions until a series that could not be fetched is asked for again
 TAGS = {"StudyInstanceUID": "0020000D", "SeriesInstanceUID": "0020000E", "SOPInstanceUID": "00080018",
         "Modality": "00080060", "SeriesDescription": "0008103E", "BodyPartExamined": "00180015"}  # fmt: skip
 FAILED = "00081198"  # FailedSOPSequence
@@ -153,7 +153,8 @@ class Poller(threading.Thread):
         self._record = store.folder / f"fetched_{hashlib.sha256(service.url.encode()).hexdigest()[:8]}.json"
         self._fetched: dict[str, list[str]] = read_record(self._record)
         self._before: dict[str, list[str]] = {}
-        self._failures: Counter[str] = Counter()
+        self._round, self._failures = 0, Counter[str]()
+        self._next: dict[str, int] = {}  # series that could not be fetched -> the question at which it is tried again
 
     def run(self) -> None:
         while not self._closed.is_set():
@@ -170,7 +171,7 @@ class Poller(threading.Thread):
             event("not_polled", warn=True, series=series, url=self.service.url, reason=error)
 
     def _ask(self) -> None:
-        now = {}
+        now, self._round = {}, self._round + 1
         found = list(self._series())
         for series in found:
             if self._closed.is_set():
@@ -181,11 +182,14 @@ class Poller(threading.Thread):
             with self._told(uid):
                 images = sorted(one["SOPInstanceUID"] for one in self.service.search(f"{path}/instances"))
                 now[uid] = images
-                if images and images == self._before.get(uid) and images != self._fetched.get(uid):
+                is_due = self._next.get(uid, 0) <= self._round
+                if is_due and images and images == self._before.get(uid) and images != self._fetched.get(uid):
                     self._fetch(uid, path, images)
         self._before = now
         listed = {series["SeriesInstanceUID"] for series in found}
         self._fetched = {uid: images for uid, images in self._fetched.items() if uid in listed}
+        self._next = {uid: at for uid, at in self._next.items() if uid in listed}
+        self._failures = Counter({uid: count for uid, count in self._failures.items() if uid in listed})
 
     def _series(self) -> Iterator[dict[str, str]]:
         """Chosen by the date of their study, page by page."""
@@ -218,11 +222,13 @@ class Poller(threading.Thread):
         finally:
             self.store.end(sender, clean=whole, complete=True)
             self.store.counts.update(counts)
-            self._failures[uid] += 1
-            if whole or self._failures[uid] >= TRIES:  # what cannot be fetched is not asked for for ever
-                del self._failures[uid]
+            if whole:
+                self._failures.pop(uid, None)
                 self._fetched[uid] = list(images)
                 write_json(self._record, self._fetched)
+            else:  # less and less often
+                self._failures[uid] += 1
+                self._next[uid] = self._round + min(2 ** (self._failures[uid] - 1), LONGEST)
         event("fetched", series=uid, url=self.service.url, **dict(sorted(counts.items())))
 
     def close(self) -> None:

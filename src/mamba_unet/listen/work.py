@@ -3,7 +3,8 @@
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,15 +51,22 @@ class Worker(threading.Thread):
     def run(self) -> None:
         with Reader() as reader:
             while not self._closed.is_set():
-                try:
+                with self._postponing():
                     self.store.expire(self.keep_s)
+                with self._postponing():
                     task = self.store.due()
                     if task is not None:
                         self._segment(task, reader)
                         continue
-                except Exception as error:  # of the disk, most likely: nothing is lost, and the others go on
-                    event("postponed", warn=True, reason=f"{type(error).__name__}: {error}")
                 self._closed.wait(PAUSE_S)
+
+    @contextmanager
+    def _postponing(self) -> Iterator[None]:
+        """What goes wrong in the block is told, and tried again: nothing is lost, and the others go on."""
+        try:
+            yield
+        except Exception as error:  # of the disk, most likely
+            event("postponed", warn=True, reason=f"{type(error).__name__}: {error}")
 
     def _segment(self, task: Task, reader: Reader) -> None:
         start = time.monotonic()

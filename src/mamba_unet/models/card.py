@@ -67,7 +67,7 @@ def describe(path: str | Path) -> dict[str, str]:
         CheckpointError: no safetensors file, or a damaged one.
     """
     metadata = read_metadata(path)
-    parameters = count_parameters(path)
+    parameters = None if Path(path).suffix == ".onnx" else count_parameters(path)
     if metadata is None:
         return {"network": f"unknown: weights only, {parameters:,} parameters; nothing says how images are prepared"}
     try:

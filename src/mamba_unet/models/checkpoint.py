@@ -203,7 +203,8 @@ def find_checkpoint(path: str | Path) -> Path:
         for name in FILE_NAMES:
             if (path / name).is_file():
                 return path / name
-    if str(path) in SHIPPED and not path.is_file():
+    is_run = any((path / name).is_file() for name in ("recipe.yaml", "last.ckpt"))  # of that very name, still without
+    if str(path) in SHIPPED and not path.is_file() and not is_run:
         return _shipped(str(path))
     if path.is_dir():
         raise FileNotFoundError(f"no checkpoint in {path}: expected {' or '.join(FILE_NAMES)} there")

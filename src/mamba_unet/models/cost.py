@@ -113,19 +113,16 @@ def _status_mib(field: str) -> float:
 def _count_scans() -> None:
     """Tell torch's counter what the scans' operators compute; they are registered where their module is imported."""
 
-    def cpu_scan(u, dt, B, C, A, D, bias, weight=None, *rest, **kwargs) -> int:
+    def fused_scan(u, dt, B, C, A, D, bias, weight=None, *rest, **kwargs) -> int:
         """A dt of low rank is multiplied by its weight on the way."""
         return prod(u[:-1]) * (FLOPS_PER_UPDATE * prod(A) + (0 if weight is None else 2 * prod(weight)))
 
     formulas = {
-        "cpu_scan": cpu_scan,
+        "cpu_scan": fused_scan,
         "chunked_scan": lambda u, delta, A, *rest, **kwargs: FLOPS_PER_UPDATE * prod(u[:2]) * prod(A),
     }
+    if torch.cuda.is_available():
+        formulas["triton_scan"] = fused_scan
     for name, formula in formulas.items():
         importlib.import_module(f"mamba_unet.ops.{name}")
         register_flop_formula(getattr(torch.ops.mamba_unet, name))(formula)
-    if torch.cuda.is_available():
-        importlib.import_module("mamba_unet.ops.triton_scan")
-        register_flop_formula(torch.ops.mamba_unet.triton_scan)(
-            lambda u, dt, B, C, A, *rest, **kwargs: FLOPS_PER_UPDATE * prod(u[:-1]) * prod(A)
-        )

@@ -26,6 +26,10 @@ from mamba_unet.runs import RunFolder
 from mamba_unet.tables import Html, Table, number
 from mamba_unet.words import duration
 
+OTHER = (
+    "The evaluation shown is of other weights, or on other data, than those of this run: `mamba-unet evaluate` "
+    "measures its best checkpoint."
+)
 SYNTHETIC = (
     "This network was trained and measured on synthetic images, not on patients. The numbers show that the software "
     "works; they say nothing about medical images."
@@ -92,6 +96,7 @@ def _header(run: Run) -> str:
         )
     title = f"<h1>{escape(run.model)} <span>on {escape(run.dataset)}</span></h1>"
     text = f"{title}<p class='facts'>{escape('; '.join(facts))}.</p>"
+    text += "" if run.is_current else warning(OTHER, "Not this checkpoint.")
     return f"<header>{text}{warning(SYNTHETIC, 'Synthetic data.') if run.synthetic else ''}</header>"
 
 

@@ -46,6 +46,7 @@ class Run:
     evaluation_dir: Path | None
     prepared: "PreparedDataset | None"
     why_no_data: str
+    is_current: bool = True
 
     @property
     def model(self) -> str:
@@ -124,7 +125,8 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     recipe = yaml.safe_load(recipe_text)
 
     if evaluation_dir is None:
-        evaluation_dir = next(iter(folder.evaluations.values()), None)
+        found = list(folder.evaluations.values())
+        evaluation_dir = next(filter(folder.is_current, found), next(iter(found), None))
     elif not (Path(evaluation_dir) / "summary.json").is_file():
         raise ValueError(f"{evaluation_dir}: expected what `mamba-unet evaluate` writes, but summary.json is not there")
 
@@ -155,4 +157,5 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         evaluation_dir=None if evaluation_dir is None else Path(evaluation_dir),
         prepared=prepared,
         why_no_data=why_no_data,
+        is_current=evaluation_dir is None or folder.is_current(Path(evaluation_dir)),
     )

@@ -26,7 +26,7 @@ from mamba_unet.serve.edits import receive_edit, save_edit
 from mamba_unet.serve.guard import HEALTH, LOOPBACK, METRICS, WITHOUT_TOKEN, refusal, seal
 from mamba_unet.serve.job import EDITS, Job
 from mamba_unet.serve.jobs import Jobs, Refused
-from mamba_unet.serve.result import FILES
+from mamba_unet.serve.result import FILES, IMAGE
 from mamba_unet.serve.uploads import receive_file
 from mamba_unet.words import printable
 
@@ -220,6 +220,8 @@ def create_app(
         path = job.folder / file
         if file not in FILES or not path.is_file():
             raise Refused(404, f"There is no {file} of this volume.")
+        if file != IMAGE and job.state != "done":
+            raise Refused(409, f"This volume is {job.state}; there is no {file} yet.")
         return FileResponse(path, media_type="application/octet-stream", filename=f"{job.name}_{file}")
 
     app.include_router(monai_label.routes(predictors, jobs, take_on, token))

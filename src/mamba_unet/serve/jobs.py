@@ -20,6 +20,7 @@ from mamba_unet.monitoring import Counter, Gauge, Histogram, event
 from mamba_unet.serve.folder import ServerFolder
 from mamba_unet.serve.job import EDITS, MOVING, Job, State
 from mamba_unet.serve.readers import Readers
+from mamba_unet.serve.result import FILES as RESULTS
 from mamba_unet.serve.result import write_image, write_result
 from mamba_unet.serve.thumbnail import thumbnail
 from mamba_unet.volumes.formats import FILES as VOLUME_FILES
@@ -204,6 +205,8 @@ class Jobs:
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
             job.model, job.slice_axis, job.volume, job.uncertainty = model, slice_axis, 0, uncertainty
             job.edits = []
+            for file in RESULTS:  # of another volume, or of another network
+                (job.folder / file).unlink(missing_ok=True)
         shutil.rmtree(job.folder / EDITS, ignore_errors=True)
 
     def find(self, job: Job, volume: int | None = None) -> None:

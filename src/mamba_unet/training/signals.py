@@ -57,18 +57,29 @@ class StopSignals:
 
 @contextmanager
 def requeued() -> Iterator[None]:
-    """A SLURM job whose training stops in the block because its time ends is put back into the queue.
+    """A SLURM job that stops in the block because its time ends, in a training or between two, is put back into the
+    queue.
 
     Only SIGUSR1 does that. SIGTERM is what `scancel` sends, and who cancels a job does not want it back; a job that is
     preempted, or whose machine fails, is put back by SLURM itself.
     """
+    job = os.environ.get("SLURM_JOB_ID")
+    catches = job and hasattr(signal, ENDS_SOON) and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGUSR1, _stop) if catches else None  # a training takes it over, see `StopSignals`
     try:
         yield
     except TrainingStopped as stopped:
-        job = os.environ.get("SLURM_JOB_ID")
         if job and stopped.is_first_process and stopped.received == ENDS_SOON:
             _requeue(job)
         raise
+    finally:
+        if catches:
+            signal.signal(signal.SIGUSR1, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    raise TrainingStopped(ENDS_SOON, is_first_process=rank == "0")
 
 
 def _requeue(job: str) -> None:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,14 @@ def test_cine_slices_with_one_missing_stay_series_of_their_own(write_series, tmp
     for file in (tmp_path / "1").iterdir():
         file.unlink()
     assert [one.number for one in find_series(tmp_path)] == [20, 22, 23]
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+def test_two_slices_alone_are_no_stack_however_far_apart(write_series, tmp_path, volume, phases):
+    one_series_per_slice(write_series, tmp_path, np.stack([volume] * phases), SeriesDescription="SAX")
+    for between in ("1", "2"):
+        shutil.rmtree(tmp_path / between)
+    assert [one.images for one in find_series(tmp_path)] == [phases, phases]
 
 
 def test_a_damaged_file_spoils_only_its_own_series(write_series, tmp_path, volume):

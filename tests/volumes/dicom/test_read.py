@@ -104,6 +104,21 @@ def test_an_enhanced_object_is_read_by_each_frames_own_place(read_only, write_en
     assert np.allclose(image.affine, [[-0.75, 0, 0, 40], [0, 0, -5, -30], [0, -1.5, 0, 100], [0, 0, 0, 1]])
 
 
+def test_private_groups_of_a_frame_tell_neither_its_place_nor_its_scale(read_only, write_enhanced, tmp_path, volume):
+    """Philips has a position of its own in (2005,140F), which lies behind the public groups."""
+    from pydicom import Dataset, dcmread
+
+    write_enhanced(tmp_path / "one.dcm", volume[None], ORIENTATIONS["coronal"])
+    expected, dataset = read_only(tmp_path), dcmread(tmp_path / "one.dcm")
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        other = Dataset()
+        other.ImagePositionPatient, other.RescaleSlope, other.RescaleIntercept = [0, 5.0 * number, 7], 3, 50
+        group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [other])
+    dataset.save_as(tmp_path / "one.dcm")
+    image = read_only(tmp_path)
+    assert np.array_equal(image.grey, expected.grey) and np.allclose(image.affine, expected.affine)
+
+
 @pytest.mark.parametrize("left", [200, 600, -100, -20])
 def test_a_file_that_is_cut_short_is_named(read_only, write_series, tmp_path, volume, left):
     file = write_series(tmp_path, volume)[1]

@@ -196,7 +196,7 @@ def _joined(groups: list[list[_Image]]) -> list[tuple[list[_Image], tuple[str, .
         for group in groups:
             alike[rule(group)].append(group)
         for key, parts in alike.items():
-            if key is None or len(parts) == 1:
+            if key is None or len(parts) < 3:  # two slices are even at any distance
                 left += parts
                 continue
             images = [image for part in parts for image in part]

@@ -84,12 +84,13 @@ def frames_of(name: str, dataset: "Dataset", notes: list[str]) -> list[Frame]:
 
 
 def _flattened(groups: Sequence["Dataset"]) -> "Dataset":
+    """The attributes of all groups; not those of private ones, which may hold a position or a slope of their own."""
     from pydicom import Dataset
 
     header = Dataset()
     for group in groups:
         for element in group:
-            if element.VR == "SQ" and element.value:
+            if element.VR == "SQ" and not element.tag.is_private and element.value:
                 header.update(element.value[0])
     return header
 
