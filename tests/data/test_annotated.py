@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mamba_unet.data import BadDataError, PreparedDataset, check, prepare
+from mamba_unet.data import BadDataError, PreparedDataset, check, export, prepare
 from mamba_unet.data.annotated import Annotated
 from mamba_unet.files import write_json
 from mamba_unet.training.labelled import choose_labelled
@@ -54,6 +54,13 @@ def test_images_without_labels_and_scribbles_are_prepared(mixed_set, make):
     assert "image without label" in check_text and "s9" in check_text
     patients = json.loads((mixed_set.folder / "splits.json").read_text())["patients"]
     assert patients["unlabelled"] == ["s9", "u1", "u2"], "s0 has a label, so its other image is its own"
+
+
+def test_scribbles_go_along_to_nnunets_layout_and_come_back(mixed_set, tmp_path):
+    export(mixed_set, tmp_path / "exported", "nnunet", progress=False)
+    again = prepare(tmp_path / "exported", tmp_path / "again", progress=False)
+    for name in mixed_set.splits["train"]:
+        np.testing.assert_array_equal(again.annotation(name, "scribble"), mixed_set.annotation(name, "scribble"))
 
 
 def test_no_image_of_a_patient_to_be_validated_or_tested_is_learned_from(mixed_set):

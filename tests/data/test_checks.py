@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -317,3 +318,45 @@ def test_skip_bad_does_not_excuse_a_leak_or_an_empty_rest(nnunet, tmp_path):
         label.unlink()
     with pytest.raises(BadDataError, match="too few patients"):
         prepare(source, tmp_path / "out", skip_bad=True, progress=False)
+
+
+def test_a_label_with_several_values_in_each_voxel_is_refused(nnunet, make, tmp_path):
+    """One channel for each class, as ITK writes them: the first alone is the background."""
+    source = nnunet()
+    one_hot = np.stack([make.subject(1).label == index for index in range(4)], axis=-1).astype(np.uint8)
+    image = nib.Nifti1Image(one_hot.transpose(2, 1, 0, 3)[:, :, :, None], make.affine)
+    nib.save(image, source / "labelsTr" / "s1.nii.gz")
+    (error,) = check(source, progress=False).errors
+    assert "s1.nii.gz" in str(error.file) and "4 values in each voxel; expected one" in error.found
+
+
+def test_an_image_in_0_to_1_is_not_put_through_a_window(nnunet, make):
+    source = nnunet(channel_names={"0": "CT"})
+    make.nifti(source / "imagesTr" / "s1_0000.nii.gz", make.minmax(make.subject(1).image))
+    (error,) = check(source, progress=False).errors
+    assert error.problem == "image is scaled already" and "window" in error.expected and error.case == "s1"
+
+
+def test_segments_in_another_order_are_told_by_their_names(tmp_path, make):
+    source, names = tmp_path / "source", ["liver", "tumor", "cyst"]
+    (source / "images").mkdir(parents=True)
+    (source / "labels").mkdir()
+    for seed in range(4):
+        subject, header = make.subject(seed), "NRRD0004\ndimension: 3\nsizes: 12 16 3\nencoding: raw\n"
+        said = names if seed < 3 else names[::-1]
+        segments = "".join(f"Segment{k}_Name:={name}\nSegment{k}_LabelValue:={k + 1}\n" for k, name in enumerate(said))
+        image, label = f"{header}type: short\nendian: little\n\n", f"{header}type: uint8\n{segments}\n"
+        (source / "images" / f"s{seed}.nrrd").write_bytes(image.encode() + subject.image.astype("<i2").tobytes())
+        (source / "labels" / f"s{seed}.seg.nrrd").write_bytes(label.encode() + subject.label.tobytes())
+    errors = [one for one in check(source, progress=False).errors if one.problem == "a label value has several names"]
+    assert len(errors) == 2 and errors[0].case == "s3" and "'tumor'" not in errors[0].found
+
+
+def test_a_scribble_that_lies_elsewhere_or_twice_is_refused(nnunet, make):
+    source = nnunet(labels={"background": 0, "one": 1, "two": 2, "three": 3, "ignore": 9})
+    label = make.subject(1).label
+    for name, affine in (("s1", make.affine @ np.diag([-1, 1, 1, 1])), ("s2", make.affine)):
+        make.nifti(source / "scribblesTr" / f"{name}.nii.gz", np.where(label == 1, label, 9), affine)
+    make.nifti(source / "scribblesTr" / "s2.nii", np.full_like(label, 9))
+    errors = {error.case: error.problem for error in check(source, progress=False).errors}
+    assert errors == {"s1": "image and scribble differ in affine", "s2": "duplicate case"}

@@ -38,6 +38,38 @@ def test_only_a_changed_case_is_redone(nnunet, tmp_path, make):
     assert changed == {"s2.npy"} and first.fingerprint != second.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("ending", "header"),
+    [
+        (".mhd", "NDims = 3\nDimSize = 12 16 3\nElementType = MET_UCHAR\nElementDataFile = {}\n"),
+        (".nhdr", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 12 16 3\nencoding: raw\ndata file: {}\n"),
+    ],
+)
+def test_a_case_whose_data_lie_beside_its_header_is_redone_when_they_change(tmp_path, make, ending, header):
+    source = tmp_path / "source"
+    for kind in ("images", "labels"):
+        (source / kind).mkdir(parents=True)
+        for seed in range(4):
+            (source / kind / f"s{seed}{ending}").write_text(header.format(f"s{seed}.raw"))
+            array = getattr(make.subject(seed), kind.removesuffix("s"))
+            (source / kind / f"s{seed}.raw").write_bytes(array.astype(np.uint8).tobytes())
+    first = prepare(source, tmp_path / "out", progress=False)
+    other = make.subject(9).label
+    (source / "labels" / "s2.raw").write_bytes(other.tobytes())
+    second = prepare(source, tmp_path / "out", progress=False)
+    assert np.array_equal(second.case("s2").label, other) and first.fingerprint != second.fingerprint
+
+
+def test_data_prepared_anew_under_somebody_who_reads_them_are_refused_to_him(nnunet, tmp_path):
+    source, out = nnunet(), tmp_path / "out"
+    opened = prepare(source, out, progress=False)
+    prepare(source, out, progress=False)
+    assert opened.case("s0").image.max() == 1, "they are the same"
+    prepare(source, out, intensity=window(0, 100), progress=False)
+    with pytest.raises(ValueError, match="was prepared anew while it is in use"):
+        opened.case("s0")
+
+
 def test_other_settings_redo_every_case(nnunet, tmp_path):
     source = nnunet()
     first = prepare(source, tmp_path / "out", progress=False)

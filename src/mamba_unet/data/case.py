@@ -27,6 +27,7 @@ class Case:
         stored_sha256: of the image as stored, before its intensities were scaled; empty where unknown.
         stored_quantiles: of its intensities, see `views.intensity.intensity_quantiles`; empty where unknown.
         scribble: as the label, `IGNORE` where nothing is marked; or None.
+        label_names: what the label's own file calls its values, from 0 on; empty where it does not.
     """
 
     identifier: str
@@ -41,6 +42,7 @@ class Case:
     stored_sha256: str = ""
     stored_quantiles: Sequence[Sequence[float]] = ()
     scribble: np.ndarray | None = None
+    label_names: Sequence[str] = ()
 
     @property
     def source(self) -> Path:

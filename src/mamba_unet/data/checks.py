@@ -163,6 +163,13 @@ def check_scribble(
         return problem(
             "image and scribble differ in shape", f"(D, H, W) = {image.shape}", str(scribble.shape), "draw it anew"
         )
+    if (distance := misplacement(image, scribble)) > 0.1:
+        return problem(
+            "image and scribble differ in affine",
+            "the same affine (within 0.1 voxel)",
+            f"corners up to {distance:.3g} voxels apart",
+            "if the arrays match pixel by pixel, save the scribble with the image's affine; else resample it",
+        )
     found = distinct(scribble.array)
     if outside := [value for value in found if value not in values]:
         return problem(
@@ -218,6 +225,7 @@ def check_across(
     """
     yield from _duplicates(records, split)
     yield from _orientations(records)
+    yield from _names(records)
     yield from _voxels(records, split, class_names, source)
 
 
@@ -297,6 +305,27 @@ def _orientations(records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]
                     "warning",
                     identifiers[0],
                 )
+
+
+def _names(records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Values that the labels' own files call by different names, as of segments made in another order."""
+    called: dict[int, dict[str, list[str]]] = {}
+    for identifier, record in records.items():
+        for value, name in enumerate(record.get("label_names", ())):
+            if name != f"class {value}":  # no segment has it
+                called.setdefault(value, {}).setdefault(name, []).append(identifier)
+    for value, names in called.items():
+        if len(names) > 1:
+            said = "; ".join(f"{name!r} in {some(cases, 3)}" for name, cases in names.items())
+            identifier = min(names.values(), key=len)[0]
+            yield Problem(
+                Path(records[identifier]["sources"][0]),
+                "a label value has several names",
+                "one class for each value in all labels",
+                f"value {value} is {said}",
+                "give all labels the same values (in Slicer: export them as labelmaps with one colour table)",
+                case=identifier,
+            )
 
 
 def _alike(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -146,7 +146,8 @@ def _write_nnunet(
 ) -> list[str]:
     assumed = np.diag([*reversed(spacing_mm), 1.0])
     unplaced, labels = [], {name if index else "background": index for index, name in enumerate(prepared.class_names)}
-    if prepared.has_ignored or scribble:  # nnU-Net wants the value of its ignore label to be the highest
+    drawn = set(prepared.annotated(prepared.identifiers, "scribble"))
+    if prepared.has_ignored or scribble or drawn:  # nnU-Net wants the value of its ignore label to be the highest
         labels["ignore"] = prepared.num_classes
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
@@ -158,6 +159,8 @@ def _write_nnunet(
             annotations = {"labels": case.label}
             if scribble and split == "train":
                 annotations["scribbles"] = scribble(case)
+            elif not scribble and split != "test" and case.identifier in drawn:
+                annotations["scribbles"] = prepared.annotation(case.identifier, "scribble")
             for name, array in annotations.items():
                 label = np.where(array == IGNORE, np.uint8(prepared.num_classes), array)
                 _save_nifti(label, affine, folder / f"{name}{part}" / case.identifier)

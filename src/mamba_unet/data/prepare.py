@@ -23,6 +23,7 @@ from mamba_unet.data.stored import save_array
 from mamba_unet.data.survey import Plan, examine, survey
 from mamba_unet.files import LOCK, locked, read_record, remove_temporaries, write_json, write_text
 from mamba_unet.volumes.isolated import Reader
+from mamba_unet.volumes.text_header import data_files
 
 
 def check(
@@ -290,6 +291,7 @@ def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:
         "affine": None if case.affine is None else case.affine.tolist(),
         "sources": [str(file.resolve()) for file in case.sources],
         "frames_are_channels": case.frames_are_channels,
+        **({"label_names": list(case.label_names)} if case.label_names else {}),
         "stored_sha256": case.stored_sha256,
         "stored_quantiles": [[float(f"{value:.6g}") for value in channel] for channel in case.stored_quantiles],
         "image_sha256": hashlib.sha256(case.image).hexdigest(),
@@ -307,7 +309,7 @@ def _described(array: np.ndarray | None, name: str) -> dict[str, Any]:
 
 def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
     """All that a written case depends on; as long as it stays the same, the case need not be written again."""
-    stats = [(str(file.resolve()), file.stat()) for file in entry.files]
+    stats = [(str(file.resolve()), file.stat()) for one in entry.files for file in (one, *data_files(one))]
     return {
         "format": FORMAT,
         "patient": entry.patient,

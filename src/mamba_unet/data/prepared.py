@@ -40,6 +40,15 @@ class Cases(Protocol):
     def case(self, identifier: str) -> Case: ...
 
 
+def _stat(file: Path) -> tuple[int, int, int] | None:
+    """What changes where a file is written again; None where it is not there."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 class PreparedDataset:
     """A folder that `prepare` has finished.
 
@@ -72,6 +81,7 @@ class PreparedDataset:
                 f"{self.folder}: expected a prepared data set, but {described.name} is {state}; "
                 "run `mamba-unet prepare SOURCE OUT` (again: what is done is not redone)"
             )
+        self._described = _stat(described)
         said = read_dataset(described, FORMAT)
         self.name: str = said["name"]
         self.description: str = said["description"]
@@ -194,7 +204,12 @@ class PreparedDataset:
         }
 
     def case(self, identifier: str) -> Case:
-        """One case; image and label are memory-mapped, read-only, and the image is in 0..1."""
+        """One case; image and label are memory-mapped, read-only, and the image is in 0..1.
+
+        Raises:
+            ValueError: no such case; or other data were prepared into the folder since it was opened.
+        """
+        self._require_unchanged()
         record = self._record(identifier)
         return Case(
             identifier=identifier,
@@ -209,6 +224,19 @@ class PreparedDataset:
             sources=tuple(map(Path, record["sources"])),
             frames_are_channels=record["frames_are_channels"],
         )
+
+    def _require_unchanged(self) -> None:
+        """The arrays of other data must not be taken for those that were opened."""
+        described = self.folder / "dataset.json"
+        if (now := _stat(described)) == self._described:
+            return
+        said = read_dataset(described, FORMAT) if now else {}
+        if (said.get("fingerprint"), said.get("intensity")) != (self.fingerprint, list(self.intensity)):
+            raise ValueError(
+                f"{self.folder} was prepared anew while it is in use; wait until `mamba-unet prepare` has ended, and "
+                "start again"
+            )
+        self._described = now
 
     def split(self, name: str) -> list[str]:
         """Identifiers of a split. Raises ValueError that names the splits there are."""

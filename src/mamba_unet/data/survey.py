@@ -161,7 +161,7 @@ def _with_patients(listing: Listing, regex: str | None) -> tuple[Listing, str]:
 
 def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> list[Problem]:
     """A warning where names look as if cases of one patient were taken for several: such a split would leak."""
-    doubtful = doubtful_beginnings(patients)
+    doubtful, regex = doubtful_beginnings(patients)
     if not doubtful:
         return []
     beginning, cases = next(iter(doubtful.items()))  # one shows what the others are like
@@ -171,7 +171,7 @@ def _doubtful_patients(patients: Mapping[str, str], listing: Listing) -> list[Pr
             "images of one patient may be in several splits",
             "all images of a patient in one split",
             f"names that begin alike, as {some(cases, 3)}, are taken for different patients",
-            f"if they are of patient {beginning}, --patient-regex '(.*\\d)[ _-]'; else nothing",
+            f"if they are of patient {beginning}, --patient-regex '{regex}'; else nothing",
             "warning",
         )
     ]
@@ -265,6 +265,12 @@ def _read(files: Sequence[Path], kind: Kind, reader: Reader, frames: bool = Fals
         volume = join_slices([reader.read(partial(read_volume, file, kind), file) for file in files])
     except MemoryError as error:
         raise UnreadableError(files[0], "larger than the memory; is its header damaged?", True) from error
+    if kind != "image" and volume.channels > 1:
+        raise UnreadableError(
+            files[0],
+            f"{volume.channels} values in each voxel; expected one, the index of its class: take the argmax of a label "
+            "that has one channel for each class",
+        )
     if volume.array.dtype.kind not in "biuf":
         raise UnreadableError(files[0], f"values of type {volume.array.dtype}; expected plain numbers")
     if volume.frames > 1 and not frames:
@@ -326,6 +332,18 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
                 entry.identifier,
             )
         )
+    if not plan.listing.scaled and Preprocessing(plan.intensity).is_scaled(image):
+        problems.append(
+            Problem(
+                entry.image[0][0],
+                "image is scaled already",
+                f"values for the window {plan.intensity[0]['low']:g} to {plan.intensity[0]['high']:g}",
+                f"{image.array.min():g}..{image.array.max():g}: the window would leave next to nothing of it",
+                "take the image as the scanner made it, or another rule for all, from Python: "
+                "prepare(..., intensity={'method': 'minmax'})",
+                case=entry.identifier,
+            )
+        )
     if rounded:
         problems.append(
             Problem(
@@ -370,5 +388,6 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         or hashlib.sha256(np.ascontiguousarray(array)).hexdigest(),
         stored_quantiles=intensity_quantiles(array),
         scribble=marks,
+        label_names=(label and label.class_names) or (),
     )
     return case, problems

@@ -70,3 +70,17 @@ def beside(path: Path, name: str) -> Path:
     if not (path.parent / name).is_file():
         raise RefusedError(f"its data file {printable(name[:200])} is not beside it; copy both")
     return path.parent / name
+
+
+def data_files(path: Path) -> list[Path]:
+    """The file beside a header that holds its voxels, where there is one; whether it fits, reading it says."""
+    sign = {".mhd": "=", ".nhdr": ":"}.get(path.suffix.lower())
+    if sign is None:
+        return []
+    with path.open("rb") as file:
+        lines = file.read(1 << 16).decode("latin-1").splitlines()
+    pairs = {
+        name.replace(" ", "").lower(): value.strip() for name, _, value in (line.partition(sign) for line in lines)
+    }
+    name = pairs.get("elementdatafile") or pairs.get("datafile")
+    return [path.parent / name] if name and (path.parent / name).is_file() else []

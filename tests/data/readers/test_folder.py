@@ -88,6 +88,15 @@ def test_folders_of_a_split_become_the_split(tree):
     assert set(detect_layout(again.parent / "other")[1].splits) == {"train", "val"}
 
 
+@pytest.mark.parametrize("held", [("test",), ("val", "test"), ("val",)])
+def test_images_beside_a_folder_that_is_held_out_are_for_training(tree, held):
+    source = tree(*(f"{kind}/{name}.png" for kind in ("images", "masks") for name in "ab"),
+                  *(f"{split}/{kind}/{split}{k}.png" for split in held for kind in ("images", "masks")
+                    for k in range(2)))  # fmt: skip
+    listing = detect_layout(source)[1]
+    assert listing.splits == {"train": ["a", "b"]} | {split: [f"{split}0", f"{split}1"] for split in held}
+
+
 SPLITS = [("test", "test"), ("train", "train"), ("val", "valid")]
 
 

@@ -59,10 +59,20 @@ def test_what_all_names_share_or_what_only_counts_is_no_patient(names):
     assert len(set(group_patients(names).values())) == len(names)
 
 
-def test_names_that_begin_alike_and_go_on_with_an_unknown_word_are_warned_of(picture_set):
-    source = picture_set([f"pat{patient:02}_{word}" for patient in range(3) for word in ("rest", "stress")])
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("_rest", "_stress"), "pat00_rest, pat00_stress"),
+        (("_CT_001", "_CT_002"), "pat00_CT_001, pat00_CT_002"),
+        (("_run-1", "_run-2"), "pat00_run-1, pat00_run-2"),
+        (("slice001", "slice002"), "pat00slice001, pat00slice002"),
+        (("_axial_034_x", "_axial_035_x"), "pat00_axial_034_x, pat00_axial_035_x"),
+    ],
+)
+def test_names_that_begin_alike_and_go_on_with_an_unknown_word_are_warned_of(picture_set, words, shown):
+    source = picture_set([f"pat{patient:02}{word}" for patient in range(3) for word in words])
     (warning,) = check(source, progress=False).warnings
-    assert "pat00_rest, pat00_stress, are taken for different patients" in warning.found
+    assert f"{shown}, are taken for different patients" in warning.found
     regex = warning.remedy.split("'")[1]
     assert "6 cases of 3 patients" in check(source, patient_regex=regex, progress=False).table()
     assert not check(source, patient_regex=regex, progress=False).warnings
@@ -70,7 +80,7 @@ def test_names_that_begin_alike_and_go_on_with_an_unknown_word_are_warned_of(pic
 
 @pytest.mark.parametrize("names", [["P1_x", "P2_x", "P3_x"], ["a1_x", "a1_y", "b", "c", "d"], ["image_x", "image_y"]])
 def test_names_that_seldom_begin_alike_are_not_warned_of(names):
-    assert not doubtful_beginnings({name: name for name in names})
+    assert doubtful_beginnings({name: name for name in names}) == ({}, "")
 
 
 def test_a_regular_expression_finds_the_patient():

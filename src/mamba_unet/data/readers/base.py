@@ -169,9 +169,11 @@ def pair(
 
 def with_scribbles(entries: Iterable[Entry], folder: Path) -> tuple[list[Entry], list[Problem]]:
     """The entries with their scribbles in a folder, where it is there; a scribble of no case is a problem."""
-    entries, found = list(entries), dict(single(folder))
+    problems: list[Problem] = []
+    drawn = _unique("scribble", [(name, (file,)) for name, file in single(folder)], problems)
+    entries, found = list(entries), {name: file for name, (file,) in drawn.items()}
     unknown = sorted(found.keys() - {entry.identifier for entry in entries})
-    problems = [
+    problems += [
         Problem(
             found[identifier][0],
             "scribble without image",

@@ -187,12 +187,13 @@ def _patients(images: Sequence[Item], identifiers: dict[Path, str], split_in_nam
 
 
 def _splits(images: Sequence[Item], identifiers: dict[Path, str]) -> dict[str, list[str]] | None:
-    """Split -> cases, if folders divide them."""
+    """Split -> cases, if folders divide them. Where none of them is for training, what is in none of them is."""
+    found = {item.split for item in images if item.split}
     splits: dict[str, list[str]] = {}
     for item in images:
-        if item.split:
-            splits.setdefault(item.split, []).append(identifiers[item.file])
-    return splits if len(splits) > 1 and "train" in splits else None
+        if split := item.split or ("train" if "train" not in found else None):
+            splits.setdefault(split, []).append(identifiers[item.file])
+    return splits if len(splits) > 1 else None
 
 
 FOLDER = Layout(

@@ -15,7 +15,8 @@ COUNTED += "|session|ses|timepoint|tp|day|week|month|year"
 COUNTER = re.compile(
     rf"([ _-]+(({COUNTED})[ _-]?)?\d+|[ _-]+(\dch|ed|es)|[ _-]*\(\d+\)|([ _-]+|(?<=\d))[a-z])$", re.IGNORECASE
 )
-LAST = re.compile(r"(.*\d)[ _-]+[^ _-]+")
+# beginnings that may be a patient's, and how --patient-regex finds them: all but the last word, or up to a number
+BEGINNINGS = {r"(.*\d)[ _-]": re.compile(r"(.*\d)[ _-]+[^ _-]+"), r"(.*?\d+)": re.compile(r"(.*?\d+)(?!\d).+")}
 
 
 def group_patients(identifiers: Iterable[str]) -> dict[str, str]:
@@ -74,22 +75,26 @@ def describe_patients(patients: Mapping[str, str], how: str) -> str:
     return f"{counted(len(patients), 'case')} of {counted(len(sizes), 'patient')} {how}, as {largest}: {shown}"
 
 
-def doubtful_beginnings(patients: Mapping[str, str]) -> dict[str, list[str]]:
+def doubtful_beginnings(patients: Mapping[str, str]) -> tuple[dict[str, list[str]], str]:
     """Beginnings with a number that most names share with another name of what is taken for another patient.
 
     Returns:
-        beginning -> its cases: `P00` of `P00_anna`, `P00_ben`; none where fewer than half of the names have one.
+        beginning -> its cases: `P00` of `P00_anna`, `P00_ben`, or of `P00_CT_001`, `P00_CT_002`; none where fewer than
+        half of the names have one. And the regular expression that groups by them.
     """
-    shared: dict[str, list[str]] = {}
-    for identifier in patients:
-        if found := LAST.fullmatch(identifier):
-            shared.setdefault(found[1], []).append(identifier)
-    apart = {
-        beginning: cases
-        for beginning, cases in shared.items()
-        if len(cases) < len(patients) and len({patients[case] for case in cases}) > 1
-    }
-    return apart if 2 * sum(map(len, apart.values())) >= len(patients) else {}
+    for regex, pattern in BEGINNINGS.items():
+        shared: dict[str, list[str]] = {}
+        for identifier in patients:
+            if found := pattern.fullmatch(identifier):
+                shared.setdefault(found[1], []).append(identifier)
+        apart = {
+            beginning: cases
+            for beginning, cases in shared.items()
+            if len(cases) < len(patients) and len({patients[case] for case in cases}) > 1
+        }
+        if 2 * sum(map(len, apart.values())) >= len(patients) > 0:
+            return apart, regex
+    return {}, ""
 
 
 def _beginnings(name: str) -> list[str]:
