@@ -84,7 +84,9 @@ def said_of_time(texts: Mapping[str, str], words: Sequence[str]) -> str:
     if others:
         return f"Times are not equal: {', '.join(others)} was not given as many iterations as fit by {rates}."
     if changed:
-        return f"Times are not equal: the command changes {', '.join(changed)} of the recipes, which are by {rates}."
+        return (
+            f"The command changes {', '.join(changed)} of the recipes, whose iterations are as many as fit by {rates}."
+        )
     if len(minutes) > 1:
         return f"Unequal times, {' and '.join(minutes)} minutes: as many iterations as fit by {rates}."
     return f"Equal time for each training: as many iterations as fit by {rates}."

@@ -65,6 +65,9 @@ def test_data_prepared_anew_under_somebody_who_reads_them_are_refused_to_him(nnu
     opened = prepare(source, out, progress=False)
     prepare(source, out, progress=False)
     assert opened.case("s0").image.max() == 1, "they are the same"
+    (out / "dataset.json").rename(tmp_path / "away")  # `prepare` is about to write it
+    assert opened.case("s0").image.max() == 1
+    (tmp_path / "away").rename(out / "dataset.json")
     prepare(source, out, intensity=window(0, 100), progress=False)
     with pytest.raises(ValueError, match="was prepared anew while it is in use"):
         opened.case("s0")

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -346,6 +347,26 @@ def test_the_rest_of_a_series_whose_images_were_removed_is_not_taken_for_the_ser
     assert node.due() is None
     received(node, images[2:])
     assert len(node.due().series.images) == 3
+
+
+def test_fewer_images_than_were_removed_are_right_where_the_sender_knows_how_many_there_are(store, series):
+    node, images = store(), series()
+    received(node, images)
+    delivered(node)
+    node.expire(-1)
+    received(node, images[:2], whole=True)
+    assert len(node.due().series.images) == 2
+
+
+def test_a_mark_that_could_not_be_written_is_written_with_the_next_image(store, series, monkeypatch):
+    """Else a series whose second sender had no room for an image looks whole after a restart."""
+    node, images = store(), series()
+    received(node, images[:1])
+    with monkeypatch.context() as patch, pytest.raises(Refused):
+        patch.setattr(Path, "touch", Mock(side_effect=OSError(28, "full")))
+        node.put("b", images[1])
+    node.put("b", images[2])
+    assert store().due() is None
 
 
 def test_a_rest_that_nobody_completes_goes_in_time(store, series, tmp_path):

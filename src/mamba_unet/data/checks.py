@@ -313,19 +313,19 @@ def _names(records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     for identifier, record in records.items():
         for value, name in enumerate(record.get("label_names", ())):
             if name != f"class {value}":  # no segment has it
-                called.setdefault(value, {}).setdefault(name, []).append(identifier)
+                called.setdefault(value, {}).setdefault(name.strip().casefold(), []).append(identifier)
     for value, names in called.items():
-        if len(names) > 1:
-            said = "; ".join(f"{name!r} in {some(cases, 3)}" for name, cases in names.items())
-            identifier = min(names.values(), key=len)[0]
-            yield Problem(
-                Path(records[identifier]["sources"][0]),
-                "a label value has several names",
-                "one class for each value in all labels",
-                f"value {value} is {said}",
-                "give all labels the same values (in Slicer: export them as labelmaps with one colour table)",
-                case=identifier,
-            )
+        common = max(names, key=lambda name: len(names[name]))
+        for name, identifiers in names.items():
+            for identifier in identifiers if name != common else ():
+                yield Problem(
+                    Path(records[identifier]["sources"][0]),
+                    "a label value has several names",
+                    f"value {value} to be {common!r}, as in {some(names[common], 3)}",
+                    f"value {value} is {name!r}",
+                    "give all labels the same values (in Slicer: export them as labelmaps with one colour table)",
+                    case=identifier,
+                )
 
 
 def _alike(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -49,6 +49,12 @@ def _stat(file: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
+def _contents(cases: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Case -> what of its record a training depends on."""
+    keys = ("image_sha256", "label_sha256", "scribble_sha256", "spacing_mm", "patient")
+    return {identifier: [record.get(key) for key in keys] for identifier, record in cases.items()}
+
+
 class PreparedDataset:
     """A folder that `prepare` has finished.
 
@@ -228,10 +234,14 @@ class PreparedDataset:
     def _require_unchanged(self) -> None:
         """The arrays of other data must not be taken for those that were opened."""
         described = self.folder / "dataset.json"
-        if (now := _stat(described)) == self._described:
+        now = _stat(described)
+        if now in (None, self._described):  # None: being written, perhaps the same
             return
-        said = read_dataset(described, FORMAT) if now else {}
-        if (said.get("fingerprint"), said.get("intensity")) != (self.fingerprint, list(self.intensity)):
+        try:
+            said = read_dataset(described, FORMAT)
+        except FileNotFoundError:
+            return
+        if _contents(said["cases"]) != _contents(self._cases) or intensity_rules(said["intensity"]) != self.intensity:
             raise ValueError(
                 f"{self.folder} was prepared anew while it is in use; wait until `mamba-unet prepare` has ended, and "
                 "start again"

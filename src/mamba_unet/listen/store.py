@@ -194,16 +194,17 @@ class Store:
         """An instance was not taken; where its series is not known, all series of the sender are in doubt."""
         with self.changed:
             self._refused[sender].add(uid)
-            if uid in self._series:  # it is not whole, though nothing that this sender sent of it was taken
+            series = self._series.get(uid)
+            if series and series.state in ("receiving", "working"):  # though nothing that this sender sent was taken
                 with suppress(OSError):
-                    self._register(self._series[uid], sender)
+                    self._register(series, sender)
 
     def _register(self, series: Series, sender: str) -> None:
-        """Somebody is sending a series."""
-        if sender in series.senders:
-            return
-        series.senders[sender] = set(series.cut_off)
+        """Somebody is sending a series; its mark says so after a restart."""
+        series.senders.setdefault(sender, set(series.cut_off))
         mark = series.folder / "open" / sender
+        if mark.exists():
+            return
         mark.parent.mkdir(parents=True, exist_ok=True)
         series.image_folder.mkdir(exist_ok=True)
         mark.touch()
@@ -261,7 +262,7 @@ class Store:
                     series.state = "receiving"
                     (series.folder / "done.json").unlink(missing_ok=True)
 
-    def end(self, sender: str, clean: bool, complete: bool = False) -> None:
+    def end(self, sender: str, clean: bool, complete: bool = False, whole: bool = False) -> None:
         """A sender is done with all its series.
 
         A series that a sender was cut off at, or of which it could not hand over an instance, waits until another
@@ -270,13 +271,16 @@ class Store:
         Args:
             clean: it said that it is done.
             complete: its series need not be quiet for a while.
+            whole: it knows how many images there are, and sent all: fewer than were removed are right.
         """
         with self.changed:
             refused = self._refused.pop(sender, set())
             for series in self._series.values():
-                if sender not in series.senders and series.uid not in refused:
+                if sender not in series.senders:
                     continue
-                mended = series.senders.pop(sender, set())
+                mended = series.senders.pop(sender)
+                if clean and whole:
+                    self._removed.pop(series.uid, None)
                 if clean and not refused & {"", series.uid}:
                     for mark in {sender, *mended}:
                         (series.folder / "open" / mark).unlink(missing_ok=True)
@@ -369,16 +373,19 @@ class Store:
     # ------------------------------------------------------------------------------------------------ what is left
     def expire(self, keep_s: float) -> None:
         """Remove the images of series that are done, failed or left incomplete for so long; tell what is not sent."""
-        old = time.time() - keep_s
+        old, removed = time.time() - keep_s, []
         with self.changed:
-            for series in list(self._series.values()):
+            for series in self._series.values():
                 incomplete = bool(series.cut_off) or self._is_short(series)
                 left = series.state in ("done", "failed") or (series.state == "receiving" and incomplete)
                 if not left or series.senders or series.since > old:
                     continue
                 before = self._removed.pop(series.uid, 0)
                 _remember(self._removed, series.uid, max(before, len(series.images)))
+                removed.append((series, incomplete))
+            if removed:
                 write_json(self.folder / "removed.json", self._removed)
+            for series, incomplete in removed:
                 with suppress(FileNotFoundError):  # somebody removed it by hand
                     remove_folder(series.folder)
                 del self._series[series.uid]

@@ -220,7 +220,7 @@ class Poller(threading.Thread):
                     counts["ignored"] += 1
             whole = True
         finally:
-            self.store.end(sender, clean=whole, complete=True)
+            self.store.end(sender, clean=whole, complete=True, whole=whole)
             self.store.counts.update(counts)
             if whole:
                 self._failures.pop(uid, None)

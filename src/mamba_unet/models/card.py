@@ -69,7 +69,8 @@ def describe(path: str | Path) -> dict[str, str]:
     metadata = read_metadata(path)
     parameters = None if Path(path).suffix == ".onnx" else count_parameters(path)
     if metadata is None:
-        return {"network": f"unknown: weights only, {parameters:,} parameters; nothing says how images are prepared"}
+        count = "" if parameters is None else f", {parameters:,} parameters"
+        return {"network": f"unknown: weights only{count}; nothing says how images are prepared"}
     try:
         said = facts(metadata, parameters)
     except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -83,4 +83,7 @@ def data_files(path: Path) -> list[Path]:
         name.replace(" ", "").lower(): value.strip() for name, _, value in (line.partition(sign) for line in lines)
     }
     name = pairs.get("elementdatafile") or pairs.get("datafile")
-    return [path.parent / name] if name and (path.parent / name).is_file() else []
+    try:
+        return [path.parent / name] if name and (path.parent / name).is_file() else []
+    except OSError:  # a name that no disk takes
+        return []

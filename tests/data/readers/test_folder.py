@@ -94,7 +94,9 @@ def test_images_beside_a_folder_that_is_held_out_are_for_training(tree, held):
                   *(f"{split}/{kind}/{split}{k}.png" for split in held for kind in ("images", "masks")
                     for k in range(2)))  # fmt: skip
     listing = detect_layout(source)[1]
-    assert listing.splits == {"train": ["a", "b"]} | {split: [f"{split}0", f"{split}1"] for split in held}
+    assert {name: sorted(cases) for name, cases in listing.splits.items()} == {"train": ["a", "b"]} | {
+        split: [f"{split}0", f"{split}1"] for split in held
+    }
 
 
 SPLITS = [("test", "test"), ("train", "train"), ("val", "valid")]

@@ -193,7 +193,7 @@ def _splits(images: Sequence[Item], identifiers: dict[Path, str]) -> dict[str, l
     for item in images:
         if split := item.split or ("train" if "train" not in found else None):
             splits.setdefault(split, []).append(identifiers[item.file])
-    return splits if len(splits) > 1 else None
+    return splits if len(splits) > 1 and "train" in splits else None
 
 
 FOLDER = Layout(
