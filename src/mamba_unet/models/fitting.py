@@ -28,7 +28,8 @@ def for_channels(filters: Tensor, channels: int) -> Tensor:
     """Filters (out, m, *kernel) of a first convolution for another number of input channels.
 
     Every channel gets the sum over the m channels, divided by their new number: an image whose channels are all alike
-    is answered as before. For one channel that is the sum.
+    is answered as before, unless the layer standardises its filters, as TransUNet's does. For one channel that is the
+    sum.
     """
     return (filters.sum(dim=1, keepdim=True) / channels).repeat(1, channels, *[1] * (filters.ndim - 2))
 
