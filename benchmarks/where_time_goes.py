@@ -1,6 +1,6 @@
 """Where the time of a training step and of a forward pass goes, by torch's profiler.
 
-    python benchmarks/where_time_goes.py [--threads 1 2]     # a minute; wants a machine with nothing else to do
+    python benchmarks/where_time_goes.py [--threads 1]     # a minute; wants a machine with nothing else to do
 
 The work is that of against.py. Every operation's own time is the median over the repetitions. Beside the matrix
 products stands the rate at which they are computed, and that of one large product in the same run: what this machine
@@ -56,7 +56,7 @@ def gflop_of_products(run: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
 
@@ -69,9 +69,7 @@ def main() -> None:
             run = work[name]
             gflop = gflop_of_products(run)
             runs = [own_times(run) for _ in range(arguments.repeats)]
-            times = {
-                key: statistics.median(one[key] for one in runs) for key in dict.fromkeys([*NAMES.values(), "other"])
-            }
+            times = {key: statistics.median(one[key] for one in runs) for key in dict.fromkeys(NAMES.values())}
             times = {key: value for key, value in sorted(times.items(), key=lambda item: -item[1]) if value > 0}
             total, rate = sum(times.values()), gflop / times["matrix products"] * 1e3
             rows = [[key, f"{value:.1f}", f"{value / total:.0%}"] for key, value in times.items()]

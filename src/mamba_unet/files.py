@@ -1,6 +1,7 @@
 """Files that are never half-written: write beside the target, then rename."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -127,6 +128,18 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return read_json(path, "")
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """Of a file; of several, over their names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        if len(files) > 1:
+            digest.update(f"{file.name}\n".encode("utf-8", "surrogateescape"))
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

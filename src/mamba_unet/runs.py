@@ -16,13 +16,12 @@ evaluation_<split>/  what `evaluate` wrote, with predictions/<case>.npz
 report.html          what `report` wrote
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries
+from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries, sha256
 from mamba_unet.models.checkpoint import FILE_NAMES, read_metadata
 
 MADE_BY = "made_by.json"  # beside an evaluation: of which checkpoint and which data it is
@@ -120,7 +119,7 @@ class RunFolder:
         if not made or not self.best.is_file():
             return True
         metadata = read_metadata(self.best)
-        weights = hashlib.sha256(self.best.read_bytes()).hexdigest()
+        weights = sha256([self.best])
         same_data = metadata is None or made.get("fingerprint") == metadata.fingerprint
         return made.get("checkpoint_sha256") == weights and same_data
 

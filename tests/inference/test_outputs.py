@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from mamba_unet.cli import main
+from mamba_unet.files import sha256
 from mamba_unet.inference import Predictor, predict_files
-from mamba_unet.inference.outputs import sha256, stamp
+from mamba_unet.inference.outputs import stamp
 from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
 

@@ -103,8 +103,7 @@ def compare(
     Raises:
         ValueError: before anything is trained: names that clash or are unknown, no such folds, predictions that are
             missing, a folder that holds a run of another recipe, other data or another split, or one without weights
-            that was not measured on these data; with `only_finished`,
-            nothing is complete.
+            that was not measured on these data; with `only_finished`, nothing is complete.
     """
     prepared, out = PreparedDataset(data if cache_dir is None else local_copy(data, cache_dir)), Path(out)
     recipes = {name: with_plan(recipe, prepared) for name, recipe in recipes.items()}

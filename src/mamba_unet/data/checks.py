@@ -63,14 +63,8 @@ def check_case(
             str(label.shape),
             "resample the label onto the image's grid with nearest neighbour",
         )
-    elif (distance := misplacement(image, label)) > 0.1:
-        add(
-            label_file,
-            "image and label differ in affine",
-            "the same affine (within 0.1 voxel)",
-            f"corners up to {distance:.3g} voxels apart",
-            "if the arrays match pixel by pixel, save the label with the image's affine; else resample it",
-        )
+    elif elsewhere := _elsewhere("label", image, label):
+        add(label_file, *elsewhere)
 
     for file, volume in ((image_file, image), (label_file, label)):
         for note in volume.notes if volume else ():
@@ -144,6 +138,19 @@ def check_case(
     return problems
 
 
+def _elsewhere(kind: str, image: Volume, other: Volume) -> tuple[str, str, str, str] | None:
+    """Problem, what is expected, what was found and the remedy where a label or scribble lies apart from its image."""
+    distance = misplacement(image, other)
+    if not distance > 0.1:
+        return None
+    return (
+        f"image and {kind} differ in affine",
+        "the same affine (within 0.1 voxel)",
+        f"corners up to {distance:.3g} voxels apart",
+        f"if the arrays match pixel by pixel, save the {kind} with the image's affine; else resample it",
+    )
+
+
 def check_scribble(
     identifier: str, file: Path, scribble: Volume, values: Mapping[int, int], label: np.ndarray | None, image: Volume
 ) -> list[Problem]:
@@ -163,13 +170,8 @@ def check_scribble(
         return problem(
             "image and scribble differ in shape", f"(D, H, W) = {image.shape}", str(scribble.shape), "draw it anew"
         )
-    if (distance := misplacement(image, scribble)) > 0.1:
-        return problem(
-            "image and scribble differ in affine",
-            "the same affine (within 0.1 voxel)",
-            f"corners up to {distance:.3g} voxels apart",
-            "if the arrays match pixel by pixel, save the scribble with the image's affine; else resample it",
-        )
+    if elsewhere := _elsewhere("scribble", image, scribble):
+        return problem(*elsewhere)
     found = distinct(scribble.array)
     if outside := [value for value in found if value not in values]:
         return problem(

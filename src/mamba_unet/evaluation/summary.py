@@ -100,7 +100,7 @@ class Evaluation:
     @property
     def mean_foreground_dice(self) -> float:
         """Mean of the foreground classes' mean Dice; NaN if no class was ever present."""
-        return float(_mean(_mean(self._values("dice"), axis=0)))
+        return self.mean_dice(self.class_names[1:])
 
     def mean_dice(self, class_names: Sequence[str]) -> float:
         """Mean of these classes' mean Dice, those left out that were never present; NaN if none was."""

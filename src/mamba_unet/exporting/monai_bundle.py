@@ -92,7 +92,10 @@ def _refuse_expressions(said: Any, where: str) -> None:
     if isinstance(said, Mapping):
         for key, value in said.items():
             if str(key).startswith("_"):
-                raise CheckpointError(f"{where} of the checkpoint has {printable(str(key)[:100])!r}, a word of MONAI's")
+                raise CheckpointError(
+                    f"{where} of the checkpoint has {printable(str(key)[:100])!r}, a word of MONAI's own; export it in "
+                    "another format"
+                )
             _refuse_expressions(key, where)
             _refuse_expressions(value, f"{where}.{printable(str(key))}")
     elif isinstance(said, Sequence) and not isinstance(said, str):

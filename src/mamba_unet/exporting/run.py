@@ -16,7 +16,7 @@ from mamba_unet.exporting.network import Exportable, example
 from mamba_unet.exporting.onnx_file import write_onnx
 from mamba_unet.exporting.parity import BOUNDS, Difference, compare, images_to_check
 from mamba_unet.exporting.torch_file import load_torch, write_torch
-from mamba_unet.inference.outputs import sha256
+from mamba_unet.files import sha256
 from mamba_unet.models.checkpoint import HEADER_KEY, find_checkpoint
 from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.models.onnx_network import ENDING, OnnxNetwork

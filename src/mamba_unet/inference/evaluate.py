@@ -11,9 +11,8 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_json
+from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, sha256, write_json
 from mamba_unet.inference import Predictor
-from mamba_unet.inference.outputs import sha256
 from mamba_unet.models.checkpoint import HUB, find_checkpoint, read_metadata
 from mamba_unet.runs import MADE_BY, RunFolder
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mamba_unet.files import STALE_S, TEMPORARY, read_record, remove_temporaries, write_json, write_json_once
+from mamba_unet.files import STALE_S, TEMPORARY, read_record, remove_temporaries, sha256, write_json, write_json_once
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
@@ -274,15 +274,3 @@ def stamp(files: Sequence[Path]) -> dict[str, Any]:
         digest.update(f"{file.name}\0{found.st_size}\0{content}\0".encode("utf-8", "surrogateescape"))
         size += found.st_size
     return {"files": len(files), "bytes": size, "sha256": digest.hexdigest()}
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """Of a file; of several, over their names and contents."""
-    digest = hashlib.sha256()
-    for file in files:
-        if len(files) > 1:
-            digest.update(f"{file.name}\n".encode("utf-8", "surrogateescape"))
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
-from mamba_unet.files import write_json
+from mamba_unet.files import sha256, write_json
 from mamba_unet.inference.jobs import Job, JobReader, find_jobs
-from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, sha256, stamp
+from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, stamp
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.volumes.formats import ZIP, UnreadableError, ending

@@ -153,8 +153,9 @@ class Poller(threading.Thread):
         self._record = store.folder / f"fetched_{hashlib.sha256(service.url.encode()).hexdigest()[:8]}.json"
         self._fetched: dict[str, list[str]] = read_record(self._record)
         self._before: dict[str, list[str]] = {}
-        self._round, self._failures = 0, Counter[str]()
-        self._next: dict[str, int] = {}  # series that could not be fetched -> the question at which it is tried again
+        self._round = 0
+        # series that could not be fetched -> how often, and the question at which it is tried again
+        self._failed: dict[str, tuple[int, int]] = {}
 
     def run(self) -> None:
         while not self._closed.is_set():
@@ -182,14 +183,14 @@ class Poller(threading.Thread):
             with self._told(uid):
                 images = sorted(one["SOPInstanceUID"] for one in self.service.search(f"{path}/instances"))
                 now[uid] = images
-                is_due = self._next.get(uid, 0) <= self._round
-                if is_due and images and images == self._before.get(uid) and images != self._fetched.get(uid):
+                _, again = self._failed.get(uid, (0, 0))
+                is_new = images and images == self._before.get(uid) and images != self._fetched.get(uid)
+                if is_new and again <= self._round:
                     self._fetch(uid, path, images)
         self._before = now
         listed = {series["SeriesInstanceUID"] for series in found}
         self._fetched = {uid: images for uid, images in self._fetched.items() if uid in listed}
-        self._next = {uid: at for uid, at in self._next.items() if uid in listed}
-        self._failures = Counter({uid: count for uid, count in self._failures.items() if uid in listed})
+        self._failed = {uid: failed for uid, failed in self._failed.items() if uid in listed}
 
     def _series(self) -> Iterator[dict[str, str]]:
         """Chosen by the date of their study, page by page."""
@@ -223,12 +224,12 @@ class Poller(threading.Thread):
             self.store.end(sender, clean=whole, complete=True, whole=whole)
             self.store.counts.update(counts)
             if whole:
-                self._failures.pop(uid, None)
+                self._failed.pop(uid, None)
                 self._fetched[uid] = list(images)
                 write_json(self._record, self._fetched)
             else:  # less and less often
-                self._failures[uid] += 1
-                self._next[uid] = self._round + min(2 ** (self._failures[uid] - 1), LONGEST)
+                count, _ = self._failed.get(uid, (0, 0))
+                self._failed[uid] = count + 1, self._round + min(2**count, LONGEST)
         event("fetched", series=uid, url=self.service.url, **dict(sorted(counts.items())))
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
 
 import difflib
-import hashlib
 import json
 import logging
 import re
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from mamba_unet import __version__
-from mamba_unet.files import atomic_path
+from mamba_unet.files import atomic_path, sha256
 from mamba_unet.words import printable
 
 log = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ def _shipped(name: str) -> Path:
             f"{name!r} is no path here, and the network of that name is not in this installation: it lies in the "
             f"repository as checkpoints/{file}; give the path of that file, or run `pip install .` in a clone"
         )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if sha256([path]) != digest:
         raise CheckpointError(f"{path} is not the file that was measured (its sha256 differs); fetch it again")
     return path
 

@@ -46,7 +46,7 @@ class Run:
     evaluation_dir: Path | None
     prepared: "PreparedDataset | None"
     why_no_data: str
-    is_current: bool = True
+    is_current: bool
 
     @property
     def model(self) -> str:

@@ -221,7 +221,7 @@ def create_app(
         if file not in FILES or not path.is_file():
             raise Refused(404, f"There is no {file} of this volume.")
         if file != IMAGE and job.state != "done":
-            raise Refused(409, f"This volume is {job.state}; there is no {file} yet.")
+            raise Refused(409, f"There is no {file} of this volume now; its state is {job.state!r}.")
         return FileResponse(path, media_type="application/octet-stream", filename=f"{job.name}_{file}")
 
     app.include_router(monai_label.routes(predictors, jobs, take_on, token))

@@ -1,5 +1,6 @@
 """What the text headers of MetaImage and NRRD have in common: few lines, plain words, numbers within limits."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -9,6 +10,7 @@ from mamba_unet.words import printable
 
 LONGEST_LINE, MOST_BYTES = 1 << 16, 1 << 22
 MOST_VOXELS_ALONG = 1 << 31
+DATA_FILE = re.compile(r"^(?:ElementDataFile *=|data ?file *:)[ \t]*(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def next_line(stream: BinaryIO) -> str | None:
@@ -74,16 +76,11 @@ def beside(path: Path, name: str) -> Path:
 
 def data_files(path: Path) -> list[Path]:
     """The file beside a header that holds its voxels, where there is one; whether it fits, reading it says."""
-    sign = {".mhd": "=", ".nhdr": ":"}.get(path.suffix.lower())
-    if sign is None:
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
         return []
     with path.open("rb") as file:
-        lines = file.read(1 << 16).decode("latin-1").splitlines()
-    pairs = {
-        name.replace(" ", "").lower(): value.strip() for name, _, value in (line.partition(sign) for line in lines)
-    }
-    name = pairs.get("elementdatafile") or pairs.get("datafile")
+        named = DATA_FILE.search(file.read(LONGEST_LINE).decode("latin-1"))
     try:
-        return [path.parent / name] if name and (path.parent / name).is_file() else []
+        return [path.parent / named[1]] if named and (path.parent / named[1]).is_file() else []
     except OSError:  # a name that no disk takes
         return []
