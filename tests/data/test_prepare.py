@@ -11,6 +11,7 @@ import pytest
 
 from mamba_unet.cli import main
 from mamba_unet.data import BadDataError, PreparedDataset, prepare
+from mamba_unet.data.registry import DATASETS, DatasetInfo
 from mamba_unet.files import locked
 from mamba_unet.views.intensity import window
 
@@ -90,6 +91,15 @@ def test_warnings_are_told_again_when_nothing_is_redone(nnunet, tmp_path, make):
     told = (tmp_path / "out" / "check.txt").read_text()
     prepare(source, tmp_path / "out", progress=False)
     assert "empty label" in told and (tmp_path / "out" / "check.txt").read_text() == told
+
+
+def test_what_was_a_warning_is_an_error_once_the_data_set_is_named(nnunet, tmp_path, make, monkeypatch):
+    source = nnunet()
+    make.nifti(source / "labelsTr" / "s1.nii.gz", np.zeros((3, 16, 12), np.uint8))
+    prepare(source, tmp_path / "out", progress=False)
+    monkeypatch.setitem(DATASETS, "known", DatasetInfo("known", ("background", "one", "two", "three")))
+    with pytest.raises(ValueError, match=r"error: empty label\n.*s1\.nii\.gz"):
+        prepare(source, tmp_path / "out", dataset="known", progress=False)
 
 
 def test_a_terminal_shows_ten_files_of_a_kind_and_a_file_all(nnunet, tmp_path, make, capsys):

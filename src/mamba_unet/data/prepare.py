@@ -318,6 +318,7 @@ def _settings(plan: Plan, entry: Entry) -> dict[str, Any]:
         "threshold": plan.classes.threshold,
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         **({"scribble_values": sorted(plan.scribble_values.items())} if entry.scribble else {}),
+        **({"empty_is_error": True} if plan.empty_is_error else {}),
     }
 
 

@@ -55,6 +55,11 @@ class Plan:
     notes: Sequence[str]
     scribble_values: Mapping[int, int] = field(default_factory=dict)
 
+    @property
+    def empty_is_error(self) -> bool:
+        """Whether a label without foreground is refused; else it is told."""
+        return self.info is not None and self.info.every_case_labelled
+
 
 def survey(
     source: Path,
@@ -318,7 +323,7 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         plan.classes.values,
         channels=len(plan.intensity),
         scaled=plan.listing.scaled,
-        empty_is_error=plan.info is not None and plan.info.every_case_labelled,
+        empty_is_error=plan.empty_is_error,
     )
     if grey:
         problems.append(
