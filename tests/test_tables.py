@@ -40,6 +40,12 @@ def test_latex_escapes_what_latex_would_misread():
     )
 
 
+def test_a_bar_in_a_name_ends_no_cell_and_latex_takes_any_name():
+    table = Table(["case", "n"], [["a|b", "1"]], [["best"]])
+    assert table.markdown().splitlines()[2] == r"| a\|b | **1** |"
+    assert r"T2\^{}*\textasciitilde{}w $>$ 5$|$x" in Table(["a"], [["T2^*~w > 5|x"]]).latex()
+
+
 def test_html_is_escaped_unless_it_is_html_and_stacks_deviations():
     html = Table(["<t>", "x"], [[Html("<b>q</b>"), "0.9 ± 0.1"], ["a<b", "&"]], [["best"]]).html("summary")
     assert html.startswith("<div class='scroll summary' tabindex='0'><table>")

@@ -211,7 +211,7 @@ def measure(
     Raises:
         ValueError: nothing to measure, two inputs of one name, or a data set that is not known.
     """
-    from mamba_unet.measures.cardiac import cardiac_cases, write_cardiac
+    from mamba_unet.measures.cardiac import CARDIAC_FILES, cardiac_cases, write_cardiac
     from mamba_unet.measures.run import measure_files
     from mamba_unet.measures.statistics import write_statistics
 
@@ -222,16 +222,13 @@ def measure(
             raise ValueError(f"no data set is known as {dataset!r}; expected one of {', '.join(DATASETS)}")
         class_names = DATASETS[dataset].class_names
     cases, failures = measure_files(_several(labels), _several(images), class_names, spacing_mm, progress)
-    hearts = []
-    if cardiac:
-        hearts, unmeasured = cardiac_cases(cases)
-        failures |= unmeasured
-    if out is not None:
-        for kind in ("csv", "json") if cases else ():
+    hearts, unmeasured = cardiac_cases(cases)
+    if out is not None and cases:
+        for kind in ("csv", "json"):
             write_statistics(Path(out) / f"statistics.{kind}", cases)
-        if hearts:
+        if cardiac or (Path(out) / CARDIAC_FILES[0]).is_file():  # it may be of other labels
             write_cardiac(out, hearts)
-    return Measured(cases, hearts, failures)
+    return Measured(cases, hearts, failures | unmeasured) if cardiac else Measured(cases, [], failures)
 
 
 def compare(

@@ -15,6 +15,10 @@ LATEX = {
     "↓": r"$\downarrow$",
     "−": "$-$",
     "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    "^": r"\^{}",
+    "~": r"\textasciitilde{}",
 }
 
 
@@ -46,7 +50,8 @@ class Table:
 
     def markdown(self) -> str:
         """Aligned, so that it can be read as text too; best in bold, second underlined (`<ins>`)."""
-        head, *body = self._aligned([self.titles, *self._marked(self.rows, "**{}**", "<ins>{}</ins>")])
+        titles, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (self.titles, *self.rows)]
+        head, *body = self._aligned([titles, *self._marked(rows, "**{}**", "<ins>{}</ins>")])
         rule = ["-" * (len(cell) + 2) if i in self.left else "-" * (len(cell) + 1) + ":" for i, cell in enumerate(head)]
         lines = ["| " + " | ".join(line) + " |\n" for line in (head, *body)]
         return "".join([lines[0], f"|{'|'.join(rule)}|\n", *lines[1:]])

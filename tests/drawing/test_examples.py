@@ -55,3 +55,17 @@ def test_the_example_of_a_case_is_cut_around_labels_and_keeps_colour(channels):
     assert example.name == "p1, slice 2" and list(example.labels) == ["ground truth", "prediction"]
     assert example.image.shape == ((32, 32, 3) if channels == 3 else (32, 32))
     assert [shown.shape for shown in example.pictures()] == [(320, 320, 3)] * 3
+
+
+def test_the_example_of_a_case_whose_directions_are_known_stands_upright():
+    """Of an image stored in rows from posterior to anterior and columns from right to left, anterior is shown on top
+    and the patient's right on the left."""
+    label = np.zeros((1, 60, 80), np.uint8)
+    label[0, :20, :30] = 1  # posterior right
+    case = Case("p1", "p1", label.astype(np.float32), label, (8, 2, 1), "SAL", None, Path("p1"))
+    shown = Example.of_case(case, 0, {})
+    assert shown.labels["ground truth"][-1, 0] == 1 and shown.labels["ground truth"][0, 0] == 0
+    assert (shown.image == shown.labels["ground truth"]).all() and shown.pixel_size == (2, 1)
+    sideways = Case("p1", "p1", label.astype(np.float32), label, (8, 2, 1), "SLP", None, Path("p1"))
+    shown = Example.of_case(sideways, 0, {})
+    assert shown.pixel_size == (1, 2) and shown.labels["ground truth"][0, 0] == 1

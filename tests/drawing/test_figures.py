@@ -1,6 +1,7 @@
 """Figures: what is read from the logs, and what the pictures show."""
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,6 +89,29 @@ def test_class_keeps_its_colour_whatever_the_order_of_the_log(logs):
     colors = {line.get_label(): line.get_color() for line in axes.get_lines()}
     assert (colors["ventricle"], colors["wall"]) == (class_color(1), class_color(2))
     assert "best 0.700" in axes.get_title("left")
+
+
+def test_names_are_drawn_as_they_are():
+    curves = {f"val/dice/{name}": (np.arange(2), np.ones(2)) for name in ("$x_$ y", "_artefact")}
+    figure = chart(draw_validation, curves)
+    to_png(figure)
+    drawn = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert drawn == [r"\$x_\$ y", " _artefact"]
+    example = Example("pat$a_$b, slice 1", np.zeros((8, 8)), {"$x_$": np.zeros((8, 8), int)})
+    to_png(segmentation_figure([example], ["background", "cost $x_$ y"]))
+
+
+def test_long_names_stay_inside_the_figure():
+    names = ["background", *(f"left ventricular blood pool {number}" for number in range(4))]
+    networks = ["acdc_mamba_unet_fine_no_scan", "acdc_mamba_unet_fine_dwconv", "acdc_few_weak_mamba_unet"]
+    example = Example("a, slice 1", np.zeros((8, 8)), dict.fromkeys(networks, np.zeros((8, 8), int)))
+    figure = segmentation_figure([example], names)
+    to_png(figure, dpi=100)
+    width = figure.bbox.width
+    boxes = [figure.legends[0].get_window_extent(), *(axes.title.get_window_extent() for axes in figure.axes)]
+    assert all(0 <= box.x0 and box.x1 <= width for box in boxes)
+    titles = boxes[1:]
+    assert all(left.x1 < right.x0 for left, right in pairwise(titles))
 
 
 @pytest.mark.parametrize(

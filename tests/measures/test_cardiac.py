@@ -219,6 +219,36 @@ def test_info_cfg_among_several_patients_is_not_used(tmp_path):
     ] * 2
 
 
+def test_info_cfg_beside_files_of_another_patient_is_not_used(tmp_path):
+    """Of whom alone is measured, or of whom the other's file is damaged."""
+    (tmp_path / "Info.cfg").write_text("ED: 12\nES: 1\n")
+    cases = [
+        case(f"p2_frame{n:02}", heart(lv), source=tmp_path / f"p2_frame{n:02}_gt.nii.gz")
+        for n, lv in ((1, 60), (12, 24))
+    ]
+    for name in ("p2_4d", "p2_frame01", "p2_frame01_gt", "p2_frame12_gt", "p2_frame01_uncertainty"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    assert cardiac_cases(cases)[0][0].phases_by == "Info.cfg"
+    (tmp_path / "p1_4d.nii.gz").touch()
+    (one,), _ = cardiac_cases(cases)
+    assert (one.phases_by, one.measures.lv_ef_percent) == ("left ventricle's size", pytest.approx(60))
+
+
+def test_end_diastole_is_the_frame_of_most_millilitres():
+    cases = [case("p_frame01", heart(30), spacing_mm=(10, 2, 2)), case("p_frame12", heart(60), spacing_mm=(10, 1, 1))]
+    (one,), _ = cardiac_cases(cases)
+    assert one.ed == "p_frame01" and one.measures.lv_ef_percent == pytest.approx(50)
+
+
+def test_two_files_of_one_frame_and_a_cine_that_is_named_as_a_frame_are_refused():
+    _, failures = cardiac_cases(
+        [case("p_frame1", heart(60)), case("p_frame01", heart(50)), case("p_frame02", heart(9))]
+    )
+    assert failures["p"] == "p_frame1 and p_frame01 are the same frame; leave one out"
+    _, failures = cardiac_cases([case("p_ED", heart(60), heart(24)), case("p_ES", heart(24))])
+    assert failures["p"] == "p_ED is named as one frame and holds 2; rename it"
+
+
 @pytest.mark.parametrize(
     "text, reason",
     [

@@ -123,6 +123,53 @@ def test_acdcs_own_folder_gives_its_truths_and_not_its_images(tmp_path):
     assert [case.case for case in cases] == ["patient001_frame01"] and not failures
 
 
+def test_a_pattern_of_folders_is_as_the_folders(tmp_path):
+    for patient in ("p1", "p2"):
+        for name, array in (("frame01", heart(7)), ("frame01_gt", heart(10)), ("frame02_gt", heart(4))):
+            save_labels(tmp_path / patient / f"{patient}_{name}.nii.gz", array)
+        (tmp_path / patient / f"{patient}_frame01_uncertainty.nii.gz").touch()
+    given = [[tmp_path / "p1", tmp_path / "p2"], [f"{tmp_path}/p*"], [f"{tmp_path}/p*/*"], [f"{tmp_path}/**"]]
+    for inputs in given:
+        cases, failures = measure_files(inputs, progress=False)
+        found = {case.case: case.structures[2].voxels for case in cases}
+        assert found == {"p1_frame01": 120, "p1_frame02": 48, "p2_frame01": 120, "p2_frame02": 48} and not failures
+
+
+def test_truths_hide_no_file_of_another_folder(tmp_path):
+    save_labels(tmp_path / "truth" / "a_gt.nii.gz", heart(10))
+    save_labels(tmp_path / "truth" / "a.nii.gz", heart(9))
+    save_labels(tmp_path / "predicted" / "b.nii.gz", heart(8))
+    files = [tmp_path / "truth" / "a_gt.nii.gz", tmp_path / "truth" / "a.nii.gz", tmp_path / "predicted"]
+    cases, _ = measure_files(files, progress=False)
+    assert [(case.case, case.structures[2].voxels) for case in cases] == [("a", 120), ("b", 96)]
+    save_labels(tmp_path / "predicted" / "a.nii.gz", heart(8))
+    with pytest.raises(ValueError, match=r"would both be called 'a'; measure them one after the other"):
+        measure_files([tmp_path / "truth", tmp_path / "predicted"], progress=False)
+
+
+def test_classes_that_nobody_named_have_a_line_in_every_case(tmp_path):
+    for name, values in (("a", [0, 1, 1]), ("b", [3, 1, 2]), ("c", [0, 1, 255])):
+        array = np.array(values, np.uint8).reshape(1, 1, 1, 3)
+        save_nifti(tmp_path / f"{name}.nii.gz", Volume.from_array(array[0], (1, 10, 10)), array)
+    cases, _ = measure_files([tmp_path], progress=False)
+    rows = [[(one.structure, one.voxels, one.volume_ml) for one in case.structures] for case in cases]
+    assert rows[0] == [("class 1", 2, 0.2), ("class 2", 0, 0), ("class 3", 0, 0)]
+    assert rows[1] == [("class 1", 1, 0.1), ("class 2", 1, 0.1), ("class 3", 1, 0.1)]
+    assert rows[2] == [("class 1", 1, 0.1), ("class 2", 0, 0), ("class 3", 0, 0)], "255 is unlabelled"
+
+
+def test_no_table_of_other_hearts_stays(tmp_path):
+    save_labels(tmp_path / "labels" / "a_frame01.nii.gz", heart(10))
+    save_labels(tmp_path / "labels" / "a_frame02.nii.gz", heart(4))
+    save_labels(tmp_path / "one" / "b_frame01.nii.gz", heart(5))
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["measure", str(tmp_path / "labels"), "--cardiac", *out]) == 0
+    assert main(["measure", str(tmp_path / "labels"), *out]) == 0
+    assert (tmp_path / "out" / "cardiac.csv").is_file(), "they are of the same labels"
+    assert main(["measure", str(tmp_path / "one"), "--cardiac", *out]) == 1
+    assert not (tmp_path / "out" / "cardiac.csv").exists() and not (tmp_path / "out" / "cardiac.md").exists()
+
+
 def test_a_file_that_ends_its_reader_is_one_failed_file(tmp_path, ends_its_reader):
     for name in "abc":
         save_labels(tmp_path / f"{name}.nii.gz", heart(4))

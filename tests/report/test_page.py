@@ -212,6 +212,16 @@ def test_without_its_data_the_report_has_no_pictures_and_says_so(run, tmp_path):
     assert "Synthetic data." in page.text  # the checkpoint still names the phantom
 
 
+def test_data_that_were_prepared_anew_are_not_shown_beside_what_was_measured(run, prepared, tmp_path):
+    shutil.copytree(prepared.folder, tmp_path / "data")
+    description = (tmp_path / "data" / "dataset.json").read_text()
+    write_text(tmp_path / "data" / "dataset.json", description.replace(prepared.fingerprint, "0" * 64))
+    recipe = (run / "recipe.yaml").read_text()
+    write_text(run / "recipe.yaml", recipe.replace(str(prepared.folder), str(tmp_path / "data")))
+    page = read(write_report(run))
+    assert "holds other data than were measured; evaluate on them again" in page.text
+
+
 def test_without_predictions_the_report_has_no_pictures_and_says_so(run):
     shutil.rmtree(run / "evaluation_train" / "predictions")
     page = read(write_report(run))

@@ -1,5 +1,6 @@
 """The colours of classes, and of charts on light and dark pages."""
 
+import colorsys
 from dataclasses import dataclass
 
 # The colours of Okabe and Ito (2008), told apart with any colour vision, in an order that sets neighbouring heart
@@ -18,6 +19,9 @@ PALETTE = (
     "#44aa99",
 )
 
+GOLDEN = (5**0.5 - 1) / 2
+LIGHTNESS = (0.4, 0.7, 0.55)
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -35,5 +39,9 @@ DARK = Theme("#171a21", "#e4e7ee", "#343a46", "#56b4e9", "#e69f00")
 
 
 def class_color(index: int) -> str:
-    """The colour of foreground class `index` (from 1), the same in every figure; "#rrggbb"."""
-    return PALETTE[(index - 1) % len(PALETTE)]
+    """The colour of foreground class `index` (from 1), the same in every figure, no two of 254 alike; "#rrggbb"."""
+    if index <= len(PALETTE):
+        return PALETTE[index - 1]
+    more = index - len(PALETTE)  # the golden ratio sets the hues of neighbours far apart
+    rgb = colorsys.hls_to_rgb(more * GOLDEN % 1, LIGHTNESS[more % len(LIGHTNESS)], 0.65)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_unet.drawing.colors import LIGHT, PALETTE, Theme
-from mamba_unet.drawing.figures import dice_limits, finish_axes, new_axes
+from mamba_unet.drawing.figures import dice_limits, finish_axes, new_axes, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def paired_scatter(
         axes.plot(limits, limits, color=theme.grid, linewidth=1.2)
         axes.plot(*pairs.T, "o", color=theme.line, markersize=5, alpha=0.8, markeredgewidth=0)
         above = int((pairs[:, 1] > pairs[:, 0]).sum())
-        finish_axes(axes, theme, name, reference if position + columns >= len(others) else "")
+        finish_axes(axes, theme, name, plain(reference) if position + columns >= len(others) else "")
         axes.text(
             0.03, 0.97, f"higher in {above} of {len(pairs)} patients", transform=axes.transAxes, va="top", fontsize=8,
             color=theme.text,
@@ -89,7 +89,7 @@ def forest(differences: Sequence[Difference], reference: str, metric: str, theme
             axes.plot(difference.interval, (row, row), color=color, linewidth=2, solid_capstyle="round")
         face = color if difference.excludes_zero else theme.background
         axes.plot(difference.median, row, "o", color=color, markerfacecolor=face, markersize=8, markeredgewidth=2)
-    axes.set_yticks(range(len(differences)), [difference.network for difference in differences])
+    axes.set_yticks(range(len(differences)), [plain(difference.network) for difference in differences])
     axes.set_ylim(len(differences) - 0.5, -0.5)
     finish_axes(axes, theme, f"Against {reference}", f"median difference in {metric}, and its 95 % interval")
     return figure
@@ -112,7 +112,7 @@ def validation_curves(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray
             share = 100 * (steps + 1) / (steps[-1] + 1)
             axes.plot(
                 share, values, ".-", color=palette[number % len(palette)], linewidth=1.4, markersize=4,
-                label=name if which == 0 else None,
+                label=plain(name) if which == 0 else None,
             )  # fmt: skip
     finish_axes(axes, theme, "Dice on the validation patients", "% of the training", legend=True)
     axes.set_xlim(0, 100)

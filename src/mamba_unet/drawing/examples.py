@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamba_unet.drawing.overlay import foreground, overlay, picture
+from mamba_unet.drawing.overlay import foreground, overlay, picture, upright
 from mamba_unet.views.labels import IGNORE
 
 if TYPE_CHECKING:
@@ -51,15 +51,30 @@ class Example:
 
     @classmethod
     def of_case(cls, case: "Case", number: int, predictions: Mapping[str, np.ndarray]) -> "Example":
-        """A slice of a case, cut to the surroundings of what is labelled; `predictions` are (D, H, W)."""
+        """A slice of a case, cut to the surroundings of what is labelled; `predictions` are (D, H, W).
+
+        It stands as radiologists look at it where the directions are known, else as it is stored.
+        """
         labels = {} if case.label is None else {"ground truth": case.label}
         labels |= predictions
-        return cls(
+        example = cls(
             f"{case.identifier}, slice {number + 1}",
             picture(case.image, number),
             {name: label[number] for name, label in labels.items()},
             case.spacing_mm[1:] if case.spacing_mm else (1, 1),
-        ).cropped()
+        )
+        return (example.turned(case.orientation[1:]) if case.orientation else example).cropped()
+
+    def turned(self, codes: str) -> "Example":
+        """Upright; `codes` are nibabel's of the two axes, "PL"."""
+        (rows, columns), steps, _ = upright(codes)
+
+        def turn(array: np.ndarray) -> np.ndarray:
+            return np.moveaxis(array, (rows, columns), (0, 1))[:: steps[0], :: steps[1]]
+
+        labels = {name: turn(label) for name, label in self.labels.items()}
+        sizes = (self.pixel_size[rows], self.pixel_size[columns])
+        return replace(self, image=turn(self.image), labels=labels, pixel_size=sizes)
 
     @classmethod
     def of_slice(cls, case: "Case", number: int, labels: Mapping[str, np.ndarray]) -> "Example":

@@ -8,6 +8,7 @@ import csv
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,11 +99,11 @@ def draw_validation(axes: "Axes", curves: Curves, theme: Theme, class_names: Seq
     names = class_names[1:] or [column.removeprefix(prefix) for column in curves if column.startswith(prefix)]
     for index, name in enumerate(names, start=1):
         if prefix + name in curves:
-            axes.plot(*curves[prefix + name], color=class_color(index), linewidth=1.4, label=name)
+            axes.plot(*curves[prefix + name], color=class_color(index), linewidth=1.4, label=plain(name))
     for column, (steps, values) in curves.items():  # networks beside the one that is chosen
         if column.startswith("val_") and column.endswith("/dice"):
             name = column.removeprefix("val_").removesuffix("/dice")
-            axes.plot(steps, values, color=theme.text, linewidth=1, linestyle="--", label=f"mean, {name}")
+            axes.plot(steps, values, color=theme.text, linewidth=1, linestyle="--", label=plain(f"mean, {name}"))
     title = "Dice on the validation patients"
     if "val/dice" in curves and np.isfinite(curves["val/dice"][1]).any():
         steps, values = curves["val/dice"]
@@ -145,7 +146,7 @@ def draw_histogram(axes: "Axes", image_dice: Mapping[str, np.ndarray], theme: Th
         [np.asarray(values) for values in image_dice.values()],
         bins=edges,
         color=[theme.line, *PALETTE[1:]][: len(image_dice)],
-        label=list(image_dice),
+        label=[plain(name) for name in image_dice],
     )
     finish_axes(axes, theme, "Image-by-image Dice", "mean foreground Dice of an image", legend=len(image_dice) > 1)
     axes.set_ylabel("images", color=theme.text)
@@ -218,12 +219,23 @@ def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str],
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0:
-                axes.set_title(name, color=theme.text, fontsize=11)
+                lines = textwrap.wrap(name.replace("_", "_ "), 24, break_long_words=True)
+                title = "\n".join(line.replace("_ ", "_") for line in lines)
+                axes.set_title(plain(title), color=theme.text, fontsize=11 if len(name) <= 16 else 8)
             if column == 0:
-                axes.set_ylabel(example.name.replace(", ", "\n"), color=theme.text, fontsize=8)
-    handles = [Patch(color=class_color(i), label=name) for i, name in enumerate(class_names) if i]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.text)
+                axes.set_ylabel(plain(example.name.replace(", ", "\n")), color=theme.text, fontsize=8)
+    handles = [Patch(color=class_color(i), label=plain(name)) for i, name in enumerate(class_names) if i]
+    longest = max((len(name) for name in class_names[1:]), default=0)
+    fit = int(figure.get_figwidth() * 100 / (60 + 8 * longest))  # a swatch, and about 8 hundredths of an inch a letter
+    ncols = min(4, max(1, fit))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, labelcolor=theme.text)
     return figure
+
+
+def plain(name: str) -> str:
+    """A name that matplotlib draws as it is: "$" begins no formula, "_" in front hides it from no legend."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def to_png(figure: "Figure", theme: Theme = LIGHT, dpi: int = 160) -> bytes:
@@ -248,7 +260,7 @@ def new_axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sha
 
 def finish_axes(axes: "Axes", theme: Theme, title: str, xlabel: str, legend: bool = False) -> None:
     """What axes get at last: their title, the name of their x axis, a legend."""
-    axes.set_title(title, color=theme.text, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(plain(title), color=theme.text, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(xlabel, color=theme.text)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=theme.text, fontsize=9)

@@ -23,6 +23,21 @@ def picture(image: np.ndarray, number: int) -> np.ndarray:
     return np.moveaxis(image[:, number], 0, -1) if len(image) == 3 else image[0, number]
 
 
+def upright(codes: str) -> tuple[tuple[int, int], tuple[int, int], tuple[str, str]]:
+    """How a plane's two axes are turned for display: head or front on top, the patient's right or front on the left.
+
+    Args:
+        codes: nibabel's of the two axes in array order, "PL".
+
+    Returns:
+        The axes that become rows and columns, the step along each (1 or -1), and the letters at the top and the left.
+    """
+    rows, columns = order = sorted((0, 1), key=lambda axis: "ISPALR".index(codes[axis]) // 2)
+    steps = [1 if codes[axis] in "IPL" else -1 for axis in order]
+    letters = ["SAR"["ISPALR".index(codes[axis]) // 2] for axis in order]
+    return (rows, columns), (steps[0], steps[1]), (letters[0], letters[1])
+
+
 def overlay(
     image: np.ndarray, label: np.ndarray | None = None, *, pixel_size: Sequence[float] = (1, 1), height: int = 320
 ) -> np.ndarray:

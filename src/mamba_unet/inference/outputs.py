@@ -16,7 +16,7 @@ from typing import Any
 
 from mamba_unet.files import STALE_S, TEMPORARY, read_record, remove_temporaries, sha256, write_json, write_json_once
 from mamba_unet.inference.segmentation import Segmentation
-from mamba_unet.measures.cardiac import cardiac_cases, heart_structures, write_cardiac
+from mamba_unet.measures.cardiac import CARDIAC_FILES, cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
 from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
 
@@ -221,17 +221,13 @@ class OutputFolder:
                     for one in record["structures"]
                 ]
                 cases.append(CaseStatistics(path.stem, structures, Path(record["source"])))
-        table, *cardiac = (self.folder / name for name in ("statistics.csv", "cardiac.csv", "cardiac.md"))
+        table = self.folder / "statistics.csv"
         if cases and ("statistics" in self.outputs or table.is_file()):
             write_statistics(table, cases)
-        if not (self.cardiac or cardiac[0].is_file()):
+        if not (self.cardiac or (self.folder / CARDIAC_FILES[0]).is_file()):
             return {}
         hearts, failures = cardiac_cases(cases)
-        if hearts:
-            write_cardiac(self.folder, hearts)
-        else:
-            for file in cardiac:
-                file.unlink(missing_ok=True)
+        write_cardiac(self.folder, hearts)
         return failures if self.cardiac else {}
 
     def _record_path(self, case: str) -> Path:

@@ -5,7 +5,7 @@ D H W array axes, T frames. Frames count from 0, but from 1 in what people read,
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 from mamba_unet.files import to_csv, write_text
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, structure_statistics
 from mamba_unet.tables import Table, number
+from mamba_unet.volumes.formats import FILES, ending
+from mamba_unet.volumes.read import case_name
 from mamba_unet.words import counted
 
 MYOCARDIUM_G_PER_ML = 1.05  # as SCMR's recommendations have it (Schulz-Menger et al. 2020)
@@ -62,6 +64,10 @@ SPELLINGS = {
         "heart myocardium",
     ),
 }
+
+CARDIAC_FILES = ("cardiac.csv", "cardiac.md")
+# what `predict` writes beside label maps
+BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz")
 
 FRAME = re.compile(r"(.+)_frame(\d+)", re.IGNORECASE)
 CINE_FRAME = re.compile(r"frame (\d+)")  # as `CardiacCase` names those of a cine
@@ -258,36 +264,53 @@ def cardiac_cases(cases: Sequence[CaseStatistics]) -> tuple[list[CardiacCase], d
     Returns:
         The hearts, and for each that could not be measured the reason; the others are not stopped.
     """
-    hearts: dict[tuple[str, bool], dict[str, CaseStatistics]] = {}
+    hearts: dict[tuple[str, bool], list[tuple[str, CaseStatistics]]] = {}
     patients: dict[Path, set[str]] = {}  # folder -> the patients whose images are in it
     for case in cases:
-        match = PHASE.fullmatch(case.case) or FRAME.fullmatch(case.case)
-        name, part = match.groups() if match else (case.case, "")
-        hearts.setdefault((name, match is not None), {})[part.upper()] = case
+        name, part = _heart(case.case)
+        hearts.setdefault((name, bool(part)), []).append((part, case))
         if case.source is not None:
             patients.setdefault(case.source.parent, set()).add(name.removesuffix("_4d"))
     measured, failures = [], {}
     for (name, _), parts in hearts.items():
-        folders = {case.source.parent for case in parts.values() if case.source is not None}
-        # an Info.cfg describes one patient: in a folder with images of several patients it is not used
-        infos = [folder / "Info.cfg" for folder in sorted(folders) if len(patients[folder]) == 1]
+        folders = sorted({case.source.parent for _, case in parts if case.source is not None})
+        infos = [folder / "Info.cfg" for folder in folders if (folder / "Info.cfg").is_file()]
+        # it describes one patient, and names none: beside images of several it is not used
+        known = [info for info in infos if len(patients[info.parent] | _patients_in(info.parent)) == 1]
         try:
-            measured.append(_measure_heart(name, parts, next((file for file in infos if file.is_file()), None)))
+            measured.append(_measure_heart(name, parts, next(iter(known), None)))
         except (ValueError, OSError) as error:
             failures[name] = str(error)
     return measured, failures
 
 
-def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | None) -> CardiacCase:
+def _heart(case: str) -> tuple[str, str]:
+    """Whose case it is, and "ED", "ES" or the frame's number; "" of a cine."""
+    match = PHASE.fullmatch(case) or FRAME.fullmatch(case)
+    return (match[1], match[2].upper()) if match else (case, "")
+
+
+def _patients_in(folder: Path) -> set[str]:
+    """The patients whose images or labels lie in a folder, by the files' names."""
+    files = [path for path in folder.iterdir() if ending(path, FILES) and not ending(path, BESIDE_LABELS)]
+    return {_heart(case_name(path).removesuffix("_gt"))[0].removesuffix("_4d") for path in files}
+
+
+def _measure_heart(name: str, parts: Sequence[tuple[str, CaseStatistics]], info: Path | None) -> CardiacCase:
     """Choose ED and ES among the frames of one heart, and measure.
 
     Args:
-        parts: "ED", "ES", or the frame's number -> its case; "" -> a cine.
+        parts: "ED", "ES", or the frame's number, and its case; "" and a cine.
     """
     frames: dict[str | int, tuple[str, list[StructureStatistics]]] = {}
-    for part, case in parts.items():
+    for part, case in parts:
         if part:
-            frames[int(part) if part.isdecimal() else part] = (case.case, list(case.structures))
+            number_or_phase = int(part) if part.isdecimal() else part
+            other = frames.setdefault(number_or_phase, (case.case, list(case.structures)))[0]
+            if other != case.case:
+                raise ValueError(f"{other} and {case.case} are the same frame; leave one out")
+            if count := max((one.frame for one in case.structures), default=0):
+                raise ValueError(f"{case.case} is named as one frame and holds {count + 1}; rename it")
         for one in () if part else case.structures:
             frames.setdefault(one.frame + 1, (f"frame {one.frame}", []))[1].append(one)
     notes: list[str] = []
@@ -308,12 +331,14 @@ def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | 
         ed, es, phases_by = said["ED"], said["ES"], "Info.cfg"
     else:
         numbers = sorted(frames)
-        structures = [{one.structure: one.voxels for one in frames[number][1]} for number in numbers]
-        lv_voxels = [sizes[heart_structures(list(sizes))[LV]] for sizes in structures]
-        ed, es = (numbers[index] for index in find_phases(lv_voxels))
+        structures = [{one.structure: one for one in frames[number][1]} for number in numbers]
+        ventricles = [found[heart_structures(list(found))[LV]] for found in structures]
+        volumes = [one.volume_ml for one in ventricles]  # voxels of two frames may differ in size
+        sizes = [one.voxels for one in ventricles] if None in volumes else volumes
+        ed, es = (numbers[index] for index in find_phases(sizes))
         phases_by = "left ventricle's size"
-        if lv_voxels.count(0):
-            notes.append(f"{lv_voxels.count(0)} of {len(frames)} frames without a left ventricle are left out")
+        if sizes.count(0):
+            notes.append(f"{sizes.count(0)} of {len(frames)} frames without a left ventricle are left out")
     if ed == es:
         notes.append("ED and ES are the same frame")
     measures = _measures(frames[ed][1], frames[es][1])
@@ -323,7 +348,14 @@ def _measure_heart(name: str, parts: Mapping[str, CaseStatistics], info: Path | 
 
 
 def write_cardiac(folder: str | Path, hearts: Sequence[CardiacCase]) -> None:
-    """Write `cardiac.csv` (every number in full) and `cardiac.md` (the table to read), atomically."""
+    """Write `cardiac.csv` (every number in full) and `cardiac.md` (the table to read), atomically.
+
+    Without hearts they are removed: they would be of other labels.
+    """
+    if not hearts:
+        for name in CARDIAC_FILES:
+            (Path(folder) / name).unlink(missing_ok=True)
+        return
     rows = []
     for heart in hearts:
         values = asdict(heart.measures)
@@ -331,8 +363,8 @@ def write_cardiac(folder: str | Path, hearts: Sequence[CardiacCase]) -> None:
         rows.append(
             {"case": heart.case, "ed": heart.ed, "es": heart.es, "phases_by": heart.phases_by, **values, "notes": notes}
         )
-    write_text(Path(folder) / "cardiac.csv", to_csv(rows))
-    write_text(Path(folder) / "cardiac.md", cardiac_table(hearts))
+    for name, text in zip(CARDIAC_FILES, (to_csv(rows), cardiac_table(hearts)), strict=True):
+        write_text(Path(folder) / name, text)
 
 
 def cardiac_table(hearts: Sequence[CardiacCase]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_unet.drawing.colors import DARK, class_color
-from mamba_unet.drawing.figures import to_png
-from mamba_unet.drawing.overlay import overlay, picture
+from mamba_unet.drawing.figures import plain, to_png
+from mamba_unet.drawing.overlay import overlay, picture, upright
 from mamba_unet.files import atomic_path
 from mamba_unet.measures.cardiac import LV, find_phases, heart_structures
 
@@ -126,21 +126,6 @@ def chosen_slices(label: np.ndarray) -> list[int]:
     return sorted({0, last, *np.linspace(first, final, between).round().astype(int).tolist()})
 
 
-def upright(codes: str) -> tuple[tuple[int, int], tuple[int, int], tuple[str, str]]:
-    """How a plane's two axes are turned for display: head or front on top, the patient's right or front on the left.
-
-    Args:
-        codes: nibabel's of the two axes in array order, "PL".
-
-    Returns:
-        The axes that become rows and columns, the step along each (1 or -1), and the letters at the top and the left.
-    """
-    rows, columns = order = sorted((0, 1), key=lambda axis: "ISPALR".index(codes[axis]) // 2)
-    steps = [1 if codes[axis] in "IPL" else -1 for axis in order]
-    letters = ["SAR"["ISPALR".index(codes[axis]) // 2] for axis in order]
-    return (rows, columns), (steps[0], steps[1]), (letters[0], letters[1])
-
-
 def tiling(count: int, size: np.ndarray) -> tuple[int, int, int]:
     """Columns of a mosaic, and height and width of its tiles in pixels: as large as fits, few positions left empty.
 
@@ -205,9 +190,7 @@ def _draw(
     name, details = titles
     room = (full_width - 3 * MARGIN - 9 * len(details)) // 13  # letters are about 13 and 9 pixels wide
     name = name if len(name) <= room else f"{name[: room - 1]}…"
-    figure.text(
-        MARGIN / full_width, middle, name, color=DARK.text, fontsize=14, weight="bold", va="center", parse_math=False
-    )
+    figure.text(MARGIN / full_width, middle, plain(name), color=DARK.text, fontsize=14, weight="bold", va="center")
     figure.text(1 - MARGIN / full_width, middle, details, color=DARK.text, fontsize=11, ha="right", va="center")
     stroke = [withStroke(linewidth=2.5, foreground="black")]
     for position, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
@@ -226,7 +209,7 @@ def _draw(
             where = {"transform": axes.transAxes, "ha": ha, "va": va}
             axes.text(x, y, mark, color="white", fontsize=10, path_effects=stroke, **where)
     if names:
-        handles = [Patch(color=color, label=text) for color, text in names]
+        handles = [Patch(color=color, label=plain(text)) for color, text in names]
         figure.legend(
             handles=handles,
             loc="lower left",

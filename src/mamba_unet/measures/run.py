@@ -1,21 +1,25 @@
 """Label files in, tables out: what `mamba-unet measure` does."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
 from tqdm import tqdm
 
-from mamba_unet.measures.statistics import CaseStatistics, structure_statistics
-from mamba_unet.volumes.find import VolumeFile, find_volumes
+from mamba_unet.measures.cardiac import BESIDE_LABELS
+from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, structure_statistics
+from mamba_unet.volumes.find import VolumeFile, expand, find_volumes
 from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending, stem
 from mamba_unet.volumes.geometry import Turn, misplacement, slice_axis
 from mamba_unet.volumes.isolated import Reader
-from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.read import case_name, read_volume
 from mamba_unet.volumes.volume import Volume
 from mamba_unet.volumes.write import stored_class_names
 
@@ -24,8 +28,8 @@ log = logging.getLogger(__name__)
 MOST_CLASSES = WHITE = 255  # a mask of one class is often black and white
 MOST_UNDECLARED = 15  # classes of a picture that nobody named
 GREY_LEVELS = 8  # a picture whose largest value is so many times the number of its values holds grey levels
+UNNAMED = re.compile(r"class \d+")
 NEARLY_WHOLE = 1e-3  # labels that went through a slope or float32
-BESIDE_LABELS = ("_preview.png", "_probabilities.nii.gz", "_uncertainty.nii.gz")
 
 
 def measure_files(
@@ -39,10 +43,11 @@ def measure_files(
 
     Args:
         labels: files, folders and globs of label maps: NIfTI, MHA, NRRD, HDF5 or npz with an array `label`. Where some
-            are named `..._gt` (ACDC), the others are taken for their images and left alone.
+            in a folder are named `..._gt` (ACDC), the others there are taken for their images and left alone; of files
+            that are given by name only the `...` beside a `..._gt`.
         images: the images of the same names, for mean intensities; searched as `labels` are.
         class_names: with or without "background" in front. By default those a NIfTI file says (`predict` writes them),
-            else "class 1", "class 2", ...
+            else "class 1", "class 2", ..., as many as the files have together.
         spacing_mm: of D, H, W, in place of what files say.
         progress: show a bar.
 
@@ -54,8 +59,7 @@ def measure_files(
     """
     if class_names is not None and class_names[0].lower() != "background":
         class_names = ("background", *class_names)
-    found = find_volumes([path for given in labels for path in _label_files(Path(given))])
-    found = [file for file in found if file.name.endswith("_gt")] or found
+    found = _without_images(find_volumes([path for given in labels for path in _label_files(given)]))
     pictures = {normalize("NFC", file.name): file for file in find_volumes(images)} if images else {}
     measured, failures = [], {}
     with Reader() as reader:
@@ -70,17 +74,65 @@ def measure_files(
                 failures[str(file.path)] = error.reason if error.file == file.path else str(error)
             except (OSError, ValueError) as error:
                 failures[str(file.path)] = str(error)
-    return measured, failures
+    return _with_absent(measured), failures
 
 
-def _label_files(given: Path) -> list[Path]:
-    """What of a folder may be label maps: not the pictures, probabilities and DICOM that `predict` puts beside them."""
-    if not given.is_dir():
-        return [given]
-    files = [path for path in sorted(given.iterdir()) if ending(path, FILES) and not path.name.startswith(".")]
+def _without_images(files: Sequence[VolumeFile]) -> list[VolumeFile]:
+    """Label files alone: `a` is the image of an `a_gt` in the same folder.
+
+    Raises:
+        ValueError: two would have one name in the tables.
+    """
+    truths = {(file.path.parent, file.name) for file in files if file.name.endswith("_gt")}
+    found = [file for file in files if (file.path.parent, f"{file.name}_gt") not in truths]
+    named: dict[str, VolumeFile] = {}
+    for file in found:
+        other = named.setdefault(file.name.removesuffix("_gt"), file)
+        if other is not file:
+            raise ValueError(
+                f"{other.path} and {file.path} would both be called {file.name.removesuffix('_gt')!r}; measure them "
+                "one after the other, into two folders"
+            )
+    return found
+
+
+def _label_files(given: str | Path) -> list[Path]:
+    """The files that an input stands for; of a folder, or a pattern, those that may be label maps."""
+    matches = expand(given)
+    if matches == [Path(given)] and not matches[0].is_dir():
+        return matches
+    beside: dict[Path, list[Path]] = defaultdict(list)
+    for match in matches:
+        beside[match if match.is_dir() else match.parent] += sorted(match.iterdir()) if match.is_dir() else [match]
+    return [file for files in beside.values() for file in _labels_among(files)] or [Path(given)]
+
+
+def _labels_among(files: Iterable[Path]) -> list[Path]:
+    """Of one folder's files: not the pictures, probabilities and DICOM that `predict` puts beside labels; those named
+    `..._gt` alone, where there are some."""
+    files = [path for path in files if ending(path, FILES) and not path.name.startswith(".")]
     files = [path for path in files if not ending(path, BESIDE_LABELS)]
     twice = {stem(path) for path in files if not ending(path, PICTURES)}  # a picture beside holds the same
-    return [path for path in files if not (ending(path, PICTURES) and stem(path) in twice)] or [given]
+    files = [path for path in files if not (ending(path, PICTURES) and stem(path) in twice)]
+    return [path for path in files if case_name(path).endswith("_gt")] or files
+
+
+def _with_absent(cases: Sequence[CaseStatistics]) -> list[CaseStatistics]:
+    """Where nobody named the classes, every case has a line for each that another one has, of 0 voxels here."""
+    unnamed = [case for case in cases if all(UNNAMED.fullmatch(one.structure) for one in case.structures)]
+    most = max((one.class_index for case in unnamed for one in case.structures), default=0)
+    return [_up_to(case, most) if case in unnamed else case for case in cases]
+
+
+def _up_to(case: CaseStatistics, most: int) -> CaseStatistics:
+    """The case with the classes 1 to `most` in every frame."""
+    structures: list[StructureStatistics] = []
+    for one, following in zip_longest(case.structures, case.structures[1:]):
+        structures.append(one)
+        if following is None or following.frame != one.frame:
+            for index in range(one.class_index + 1, most + 1):
+                structures.append(one.absent(index, f"class {index}"))
+    return replace(case, structures=structures)
 
 
 def _measure_file(
@@ -173,8 +225,13 @@ def read_labels(file: VolumeFile, reader: Reader) -> Volume:
             f"values from {array.min():g} to {array.max():g}: expected class indices 0, 1, 2, ...; give images as "
             "--images",
         )
-    if label.max() == WHITE and not ((label > 0) & (label < WHITE)).any():
-        label, notes = (label > 0).astype(np.uint8), (*notes, f"0 and {WHITE} are taken for background and one class")
+    if label.max() == WHITE:
+        others = int(label[label < WHITE].max(initial=0))
+        if not others:
+            label, notes = (label > 0).astype(np.uint8), (*notes, f"0 and {WHITE} are taken for background and a class")
+        elif others <= MOST_UNDECLARED:
+            label = np.where(label == WHITE, 0, label).astype(np.uint8)
+            notes = (*notes, f"{WHITE} beside small values is taken for voxels that nobody labelled, and not measured")
     spacing_mm, affine = volume.spacing_mm, volume.affine
     unit = "mm" if volume.header is None else volume.header.get_xyzt_units()[0]
     if unit == "unknown" and np.array_equal(np.abs(affine), np.eye(4)):

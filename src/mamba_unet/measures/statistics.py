@@ -4,7 +4,7 @@ T frames, D H W array axes as stored (see `volumes.volume`), K classes. Frames a
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,22 @@ class StructureStatistics:
     slices: tuple[int, int] | None
     touches_border: bool
     mean_uncertainty: float | None = None
+
+    def absent(self, class_index: int, structure: str) -> "StructureStatistics":
+        """Another structure of the same frame, which is nowhere in it."""
+        return replace(
+            self,
+            class_index=class_index,
+            structure=structure,
+            voxels=0,
+            volume_ml=None if self.volume_ml is None else 0.0,
+            mean_intensity=None,
+            area_pixels=(0,) * len(self.area_pixels),
+            area_mm2=self.area_mm2 and (0.0,) * len(self.area_mm2),
+            slices=None,
+            touches_border=False,
+            mean_uncertainty=None,
+        )
 
 
 def structure_statistics(

@@ -9,7 +9,8 @@ import numpy as np
 
 from mamba_unet.drawing.figures import Curves, read_curves
 from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.runs import RunFolder
+from mamba_unet.files import read_record
+from mamba_unet.runs import MADE_BY, RunFolder
 
 if TYPE_CHECKING:
     from mamba_unet.data.prepared import PreparedDataset
@@ -142,6 +143,10 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         prepared = PreparedDataset(recipe["data"])
     except ValueError as error:
         why_no_data = str(error)
+    made = read_record(Path(evaluation_dir) / MADE_BY) if evaluation_dir is not None else {}
+    measured = made.get("fingerprint") or (checkpoint and checkpoint.fingerprint)
+    if prepared is not None and measured and measured != prepared.fingerprint:
+        prepared, why_no_data = None, f"{prepared.folder} holds other data than were measured; evaluate on them again"
 
     return Run(
         folder=folder.path,

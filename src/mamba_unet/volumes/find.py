@@ -187,14 +187,21 @@ def _position(volume: VolumeFile) -> tuple[Path, str]:
     return volume.path.resolve(), volume.series.uid if volume.series else ""
 
 
+def expand(given: str | Path) -> list[Path]:
+    """The paths that an input stands for: what a glob matches that is no file's name; else itself."""
+    path = Path(os.path.expanduser(given))
+    if path.exists() or dangles(path) or not glob.has_magic(str(path)):
+        return [path]
+    return [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+
+
 def _expand(given: str | Path, without: Collection[Path]) -> list[VolumeFile]:
     path = Path(os.path.expanduser(given))
     if path.is_dir():
         volumes = _in_folder(path, without)
     elif path.exists() or dangles(path):
         volumes = _in_file(path)
-    elif glob.has_magic(str(path)):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    elif (matches := expand(path)) != [path]:
         folders = [match for match in matches if match.is_dir()]
         matches = [match for match in matches if match.is_file() and match.resolve() not in without]
         files = [match for match in matches if ending(match, (*FILES, *ZIP)) or is_dicom(match)]
