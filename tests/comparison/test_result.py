@@ -19,14 +19,14 @@ INF, NAN = float("inf"), float("nan")
 PREPARED = SimpleNamespace(name="hearts", description="", fingerprint="f", class_names=["background", "a", "b"])
 
 
-def evaluation(dice, hd95, frames=1) -> Evaluation:
+def evaluation(dice, hd95, frames=1, units=("mm",)) -> Evaluation:
     """Patients p0, p1, ..., each with as many cases of its own values: (patients, 2 classes) Dice and HD95."""
     rows = []
     for patient, (patient_dice, patient_hd95) in enumerate(zip(dice, hd95, strict=True)):
         for frame in range(frames):
             for index, (d, h) in enumerate(zip(patient_dice, patient_hd95, strict=True), start=1):
                 where = {"case": f"p{patient}_frame{frame}", "patient": f"p{patient}", "class": index}
-                names = {"class_name": PREPARED.class_names[index], "distance_unit": "mm"}
+                names = {"class_name": PREPARED.class_names[index], "distance_unit": units[patient % len(units)]}
                 rows.append(where | names | dict.fromkeys(OVERLAP_METRICS, d) | {"hd95": h, "asd": h})
     return Evaluation(tuple(PREPARED.class_names), Conventions(), rows, [])
 
@@ -51,6 +51,12 @@ def squeezed(table) -> str:
 
 
 FLAT = [[3.0, 3.0]] * 3
+
+
+def test_millimetres_and_voxels_are_not_tested_together():
+    one, two = (evaluation([[dice, 0.5]] * 3, FLAT, units=("mm", "voxels")) for dice in (0.6, 0.7))
+    said = comparison(entry("a", one), entry("b", two))
+    assert said.evaluation.distance_unit == "mixed" and {test["metric"] for test in said.tests} == {"dice"}
 
 
 def test_the_table_averages_seeds_of_means_of_classes():

@@ -96,6 +96,20 @@ def test_the_same_image_under_another_name_is_not_learned_from(nnunet, make, tmp
     }
 
 
+def test_an_image_of_a_fold_that_is_tested_is_not_learned_from_under_another_name(nnunet, make, tmp_path):
+    source = nnunet(count=6)
+    make.nifti(source / "unlabelled" / "copy_0000.nii.gz", make.subject(0).image)  # of s0
+    write_json(tmp_path / "splits.json", {"train": ["s0", "s1", "s2", "s3"], "val": ["s4"], "test": ["s5"]})
+    prepared = prepare(source, tmp_path / "out", splits=tmp_path / "splits.json", folds=3, progress=False)
+    tested = []
+    for fold in range(3):
+        held = {case for part in ("val", "test") for case in prepared.splits[f"fold{fold}/{part}"]}
+        without = choose_labelled(prepared, fold, 2, "label", 0)[1]
+        assert ("copy" in without) == ("s0" not in held)
+        tested += prepared.splits[f"fold{fold}/test"]
+    assert "s0" in tested
+
+
 def test_scribbles_that_do_not_fit_are_refused(nnunet, make, tmp_path):
     source = nnunet()
     label = make.subject(0).label

@@ -1,3 +1,4 @@
+import csv
 import gc
 import json
 import os
@@ -202,6 +203,17 @@ def test_results_of_another_network_or_other_settings_are_never_taken_for_finish
     # the case that was not redone is the old network's still, and the new one's command redoes it
     done = predict_files(Predictor(contrary), [images], out)
     assert done.skipped == ["a"] and list(done.written) == ["b"]
+
+
+def test_no_table_holds_cases_of_two_networks(save_threshold, save_scan, tmp_path):
+    for name in "ab":
+        save_scan(f"{name}.nii.gz")
+    images, out, outputs = tmp_path / "images", tmp_path / "out", ["nifti", "statistics"]
+    predict_files(Predictor(save_threshold()), [images], out, outputs=outputs)
+    contrary = Predictor(save_threshold("contrary", weight=-1.0))
+    predict_files(contrary, [images / "a.nii.gz"], out, overwrite=True, outputs=outputs)
+    with open(out / "statistics.csv", newline="") as stream:
+        assert {row["case"] for row in csv.DictReader(stream)} == {"a"}
 
 
 def test_of_two_networks_that_start_at_once_one_has_the_folder(save_threshold, save_scan, tmp_path, monkeypatch):

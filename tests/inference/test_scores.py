@@ -4,7 +4,9 @@ import torch
 
 from mamba_unet import build_model
 from mamba_unet.inference.scores import predict_array, run_tiles, score
+from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
+from mamba_unet.views.windows import gaussian
 
 
 class Ramp(torch.nn.Module):
@@ -42,10 +44,34 @@ def test_slices_go_through_the_network_in_batches_of_its_image_size(threshold):
 
 
 def test_a_volume_is_predicted_in_eval_mode_and_the_mode_is_restored(threshold):
+    seen = []
+    threshold.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     for training in (True, False):
         threshold.train(training)
         predict_array(threshold, np.zeros((1, 2, 8, 8), np.float32), Slices((8, 8)), 2)
         assert threshold.training is training
+    assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("view", [Slices((8, 8)), Slices((8, 8), fit="crop"), Patches((4, 8, 8), None)])
+def test_answers_of_several_networks_are_averaged_in_every_view(view):
+    tiles = view.tiles(np.zeros((1, 1, 4, 12, 10), np.float32), 2, keep_scores=True)
+    one, two = (torch.zeros(len(tiles), 2, *view.size) for _ in range(2))
+    one[:, 1], two[:, 1] = 3.0, -1.0
+    tiles.put(range(len(tiles)), torch.stack([one, two]))
+    expected = torch.tensor([3.0, -1.0]).sigmoid().mean().item()
+    assert np.allclose(tiles.scores[:, 1], expected, atol=1e-5)
+
+
+def test_windows_of_a_slice_that_disagree_are_weighed_by_their_distance():
+    tiles = Slices((8, 8), fit="crop").tiles(np.zeros((1, 1, 1, 8, 12), np.float32), 2, keep_scores=True)
+    answers = torch.zeros(1, len(tiles), 2, 8, 8)
+    answers[0, 0, 1] = 4.0
+    tiles.put(range(len(tiles)), answers)
+    weights = [gaussian((8, 8))[4][6 - column] for _, column in tiles.corners if 0 <= 6 - column < 8]
+    assert len(weights) > 1
+    expected = (torch.tensor(4.0).sigmoid().item() * weights[0] + 0.5 * sum(weights[1:])) / sum(weights)
+    assert tiles.scores[0, 1, 0, 4, 6] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_class_is_taken_after_the_logits_are_enlarged(threshold):

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -197,3 +198,54 @@ def test_the_file_follows_the_umask(model, metadata, tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", model, metadata)
     (tmp_path / "b").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_was_measured_of_other_weights_is_not_written_beside_these(model, metadata, tmp_path):
+    measured = replace(metadata, patients={"train": 7}, fingerprint="f", lineage=["a"], learned_from="7 patients")
+    save_checkpoint(tmp_path / "best.safetensors", model, measured)
+    trained, _ = load_checkpoint(tmp_path)
+    trained.save_pretrained(tmp_path / "same")
+    assert read_metadata(tmp_path / "same" / "model.safetensors") == measured
+    with torch.no_grad():
+        trained.norm.weight.add_(1)
+    trained.save_pretrained(tmp_path / "further")
+    written = read_metadata(tmp_path / "further" / "model.safetensors")
+    assert not written.validation and not written.patients and not written.fingerprint
+    assert written.lineage == ["a"] and written.learned_from.startswith("7 patients, then changed outside")
+    assert "0.5" not in (tmp_path / "further" / "README.md").read_text()
+
+
+def test_numbers_of_numpy_and_torch_are_written_as_numbers(metadata, tmp_path):
+    words = {"class_names": metadata.class_names, "preprocessing": metadata.preprocessing}
+    depths, dims = (np.int64(1), np.int64(1)), torch.tensor([8, 16])
+    model = MambaUNet(1, np.int64(3), depths=depths, dims=dims.tolist(), d_state=np.int32(8)).eval()
+    model.save_pretrained(tmp_path, **words)
+    x = torch.randn(1, 1, 16, 16)
+    assert torch.equal(load_checkpoint(tmp_path)[0](x), model(x))
+    assert read_metadata(tmp_path / "model.safetensors").config["d_state"] == 8
+
+
+def test_a_network_opened_with_other_arguments_is_written_with_them(metadata, tmp_path):
+    model = build_model("transunet", num_classes=3, size="nano")
+    model.save_pretrained(tmp_path / "a", class_names=metadata.class_names, preprocessing=metadata.preprocessing)
+    other = type(model).from_pretrained(tmp_path / "a", num_heads=8)
+    other.save_pretrained(tmp_path / "b")
+    assert read_metadata(tmp_path / "b" / "model.safetensors").config["num_heads"] == 8
+    x = torch.randn(1, 1, 32, 32)
+    assert torch.equal(load_checkpoint(tmp_path / "b")[0](x), other(x))
+
+
+def test_weights_that_are_no_numbers_are_refused_by_the_hub_too(model, metadata, tmp_path):
+    model.norm.weight.data[0] = float("nan")
+    model.metadata = metadata
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="NaN or infinite weights"):
+        MambaUNet.from_pretrained(tmp_path)
+
+
+def test_a_network_that_nothing_could_build_again_is_refused(metadata, tmp_path):
+    class Mine(MambaUNet):
+        pass
+
+    with pytest.raises(ValueError, match="Mine is no network of the registry"):
+        Mine(**CONFIG).save_pretrained(tmp_path, class_names=metadata.class_names, preprocessing=metadata.preprocessing)

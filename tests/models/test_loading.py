@@ -120,7 +120,7 @@ def test_another_networks_checkpoint_is_refused_by_what_it_looks_like(small, tmp
 
 def test_a_checkpoint_that_fits_nowhere_is_refused(small, tmp_path):
     torch.save({"layers.0.blocks.0.self_attention.A_logs": torch.zeros(1, 1)}, tmp_path / "tiny.pth")
-    with pytest.raises(PretrainedError, match="no parameter has this network's shape"):
+    with pytest.raises(PretrainedError, match=r"only 0 of .* parameters have this network's shape"):
         load_pretrained(small, tmp_path / "tiny.pth")
 
 
@@ -261,3 +261,10 @@ def test_vmamba_fills_the_stages_of_a_network_with_a_stem_of_its_own(small, tmp_
     assert stages <= set(report.loaded)
     assert any(name.startswith("stem.") for name in report.missing)
     assert {"patch_embed.proj.weight", "patch_embed.norm.weight"} <= set(report.unexpected)
+
+
+def test_a_checkpoint_of_which_hardly_anything_fits_is_refused(small, tmp_path):
+    save_file(small.state_dict(), tmp_path / "small.safetensors")
+    other = build_model("mamba_unet", depths=(1, 1, 1), dims=(24, 48, 96), d_state=6)
+    with pytest.raises(PretrainedError, match=r"only \d+ of \d+ parameters have this network's shape"):
+        load_pretrained(other, tmp_path / "small.safetensors")

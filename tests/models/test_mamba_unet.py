@@ -112,6 +112,16 @@ def test_a_convolutional_stem_tells_neighbouring_pixels_apart():
     assert change[10, 10] > 2 * change[20:24, 20:24].max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_stem_of_early_checkpoints_runs_in_any_precision(dtype):
+    torch.manual_seed(0)
+    model = build_model("mamba_unet_fine", size="nano", stem="conv_group").eval()
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        expected, logits = model(x), model.to(dtype)(x.to(dtype))
+    assert logits.dtype == dtype and (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

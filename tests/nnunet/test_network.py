@@ -70,3 +70,8 @@ def test_plans_hold_a_network_that_nnunet_can_build_from_their_json():
 def test_strides_of_another_network_are_refused():
     with pytest.raises(ValueError, match=r"expected \[\[1, 1\], \[4, 4\], \[2, 2\], \[2, 2\]\]"):
         PlannedNetwork(1, 4, size="nano", strides=[[1, 1], [2, 2], [2, 2]])
+
+
+def test_a_baseline_of_plans_is_as_published():
+    entry = architecture("attention_unet")
+    assert entry["arch_kwargs"]["size"] is None and len(entry["arch_kwargs"]["strides"]) > 2

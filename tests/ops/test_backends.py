@@ -124,3 +124,26 @@ print(y.shape, backend_status("cuda")[-1])
 def test_importing_the_scans_does_not_import_triton_or_the_compiler():
     printed = run_python("import sys, mamba_unet.ops as o; print({'triton', 'torch._dynamo'} & set(sys.modules))")
     assert printed.strip() == "set()"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch's own derivatives
+def test_forward_mode_is_exact_or_an_error(sequence):
+    def scan(u, backend="auto"):
+        return selective_scan(**{**sequence, "u": u}, backend=backend)
+
+    tangent = torch.randn_like(sequence["u"])
+    _, got = torch.func.jvp(scan, (sequence["u"],), (tangent,))
+    jacobian = torch.autograd.functional.jacobian(scan, sequence["u"])
+    torch.testing.assert_close(got, (jacobian.flatten(3) @ tangent.flatten()).view_as(got))
+    for backend in ("torch", "cpu"):
+        with pytest.raises(ValueError, match=r"no forward-mode derivatives \(jvp\); use backend=\"reference\""):
+            torch.func.jvp(lambda u, name=backend: scan(u, name), (sequence["u"],), (tangent,))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_a_backward_pass_through_vmap_is_an_error(sequence, backend):
+    u = sequence["u"].expand(3, -1, -1, -1).clone().requires_grad_()
+    y = torch.vmap(lambda one: selective_scan(**{**sequence, "u": one}, backend=backend))(u)
+    assert torch.allclose(y[2], selective_scan(**sequence), atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"inside torch\.vmap cannot be differentiated"):
+        y.sum().backward()

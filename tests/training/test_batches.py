@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mamba_unet.training.batches import StepSampler
+from mamba_unet.training.batches import StepSampler, TrainingData
+from mamba_unet.views.slices import Slices
 
 
 def test_every_pass_takes_each_slice_once_in_an_order_of_its_own():
@@ -32,3 +33,15 @@ def test_processes_share_each_batch_of_the_single_process():
 def test_a_batch_that_cannot_be_shared_equally_is_refused():
     with pytest.raises(ValueError, match="batch_size 5 is not a multiple of the 2 processes"):
         StepSampler(9, 5, 6, seed=3, world_size=2)
+
+
+def test_images_without_labels_are_drawn_in_an_order_of_their_own(phantom, monkeypatch):
+    data, seeds = TrainingData(phantom, Slices((16, 16)), seed=7, workers=0, labelled=2), {}
+
+    def record(size, batch_size, iterations, seed, rank, world_size):
+        seeds[batch_size] = seed
+        return StepSampler(size, batch_size, iterations, seed, rank, world_size)
+
+    monkeypatch.setattr("mamba_unet.training.batches.StepSampler", record)
+    next(iter(data.batches({"labelled": 2, "unlabelled": 1}, 0, 1, 0, 1, False)))
+    assert seeds[2] == 7 != seeds[1]

@@ -465,10 +465,10 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
 
 
-@pytest.mark.parametrize(("warmup", "minutes", "warned"), [(8, None, 1), (8, 60.0, 1), (7, None, 0)])
+@pytest.mark.parametrize(("warmup", "minutes", "warned"), [(2, None, 1), (2, 60.0, 1), (1, None, 0)])
 def test_a_training_that_ends_within_its_warmup_is_warned_of_once(recipe, warmup, minutes, warned, caplog):
     recipe.optimizer.warmup, recipe.minutes = warmup, minutes
-    recipe.iterations, recipe.validate_every = 8, 8
+    recipe.iterations, recipe.validate_every = 2, 2
     train(recipe)
     assert caplog.text.count("the learning rate never reaches optimizer.lr") == warned
 
@@ -480,6 +480,7 @@ def test_bfloat16_on_a_cpu_that_is_slow_in_it_is_warned_of(recipe, precision, sp
     """Some CPUs with AVX512-BF16 take longer in bfloat16 than in float32, those without it many times as long."""
     monkeypatch.setattr("mamba_unet.training.train.bfloat16_speed", lambda: speed)
     recipe.trainer.precision = precision
+    recipe.iterations = recipe.validate_every = 1
     train(recipe)
     assert caplog.text.count(f"{speed} times as fast in bfloat16 as in float32") == warned
 

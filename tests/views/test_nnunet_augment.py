@@ -14,6 +14,7 @@ from mamba_unet.views.nnunet_augment import (
 from mamba_unet.views.patches import Patches
 from mamba_unet.views.slices import Slices
 
+INTENSITIES = ("brightness", "contrast", "resolution", "gamma", "gamma_inverted")
 NOTHING = NnunetAugmentation(0.0, 1.0, (False, False), (0,), 0, (0,), (1,), (1,), (1,), (1,), (1,))
 
 
@@ -73,6 +74,9 @@ def test_each_intensity_change_does_what_it_says(image):
     assert np.array_equal(change(), image)
     assert change(noise=(0.5,), noise_seed=3).std() == pytest.approx(image.std() * 1.25**0.5, rel=0.02)
     assert np.array_equal(change(noise=(0.5,), noise_seed=3), change(noise=(0.5,), noise_seed=3))
+    noisy = {"noise": (0.5, 0.5), "blur": (0, 0), **dict.fromkeys(INTENSITIES, (1, 1)), "noise_seed": 3}
+    both = change_intensities(np.concatenate([image, image]), changed(**noisy))
+    assert not np.allclose(both[0], both[1]), "each channel has a noise of its own"
     assert np.abs(np.diff(change(blur=(1.0,)))).max() < 0.5 * np.abs(np.diff(image)).max()
     np.testing.assert_allclose(change(brightness=(0.8,)), 0.8 * image, rtol=1e-6)
     assert change(contrast=(0.8,)).std() == pytest.approx(0.8 * image.std(), rel=1e-3)

@@ -46,3 +46,9 @@ def test_channels_are_fitted_without_a_guess(caplog):
         one.fit_channels(colour)
     with pytest.raises(UnreadableError, match="1 channel, and the network takes 4 channels; give one file per channel"):
         four.fit_channels(grey)
+
+
+def test_only_a_window_that_would_leave_nothing_of_an_image_is_passed_over():
+    volume = Volume.from_array(np.random.default_rng(0).random((2, 8, 8)).astype(np.float32))
+    assert Preprocessing((window(-125, 275),)).is_scaled(volume)
+    assert not Preprocessing((window(0, 5),)).is_scaled(volume)

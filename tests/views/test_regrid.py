@@ -16,6 +16,9 @@ def test_the_grid_of_another_voxel_size_covers_the_same_space():
     regrid = Regrid.to_spacing((10, 256, 216), (5.0, 1.5625, 1.5625), (10.0, 1.25, 1.25))
     assert regrid.target == (5, 320, 270) and regrid.apart
     assert not Regrid.to_spacing((10, 9, 8), (3, 1, 1), (2, 1, 1)).apart
+    assert Regrid.to_spacing((5, 9, 9), (2, 1, 1), (4, 1, 1)).apart, "the grid's slices are apart"
+    assert Regrid.to_spacing((5, 9, 9), (4, 1, 1), (2, 1, 1)).apart, "the image's are"
+    assert Regrid.to_spacing((5, 9, 9), (2, 1, 1), (3, 1.2, 1.2)).target == (3, 8, 8), "to the nearest"
     assert Regrid.to_spacing((1, 4, 4), (1, 1, 1), (9, 1, 1)).target == (1, 4, 4)
 
 

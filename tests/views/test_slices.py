@@ -98,3 +98,12 @@ def test_the_ceiling_that_nearest_neighbour_sets_is_not_there_for_crops():
 
     assert dice(Slices((24, 24), fit="crop")) == 1
     assert dice(Slices((24, 24))) < 0.99
+
+
+@pytest.mark.parametrize("augment", ["paper", "nnunet"])
+def test_windows_lie_around_foreground_and_not_around_what_has_no_label(augment):
+    label = np.full((1, 100, 100), IGNORE, np.uint8)
+    label[0, 68:74, 18:24], label[0, :10] = 1, 0
+    view, image = Slices((16, 16), fit="crop", foreground=1.0), np.zeros((1, 1, 100, 100), np.float32)
+    found = [(view.draw(image, label, 0, np.random.default_rng(seed), augment)[1] == 1).any() for seed in range(30)]
+    assert np.mean(found) > 0.8

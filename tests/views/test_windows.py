@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from mamba_unet.views.windows import cut, gaussian, place_window, starts
 
@@ -24,6 +25,14 @@ def test_weights_are_those_of_every_axis_and_largest_in_the_middle():
     weights = gaussian((5, 9, 7))
     assert weights.shape == (5, 9, 7) and weights.max() == weights[2, 4, 3] == 1
     assert np.array_equal(weights, weights[::-1, ::-1, ::-1]) and weights.min() > 0
+
+
+def test_weights_are_a_bell_of_an_eighth_of_the_side():
+    """As nnU-Net's: a point, blurred."""
+    point = np.zeros((33, 17))
+    point[16, 8] = 1
+    bell = gaussian_filter(point, [33 / 8, 17 / 8], mode="constant")
+    assert np.allclose(gaussian((33, 17)), bell / bell.max(), atol=2e-3)
 
 
 def test_a_window_around_a_voxel_holds_it_and_stays_inside():

@@ -194,9 +194,12 @@ def test_nifti_of_two_to_four_axes_scaled(tmp_path):
 
 def test_a_header_in_metres_or_microns_is_taken_in_millimetres(tmp_path):
     for unit, size in (("meter", 0.0015), ("mm", 1.5), ("micron", 1500), ("unknown", 1.5)):
-        image = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([size, size, 4 * size, 1]))
+        affine = np.diag([size, size, 4 * size, 1])
+        affine[:3, 3] = np.array([10, 20, 30]) * size / 1.5
+        image = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), affine)
         image.header.set_xyzt_units(unit)
         assert Volume.from_nibabel(image).spacing_mm == (6.0, 1.5, 1.5), unit
+        assert Volume.from_nibabel(image).affine[:3, 3] == pytest.approx([10, 20, 30], rel=1e-5), unit
 
 
 def test_a_nibabel_image_of_another_format_or_without_an_affine_is_taken():

@@ -59,15 +59,16 @@ class Difference:
 def images_to_check(
     checkpoint: Path, preprocessing: Preprocessing, check_image: str | Path | None, any_size: bool
 ) -> Mapping[str, Tensor]:
-    """Batches (B, C, *S) by what they are: random ones of the network's size and, for files that
-    take any size, of an odd one; and a real image's."""
+    """Batches (B, C, *S) by what they are: random ones of the network's size and, for files that take any size, of an
+    odd one and of one pixel; and a real image's."""
     size, generator = preprocessing.view.size, torch.Generator().manual_seed(0)
     odd = [max(side * 2 // 3, 1) + 2 * axis for axis, side in enumerate(size)]
+    wanted = [(2, size), *([(1, odd), (1, [1] * len(size))] if any_size else [(3, size)])]
     images = {
         f"random, {count} x {' x '.join(map(str, sides))}": torch.rand(
             count, preprocessing.channels, *sides, generator=generator
         )
-        for count, sides in ((2, size), (1, odd) if any_size else (3, size))
+        for count, sides in wanted
     }
     if check_image is not None:
         tiles = Predictor(checkpoint, "cpu").prepare(read_volume(check_image)).tiles[0]

@@ -1,6 +1,7 @@
 """Our checkpoints: safetensors whose header says what the network is and how its images are to be prepared."""
 
 import difflib
+import hashlib
 import json
 import logging
 import re
@@ -9,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from mamba_unet import __version__
 from mamba_unet.files import atomic_path, sha256
@@ -88,6 +90,31 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: CheckpointMeta
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:  # safetensors' own writer ignores the umask and hides the system's error
         temporary.write_bytes(_in_order(save(weights, header)))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of all weights: it changes when one of them does."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def describe(model: nn.Module, metadata: CheckpointMetadata | None) -> None:
+    """Say what a network's weights are, as they are now, so that `save_pretrained` writes it again."""
+    model.metadata = metadata
+    model.described_weights = None if metadata is None else weights_digest(model)
+
+
+def refuse_non_finite(path: str | Path, weights: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError where a weight is NaN or infinite."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path} holds NaN or infinite weights ({name}): the training that wrote it went wrong; take an "
+                "earlier checkpoint, or train again with a lower learning rate"
+            )
 
 
 def _in_order(stored: bytes) -> bytes:

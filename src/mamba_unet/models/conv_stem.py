@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mamba_unet.models.layers import CONV, CONV_TRANSPOSE
+from mamba_unet.models.layers import CONV, CONV_TRANSPOSE, GroupNorm
 from mamba_unet.models.levels import Level
 
 FINE = (16, 32)  # channels of level 0, full resolution, and level 1, half of it
@@ -20,16 +20,6 @@ BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 def _conv(in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int], bias: bool) -> nn.Module:
     padding = tuple(size // 2 for size in kernel)
     return CONV[len(kernel)](in_channels, out_channels, tuple(kernel), tuple(stride), padding, bias=bias)
-
-
-class GroupNorm(nn.GroupNorm):
-    """GroupNorm that computes in float32 whatever it is given, (B, C, *S) -> the same.
-
-    In bfloat16 the gradient of torch's own takes a CPU up to 20 times as long (torch 2.13, channels-last maps).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float()).to(input.dtype)
 
 
 def _norm(channels: int, axes: int, group: bool) -> nn.Module:

@@ -1,23 +1,28 @@
 """`from_pretrained`, `save_pretrained` and `push_to_hub` for every network, through huggingface_hub's mixin."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mamba_unet import __version__
 from mamba_unet.models.card import model_card
 from mamba_unet.models.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
+    describe,
     find_checkpoint,
     read_metadata,
+    refuse_non_finite,
     save_checkpoint,
     slices_preprocessing,
+    weights_digest,
 )
 
 
@@ -30,6 +35,11 @@ class HubModel(
     """
 
     metadata: CheckpointMetadata | None = None
+    described_weights: str | None = None  # the digest of those that `metadata` is of; see `checkpoint.describe`
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "HubModel":
+        # the mixin keeps what JSON holds and takes the default for all else
+        return super().__new__(cls, *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
 
     def save_pretrained(
         self,
@@ -43,7 +53,8 @@ class HubModel(
     ) -> str | None:
         """Write a folder that `from_pretrained` and, where the network has metadata, `mamba-unet predict` take.
 
-        A network from `mamba-unet train` has its metadata. One that was trained in another loop gets it here:
+        A network from `mamba-unet train` has its metadata. Where its weights have changed since it was loaded, what was
+        measured of the old ones is left out. One that was trained in another loop gets its metadata here:
 
             model.save_pretrained(
                 "heart",
@@ -99,6 +110,8 @@ class HubModel(
             "evaluations": evaluations and {name: _summary(one) for name, one in evaluations.items()},
         }
         said = {key: value for key, value in said.items() if value}
+        if self.described_weights is not None and self.described_weights != weights_digest(self):
+            describe(self, _without_measures(self.metadata))
         config = dict(self._hub_mixin_config)
         if preprocessing is not None:
             said["preprocessing"] = _preprocessing_json(preprocessing, config["in_channels"])
@@ -112,7 +125,7 @@ class HubModel(
                 f"the network has {config['num_classes']} classes, background included; got the names "
                 f"{', '.join(known['class_names'])}"
             )
-        self.metadata = CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known)
+        describe(self, CheckpointMetadata(**{"model": name_of(self), "config": config, "version": __version__} | known))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(save_directory / SAFETENSORS_SINGLE_FILE, self, self.metadata)
@@ -155,9 +168,34 @@ class HubModel(
                     f"{model_id} holds a {metadata.model}, not a {cls.__name__}; "
                     f"take {type(model).__name__}.from_pretrained, or mamba_unet.models.loading.load for any network"
                 )
-        model.load_state_dict(load_file(path, device=map_location), strict=strict)
-        model.metadata = metadata
+        weights = load_file(path, device=map_location)
+        refuse_non_finite(path, weights)
+        model.load_state_dict(weights, strict=strict)
+        if metadata is not None and model_kwargs:
+            config, before = model._hub_mixin_config, build_model(metadata.model, **metadata.config)._hub_mixin_config
+            if _plain(config) != _plain(before):  # another function of the weights
+                metadata = _without_measures(replace(metadata, config=config))
+        describe(model, metadata)
         return model.eval()
+
+
+def _plain(value: Any) -> Any:
+    """numpy's and torch's numbers as Python's, wherever they are."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _without_measures(metadata: CheckpointMetadata) -> CheckpointMetadata:
+    """Of a network that was changed since, by images that nothing tells."""
+    before = f"{metadata.learned_from}, " if metadata.learned_from else ""
+    further = f"{before}then changed outside of mamba-unet: lineage does not list the images of that"
+    known = asdict(metadata) | {"learned_from": further}
+    for field in ("fingerprint", "validation", "patients", "evaluations"):
+        del known[field]
+    return CheckpointMetadata(**known)
 
 
 def _summary(evaluation: Any) -> dict[str, Any]:

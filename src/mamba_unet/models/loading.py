@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from mamba_unet.models.baselines.swin_unet import SwinUNet
 from mamba_unet.models.baselines.transunet import TransUNet
 from mamba_unet.models.baselines.unet import UNet
-from mamba_unet.models.checkpoint import CheckpointError, CheckpointMetadata, find_checkpoint, read_metadata
+from mamba_unet.models.checkpoint import (
+    CheckpointError,
+    CheckpointMetadata,
+    describe,
+    find_checkpoint,
+    read_metadata,
+    refuse_non_finite,
+)
 from mamba_unet.models.fitting import first_convolution, for_channels, inflated, resized
 from mamba_unet.models.mamba_unet import MambaUNet
 from mamba_unet.models.registry import build_model
@@ -172,6 +179,7 @@ KINDS: tuple[CheckpointKind, ...] = (
     CheckpointKind("ResNet", r"^layer1\.0\.conv1\.weight$"),
 )
 
+LEAST_LOADED = 0.1  # of a network's parameters, for a checkpoint to be taken for one of it
 PREFIXES = ("module.", "model.", "net.")  # of nn.DataParallel, Lightning and people's own modules
 
 # Buffers in public checkpoints that follow from the sizes, and that our networks compute.
@@ -186,7 +194,8 @@ def read_weights(path: str | Path) -> Weights:
 
     Raises:
         FileNotFoundError: no such file.
-        PretrainedError: not a checkpoint, one that needs code to be unpickled, or one with NaN or infinite weights.
+        PretrainedError: not a checkpoint, or one that needs code to be unpickled.
+        CheckpointError: NaN or infinite weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -222,7 +231,7 @@ def read_weights(path: str | Path) -> Weights:
     tensors = isinstance(weights, Mapping) and {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     if not tensors:
         raise PretrainedError(f"{path} holds no tensors by name; expected a network's state dict")
-    _refuse_non_finite(path, tensors)
+    refuse_non_finite(path, tensors)
     return _without_prefixes(tensors)
 
 
@@ -233,15 +242,6 @@ def _without_prefixes(weights: Mapping[str, Tensor]) -> Weights:
         if sum(name.startswith(prefix) for name in weights) > len(weights) / 2:
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
-
-
-def _refuse_non_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise PretrainedError(
-                f"{path} holds NaN or infinite weights ({name}): the training that wrote it went wrong; take an "
-                "earlier checkpoint, or train again with a lower learning rate"
-            )
 
 
 def identify(weights: Mapping[str, Tensor]) -> CheckpointKind | None:
@@ -294,8 +294,9 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
 
     Raises:
         FileNotFoundError: nothing there.
-        PretrainedError: a checkpoint for another network or for none we know, which the message names, NaN or infinite
-            weights, another kind of convolutional stem, or nothing in it fits.
+        PretrainedError: a checkpoint for another network or for none we know, which the message names, another kind of
+            convolutional stem, or one of which hardly anything fits.
+        CheckpointError: NaN or infinite weights.
     """
     path = Path(where)
     if not path.is_file():
@@ -331,9 +332,10 @@ def load_pretrained(model: nn.Module, where: str | Path) -> LoadReport:
                 loaded.append(target)
             else:
                 mismatched.append((target, tuple(value.shape), tuple(parameter.shape)))
-    if not loaded:
+    if len(loaded) < LEAST_LOADED * len(parameters):
         raise PretrainedError(
-            f"{where} looks like {kind.name}, but no parameter has this network's shape: {mismatched[:4]}"
+            f"{where} looks like {kind.name}, but only {len(loaded)} of {len(parameters)} parameters have this "
+            f"network's shape, not for example {mismatched[:4]}; give the network the sizes that it was trained with"
         )
     missing = tuple(name for name in parameters if name not in set(loaded))
     lineage, preprocessing = ((), None) if metadata is None else (tuple(metadata.lineage), metadata.preprocessing)
@@ -388,10 +390,10 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMetadata]:
         model = build_model(metadata.model, **metadata.config)
         model.load_state_dict(weights)
     except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:3]) or type(error).__name__
         raise CheckpointError(f"{path} does not hold the network that its header describes: {reason}") from error
-    _refuse_non_finite(path, weights)
-    model.metadata = metadata  # so that `save_pretrained` writes it again
+    refuse_non_finite(path, weights)
+    describe(model, metadata)
     return model.eval(), metadata
 
 

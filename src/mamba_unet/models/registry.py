@@ -96,7 +96,13 @@ def model_spec(name: str) -> ModelSpec:
 def name_of(network: nn.Module) -> str:
     """The first name of a network's class and number of axes. A control has its base's, and its arguments tell."""
     axes = getattr(network, "spatial_dims", 2)
-    return next(name for name, spec in MODELS.items() if (spec.network, spec.spatial_dims) == (type(network), axes))
+    for name, spec in MODELS.items():
+        if (spec.network, spec.spatial_dims) == (type(network), axes):
+            return name
+    raise ValueError(
+        f"{type(network).__name__} is no network of the registry, so nothing could build it from a file again; "
+        "save its weights without class_names and preprocessing"
+    )
 
 
 def _lookup(table: Mapping[str, Any], name: str, what: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mamba_unet.models.decoder_stages import DecoderStage, decoder_maps, decoder_stages
-from mamba_unet.models.registry import build_model
+from mamba_unet.models.registry import BASELINE_SIZES, build_model
 
 
 class Heads(nn.ModuleList):
@@ -96,12 +96,15 @@ class PlannedNetwork(nn.Module):
         return outputs
 
 
-def architecture(network: str = "mamba_unet", size: str = "tiny", **arguments: Any) -> dict[str, Any]:
+def architecture(network: str = "mamba_unet", size: str | None = "tiny", **arguments: Any) -> dict[str, Any]:
     """The entry `architecture` of a configuration in nnU-Net's plans.
 
     Args:
-        network, size, arguments: as `PlannedNetwork` takes them; the values must be JSON's.
+        network, size, arguments: as `PlannedNetwork` takes them; the values must be JSON's. A baseline, which has no
+            size "tiny", is as it was published.
     """
+    if size == "tiny" and network in BASELINE_SIZES:
+        size = None
     arguments = {"network": network, "size": size, **arguments}
     return {
         "network_class_name": f"{PlannedNetwork.__module__}.{PlannedNetwork.__qualname__}",

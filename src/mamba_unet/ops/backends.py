@@ -1,6 +1,7 @@
 """Which implementation computes a scan, and why.
 
-`reference` is the recurrence as the papers write it: the specification, slow, differentiable any number of times.
+`reference` is the recurrence as the papers write it: the specification, slow, differentiable any number of times and in
+forward mode, where it is what "auto" picks.
 `torch` is portable: chunks of PyTorch operations on every device, O(L) in time and memory.
 `cpu` is the compiled kernel. It computes in float32; float64 inputs go through `torch`, by design and without a word.
 `triton` is the CUDA kernel (with TRITON_INTERPRET=1 it also takes CPU tensors, for tests).
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "torch", "cpu", "triton")
 
@@ -87,12 +89,16 @@ def choose(requested: str, u: Tensor) -> str:
     """Name the backend for a call: the argument, else `use_backend`'s, else what suits the tensor's device.
 
     Raises:
-        ValueError: no backend has this name, or the one asked for cannot run on u's device.
+        ValueError: no backend has this name, or the one asked for cannot run on u's device or in forward mode.
     """
     _check_name(requested)
     if wants_standard_operators():
         return "torch"  # whose operator then takes a form of standard operators
     name = _in_force if requested == "auto" else requested
+    if forward_ad._current_level >= 0 and name != "reference":  # the others would drop the tangents without a word
+        if name != "auto":
+            raise ValueError(f'backend {name!r} has no forward-mode derivatives (jvp); use backend="reference"')
+        return "reference"
     if name == "auto":
         name = automatic_backend(u.device.type)
         if name == "torch" and u.device.type == "cpu":
@@ -103,6 +109,15 @@ def choose(requested: str, u: Tensor) -> str:
             f'use backend="auto" or "torch", which runs everywhere'
         )
     return "torch" if name == "cpu" and u.dtype == torch.float64 else name
+
+
+def require_states(kept: Tensor, expected: int) -> None:
+    """Raises RuntimeError where a forward pass did not know that a backward pass would come, as under torch.vmap."""
+    if kept.numel() != expected:
+        raise RuntimeError(
+            "a scan inside torch.vmap cannot be differentiated from outside: give the network the whole batch, or use "
+            'the backend "reference"'
+        )
 
 
 def _check_name(name: str) -> None:

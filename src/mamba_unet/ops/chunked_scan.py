@@ -13,7 +13,7 @@ a file that is to run without this package it is `standard_scan` instead.
 import torch
 from torch import Tensor
 
-from mamba_unet.ops.backends import wants_standard_operators
+from mamba_unet.ops.backends import require_states, wants_standard_operators
 from mamba_unet.ops.standard_scan import standard_scan
 
 CHUNK = 32  # positions; the states kept are then N / 32 of the size of `delta`
@@ -77,6 +77,7 @@ def _(u, delta, A, B, C, keep_states):
 def _backward(
     grad_y: Tensor, grad_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, borders: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    require_states(borders, -(-u.shape[0] // CHUNK) * u.shape[1] * A.numel())
     grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(x) for x in (u, delta, B, C))
     grad_A = torch.zeros_like(A)
     flowing = grad_last.clone()  # the gradient of the state that leaves the chunk at hand

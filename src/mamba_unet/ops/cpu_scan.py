@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mamba_unet.ops import native
+from mamba_unet.ops.backends import require_states
 from mamba_unet.ops.paths import paths
 
 
@@ -55,7 +56,9 @@ def _laid_out(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, *parameters: Tensor) 
 def _walkable(x: Tensor, axes: int) -> Tensor:
     """The tensor itself if its last axis is dense and one stride leads from pixel to pixel, else a copy."""
     even = all(x.stride(axis) == x.shape[axis + 1] * x.stride(axis + 1) for axis in range(1, axes))
-    return x if even and x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
+    if even and x.stride(-1) == 1 and 0 not in x.stride():
+        return x
+    return x.clone(memory_format=torch.contiguous_format)  # `contiguous` leaves axes of length 1 any stride
 
 
 def _in_blocks(weight: Tensor) -> Tensor:
@@ -159,6 +162,7 @@ def _backward(
     softplus: bool,
 ) -> list[Tensor]:
     """The gradients of the tensors in their order, that of `weight` only if there is one."""
+    require_states(borders, _borders_size(u, A))
     blocks = None if weight is None else _in_blocks(weight)
     inputs = _laid_out(u, dt, B, C, A, D, bias)
     job = _job(inputs, weight, blocks, softplus)

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mamba_unet.ops.backends import require_states
 from mamba_unet.ops.checks import compute_dtype
 from mamba_unet.ops.low_rank import gradients as low_rank_gradients
 from mamba_unet.ops.low_rank import multiply_out
@@ -593,6 +594,7 @@ def _backward(
     axes, ways = _paths(u, A)
     sweep_sizes, sizes = _sizes(u, A, BACKWARD_TILE, STATE), _sizes(u, A, BACKWARD_TILE, BACKWARD_STATE)
     segments, tiles = sizes["segments"], sizes["segment_steps"] // BACKWARD_TILE
+    require_states(states, axes * batch * ways * segments * state_size * channels)
 
     grad_u = states.new_empty(u.shape)
     grad_dt = dt.new_empty(dt.shape)

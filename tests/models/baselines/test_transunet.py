@@ -49,3 +49,11 @@ def test_the_position_embedding_is_resized_to_the_image():
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         TransUNet(**sizes)
+
+
+def test_an_image_of_one_token_is_as_in_a_batch():
+    torch.manual_seed(0)
+    model = build_model("transunet", size="nano").eval()
+    x = torch.randn(2, 1, 16, 13)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat([model(one) for one in x.split(1)]), model(x))

@@ -236,7 +236,7 @@ def first_two_axes_swapped(x: torch.Tensor) -> torch.Tensor:
     "scatter", [channels_first, directions_first, cut_from_a_larger_tensor, first_two_axes_swapped]
 )
 @pytest.mark.parametrize("low_rank", [False, True])
-@pytest.mark.parametrize("sides", [(5, 7), (2, 5, 3)])
+@pytest.mark.parametrize("sides", [(5, 7), (2, 5, 3), (5, 1)])
 def test_inputs_need_not_be_contiguous(fast_backend, assert_agree, scatter, low_rank, sides):
     inputs = map_of(sides, 2, 18, 16)
     inputs = with_low_rank_dt(inputs, 3) if low_rank else inputs

@@ -9,6 +9,7 @@ from torch import nn
 
 from mamba_unet.models.registry import build_model
 from mamba_unet.training.objectives.averaged import Averaged
+from mamba_unet.training.objectives.build import build_objective, member_names
 from mamba_unet.training.objectives.contrast import PixelContrast
 from mamba_unet.training.objectives.cross_pseudo import CrossPseudo
 from mamba_unet.training.objectives.losses import soft_dice_loss
@@ -18,7 +19,7 @@ from mamba_unet.training.objectives.ramp import Ramp
 from mamba_unet.training.objectives.regularisers import entropy_loss, mumford_shah_loss, probability_distance
 from mamba_unet.training.objectives.scribble import MixedPseudoLabels, PartialCrossEntropy
 from mamba_unet.training.optimizer import build_optimizer
-from mamba_unet.training.recipe import OptimizerRecipe
+from mamba_unet.training.recipe import OptimizerRecipe, load_recipe
 from mamba_unet.views.labels import IGNORE
 
 SPACES = [(2, 4), (2, 2, 2)]
@@ -215,3 +216,41 @@ def test_both_networks_learn_alike():
         assert all(torch.allclose(value, b[name], atol=1e-6) for name, value in a.items())
     after = network.state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items() if "weight" in name)
+
+
+def halves(labelled: float = 0.0) -> dict:
+    one = batch((2, 2), 0)
+    unlabelled = {**batch((2, 2), IGNORE), "image": torch.ones(2, 1, 2, 2)}
+    return {"labelled": {**one, "image": one["image"] + labelled}, "unlabelled": unlabelled}
+
+
+def test_pseudo_labels_are_of_the_images_without_labels():
+    torch.manual_seed(0)
+    objective = CrossPseudo({name: nn.Conv2d(1, 2, 1) for name in "ab"}, "a", 4, Ramp(1, 0))
+    before, after = objective(halves(), 0, 0.0), objective(halves(3.0), 0, 0.0)
+    assert torch.equal(before["pseudo"], after["pseudo"]) and not torch.equal(before["supervised"], after["supervised"])
+
+
+def test_the_teacher_sees_another_noise_in_every_step():
+    torch.manual_seed(0)
+    objective = MeanTeacher(nn.Conv2d(1, 2, 1), 4, Ramp(1, 0))
+    first, second = (objective(halves(), step, 0.0) for step in (0, 1))
+    assert first["consistency"] > 0 and first["consistency"] != second["consistency"]
+    assert torch.equal(first["supervised"], second["supervised"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weight", "share"),
+    [
+        ("acdc_few_mean_teacher", 0.1, 1),
+        ("acdc_few_cps", 0.1, 1),
+        ("acdc_few_semi_mamba_unet", 0.1, 1),
+        ("acdc_few_mixed", 0.5, 0),
+        ("acdc_few_weak_mamba_unet", 1, 0),
+    ],
+)
+def test_what_is_learned_without_labels_has_the_published_weight(recipe, weight, share):
+    made = load_recipe(recipe)
+    networks = [build_model("mamba_unet", size="nano") for _ in member_names(made)]
+    objective = build_objective(made, networks, 4).objective  # within the average of its weights
+    assert (objective.weight.weight, objective.weight.share) == (weight, share)

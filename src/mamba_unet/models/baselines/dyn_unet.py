@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.hub import HubModel
+from mamba_unet.models.layers import GroupNorm
 from mamba_unet.models.levels import scales, volume_levels
 from mamba_unet.models.resolution import pad_to_multiple
 
@@ -67,8 +68,6 @@ class DynUNet(nn.Module, HubModel):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         x = pad_to_multiple(x, self.stride)
-        if x.shape[2:] == self.stride:  # the deepest map would be one voxel, which has no deviation to normalise by
-            x = pad_to_multiple(x, (*self.stride[:2], 2 * self.stride[2]))
         skips = [self.input_block(x)]
         for downsample in self.downsamples:
             skips.append(downsample(skips[-1]))
@@ -79,5 +78,5 @@ class DynUNet(nn.Module, HubModel):
 
 
 def _instance_norm(channels: int) -> nn.Module:
-    """Instance normalisation that also takes an empty batch: a group for every channel."""
-    return nn.GroupNorm(channels, channels)
+    """Instance normalisation that also takes an empty batch and a map of one voxel: a group for every channel."""
+    return GroupNorm(channels, channels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mamba_unet.models.baselines.mlp import MLP
 from mamba_unet.models.decoder_stages import DecoderStage
 from mamba_unet.models.hub import HubModel
+from mamba_unet.models.layers import GroupNorm
 from mamba_unet.models.resolution import pad_to_multiple, resize_grid
 
 STRIDE = 16
@@ -48,7 +49,7 @@ class Bottleneck(nn.Module):
         self.projects = in_channels != out_channels or stride != 1
         if self.projects:
             self.downsample = StdConv2d(in_channels, out_channels, 1, stride)
-            self.gn_proj = nn.GroupNorm(out_channels, out_channels)
+            self.gn_proj = GroupNorm(out_channels, out_channels)  # a small image has one value in each
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.gn_proj(self.downsample(x)) if self.projects else x
