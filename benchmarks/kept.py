@@ -8,8 +8,9 @@ import re
 import zipfile
 from pathlib import Path
 
+from mamba_unet.evaluation.summary import MADE_BY
 from mamba_unet.files import atomic_path, one_at_a_time, read_record, sha256
-from mamba_unet.runs import MADE_BY, RunFolder
+from mamba_unet.runs import RunFolder
 
 FILES = ("recipe.yaml", "split.json", "annotation.json", "versions.json", "progress.json", "logs/*/metrics.csv")
 EVALUATIONS = ("evaluation_*/*.json", "evaluation_*/*.csv")

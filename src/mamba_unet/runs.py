@@ -21,10 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mamba_unet.evaluation.summary import MADE_BY
 from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries, sha256
 from mamba_unet.models.checkpoint import FILE_NAMES, read_metadata
-
-MADE_BY = "made_by.json"  # beside an evaluation: of which checkpoint and which data it is
 
 
 class RunFolder:

@@ -6,8 +6,11 @@ import os
 import pytest
 
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
+from mamba_unet.evaluation.predictions import evaluate_predictions
+from mamba_unet.files import sha256
 from mamba_unet.inference import Predictor, predict_files
 from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
+from mamba_unet.runs import RunFolder
 from mamba_unet.views.intensity import window
 
 
@@ -80,3 +83,27 @@ def test_results_on_other_data_have_a_name_of_their_own(prepared, save_threshold
     (folder,) = other.glob("evaluation_*")
     assert folder.name == f"evaluation_phantom-{prepared.fingerprint[:8]}_test"
     assert json.loads((folder / "made_by.json").read_text())["fingerprint"] == prepared.fingerprint
+
+
+def test_an_evaluation_is_of_the_weights_that_were_loaded(prepared, save_threshold, monkeypatch):
+    """A training that goes on puts a better checkpoint into the place of the one that is being measured."""
+    words = {"class_names": prepared.class_names, "fingerprint": prepared.fingerprint}
+    run = save_threshold("moving", **words)
+    before, predict = sha256([run / "best.safetensors"]), Predictor.predict_case
+
+    def replaced(self, case):
+        save_threshold("moving", weight=-1.0, **words)
+        return predict(self, case)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "predict_case", replaced)
+        evaluate_checkpoint(run, prepared)
+    assert json.loads((run / "evaluation_test" / "made_by.json").read_text())["checkpoint_sha256"] == before
+    assert not RunFolder(run).is_current(run / "evaluation_test")
+
+
+def test_predictions_of_others_do_not_take_the_place_of_a_checkpoints(prepared, save_threshold, tmp_path):
+    run = save_threshold("own", class_names=prepared.class_names, fingerprint=prepared.fingerprint)
+    evaluate_checkpoint(run, prepared)
+    with pytest.raises(ValueError, match="evaluation_test holds the evaluation of a checkpoint"):
+        evaluate_predictions(run / "evaluation_test" / "predictions", prepared, out=run / "evaluation_test")

@@ -98,9 +98,11 @@ def test_what_is_outside_the_training_is_said(changes, message):
     assert any(message in one for one in image_misfits(SEEN, **given)), image_misfits(SEEN, **given)
 
 
-def test_standard_deviations_have_more_room():
-    values = image((0, 0.1, 0.55, 0.6, 0.6))
-    assert image_misfits(SEEN, values, None, [MINMAX]) and not image_misfits(SEEN, values, None, [{"method": "zscore"}])
+def test_z_scored_intensities_have_less_room():
+    """0..1 holds six standard deviations, and medians of any two images lie within two."""
+    values, zscore = image((0, 0.1, 0.37, 0.42, 0.6)), [{"method": "zscore"}]
+    assert image_misfits(SEEN, values, None, zscore) and not image_misfits(SEEN, values, None, [MINMAX])
+    assert not image_misfits(SEEN, image((0, 0.1, 0.34, 0.42, 0.6)), None, zscore)
 
 
 def test_pixels_do_not_matter_to_a_network_whose_slices_are_resized():

@@ -205,6 +205,38 @@ def test_results_of_another_network_or_other_settings_are_never_taken_for_finish
     assert done.skipped == ["a"] and list(done.written) == ["b"]
 
 
+def test_results_are_recorded_as_those_of_the_weights_that_made_them(save_threshold, save_scan, tmp_path):
+    save_scan("a.nii.gz")
+    loaded = Predictor(save_threshold())
+    run = save_threshold(weight=-1.0)  # takes its place
+    predict_files(loaded, [tmp_path / "images"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"checkpoints.*--overwrite"):
+        predict_files(Predictor(run), [tmp_path / "images"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("why", ["memory", "allocator", "nan"])
+def test_an_image_without_an_answer_is_one_failed_case(save_threshold, save_scan, tmp_path, why):
+    for name in "abc":
+        save_scan(f"{name}.nii.gz")
+    predictor, calls = Predictor(save_threshold(), batch_size=3), []
+
+    def answer(module, given, output):
+        calls.append(len(given[0]))
+        if len(calls) != 3:  # of b, which has five slices
+            return output
+        if why == "nan":
+            return output.where(torch.arange(len(output)).view(-1, 1, 1, 1) == 0, torch.nan)
+        raise MemoryError if why == "memory" else RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    predictor.members[0].register_forward_hook(answer)
+    done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", outputs=["nifti", "statistics"])
+    assert list(done.written) == ["a", "c"] and list(done.failures) == [str(tmp_path / "images" / "b.nii.gz")]
+    assert ("NaN or infinite" if why == "nan" else "do not fit into the memory of cpu") in done.failures.popitem()[1]
+    with open(tmp_path / "out" / "statistics.csv", newline="") as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["a", "c"]
+    assert list(predict_files(predictor, [tmp_path / "images"], tmp_path / "out").written) == ["b"]
+
+
 def test_no_table_holds_cases_of_two_networks(save_threshold, save_scan, tmp_path):
     for name in "ab":
         save_scan(f"{name}.nii.gz")

@@ -11,6 +11,7 @@ from PIL import Image
 from mamba_unet.inference import Predictor, choose_device
 from mamba_unet.views.intensity import window
 from mamba_unet.views.patches import Patches
+from mamba_unet.volumes import limits
 from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.volume import Volume
 
@@ -273,6 +274,26 @@ def test_an_ensemble_averages_its_members_whatever_their_image_sizes(save_thresh
     assert np.allclose(together.probabilities, np.mean(alone, axis=0), atol=1e-6)
     assert np.array_equal(together.label, np.mean(alone, axis=0)[0].argmax(axis=0))
     assert np.array_equal(Predictor(runs)(corner.T).label, together.label)
+
+
+def test_slices_and_volumes_that_would_see_an_image_turned_in_different_ways_are_no_ensemble_for_it(save_threshold):
+    runs = [save_threshold("a"), save_threshold("b", view=Patches((4, 8, 8), None))]
+    head = np.random.default_rng(0).random((12, 12, 12)).astype(np.float32)
+    axial, coronal = (nib.Nifti1Image(head, np.diag(size)) for size in ((-1.0, -1, 4, 1), (-1.0, -4, 1, 1)))
+    for one in (runs, runs[::-1]):
+        predictor = Predictor(one)
+        assert predictor(axial).label.shape == head.shape
+        with pytest.raises(ValueError, match="turned in different ways"):
+            predictor(coronal)
+
+
+def test_memory_for_a_finer_grid_is_asked_for_before_it_is_taken(save_threshold, monkeypatch):
+    predictor = Predictor(save_threshold(view=Patches((8, 8, 8), (1.0, 1.0, 1.0))))
+    monkeypatch.setattr(limits, "max_bytes", 10 * 2**20)
+    small = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    assert predictor(small, spacing_mm=(2, 2, 2)).label.shape == small.shape
+    with pytest.raises(UnreadableError, match=r"needs 0\.0264 GiB of memory, the limit is"):
+        predictor(small, spacing_mm=(12, 12, 12))
 
 
 def test_every_network_of_an_ensemble_sees_all_symmetries(save_threshold, corner):

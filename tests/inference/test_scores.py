@@ -24,6 +24,8 @@ class Ramp(torch.nn.Module):
 class Volume:
     """What `run_tiles` takes: (S, R, C) seen by one or several views."""
 
+    failure = None
+
     def __init__(self, image, *views, classes=2):
         self.tiles = [view.tiles(image[None, None], classes, True) for view in views]
         self.network_seconds = 0.0

@@ -203,3 +203,9 @@ def test_a_patch_is_decided_by_its_generator_alone(size):
         assert one[1].shape == size and set(np.unique(one[1])) <= {0, 1, 2, IGNORE}
         seen.append(one[0].sum())
     assert len(set(seen)) > 10
+
+
+def test_a_flat_patch_turns_by_any_angle_whatever_its_sides():
+    """As nnU-Net's second version has it; 15 degrees are for long slices alone."""
+    drawn = [sample_nnunet(np.random.default_rng(seed), 1, (8, 128, 64)) for seed in range(300)]
+    assert all(one.within_slices for one in drawn) and max(abs(one.angle_degrees) for one in drawn) > 150

@@ -32,6 +32,8 @@ class PredictWorker:
 
     def __init__(self, checkpoints: Sequence[Path], device: str, batch_size: int | None, tta: bool, task: Task) -> None:
         predictor = Predictor(checkpoints, device, batch_size, tta)
+        if predictor.hashes != list(task.folder.made_by["checkpoints"]):
+            raise ValueError(f"{', '.join(map(str, checkpoints))} changed after this command began; start it again")
         self.about = {"device": str(predictor.device), "batch_size": predictor.batch_size}
         self._pipeline = Pipeline(predictor, task)
         self._jobs: SimpleQueue[Job] = SimpleQueue()

@@ -23,12 +23,12 @@ from mamba_unet.data.splits import split_name
 from mamba_unet.drawing.figures import read_curves
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
 from mamba_unet.evaluation.predictions import evaluate_predictions, find_predictions, picture_values, read_prediction
-from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.files import read_record
+from mamba_unet.evaluation.summary import MADE_BY, Evaluation
+from mamba_unet.files import read_record, sha256
 from mamba_unet.inference.evaluate import data_of, evaluate_checkpoint, evaluation_folder, made_by
 from mamba_unet.models.checkpoint import CheckpointError, find_checkpoint, read_metadata
 from mamba_unet.models.loading import load_checkpoint
-from mamba_unet.runs import MADE_BY, RunFolder
+from mamba_unet.runs import RunFolder
 from mamba_unet.training.progress import Progress
 from mamba_unet.training.recipe import Recipe, RecipeError
 from mamba_unet.training.train import check_resumable, train, with_plan
@@ -261,7 +261,7 @@ def _read_evaluation(run: str, prepared: PreparedDataset, split: str, convention
     has_weights = RunFolder(run).best.is_file()
     folder = evaluation_folder(run, split, prepared) if has_weights else RunFolder(run).evaluation(split)
     made = read_record(folder / MADE_BY)
-    expected = made_by(find_checkpoint(run), prepared) if has_weights else made | data_of(prepared)
+    expected = made_by(sha256([find_checkpoint(run)]), prepared) if has_weights else made | data_of(prepared)
     if not made or {"voxel_sizes": None, **made} != expected:  # earlier versions wrote none
         return None
     evaluation, identifiers = Evaluation.read(folder), prepared.split(split)

@@ -11,7 +11,7 @@ from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
-from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.evaluation.summary import MADE_BY, Evaluation
 from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
 from mamba_unet.volumes.geometry import misplacement
 from mamba_unet.volumes.isolated import Reader
@@ -40,8 +40,13 @@ def evaluate_predictions(
         progress: show a bar.
 
     Raises:
-        ValueError: predictions are missing (all are listed), there twice, or do not fit their case.
+        ValueError: predictions are missing (all are listed), there twice, or do not fit their case; `out` holds the
+            evaluation of a checkpoint, whose numbers these are not.
     """
+    if out is not None and (Path(out) / MADE_BY).exists():
+        raise ValueError(
+            f"{out} holds the evaluation of a checkpoint of ours; write that of these predictions elsewhere"
+        )
     identifiers = prepared.split(split)
     files = find_predictions(folder, identifiers)
 

@@ -30,6 +30,7 @@ from mamba_unet.words import counted
 BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
+MADE_BY = "made_by.json"  # beside an evaluation of a checkpoint: of which, and of which data
 
 # columns of the tables; "ci95" is the interval of the Dice
 TERMINAL_BLOCKS = (("dice", "ci95", "hd95", "asd"), ("iou", "accuracy", "precision", "sensitivity", "specificity"))

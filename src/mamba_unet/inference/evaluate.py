@@ -10,11 +10,11 @@ from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
-from mamba_unet.evaluation.summary import Evaluation
-from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, sha256, write_json
+from mamba_unet.evaluation.summary import MADE_BY, Evaluation
+from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_json
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import HUB, find_checkpoint, read_metadata
-from mamba_unet.runs import MADE_BY, RunFolder
+from mamba_unet.runs import RunFolder
 
 
 def evaluate_checkpoint(
@@ -63,13 +63,13 @@ def evaluate_checkpoint(
         remove_temporaries(folder, STALE_S)
     (out / MADE_BY).unlink(missing_ok=True)  # unfinished from here on: its files may be of two evaluations
     evaluation.write(out)
-    write_json(out / MADE_BY, made_by(weights, prepared))
+    write_json(out / MADE_BY, made_by(predictor.hashes[0], prepared))
     return evaluation
 
 
-def made_by(weights: Path, prepared: PreparedDataset) -> dict[str, str | None]:
+def made_by(checkpoint_sha256: str, prepared: PreparedDataset) -> dict[str, str | None]:
     """What tells an evaluation from another of the same split: the checkpoint's content and the data's."""
-    return {"checkpoint_sha256": sha256([weights]), **data_of(prepared)}
+    return {"checkpoint_sha256": checkpoint_sha256, **data_of(prepared)}
 
 
 def data_of(prepared: PreparedDataset) -> dict[str, str | None]:

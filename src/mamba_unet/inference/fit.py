@@ -20,7 +20,7 @@ LENGTH_ROOM = 1.5  # by which factor pixels and slices may be smaller or larger 
 VOLUME_ROOM = 2.0  # the same for structures, whose sizes differ more from patient to patient
 INTENSITY_ROOM = 0.1  # of the scaled range 0..1, or of a window
 MOST_OPEN = 0.05  # of a label without ground truth, for its structures to be measured
-ZSCORE_ROOM = 0.5  # of a standard deviation, where that is the unit
+ZSCORE_ROOM = 0.3 / 6  # 0.3 standard deviations, of which 0..1 holds six
 
 
 def describe_training(prepared: PreparedDataset, identifiers: Sequence[str]) -> dict[str, Any]:

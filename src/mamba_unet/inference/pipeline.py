@@ -149,10 +149,9 @@ def predict_files(
     if isolated is None:
         isolated = not all(Path(given).is_file() and not ending(Path(given), ZIP) for given in inputs)
     jobs = find_jobs(inputs, predictor.preprocessing.channels, prepared, identifiers, without=results_in(out))
-    checkpoints = [sha256([path]) for path in predictor.checkpoints]
     settings = {"tta": predictor.tta, "slice_axis": slice_axis}
     names = predictor.metadata.class_names
-    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": checkpoints, **settings}, names)
+    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": predictor.hashes, **settings}, names)
     folder.claim({job.name: job.source for job in jobs}, overwrite)
 
     share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
@@ -181,7 +180,7 @@ def predict_files(
     _write_failures(folder.folder / ("failures.json" if part == (1, 1) else f"failures_{k}_of_{n}.json"), failures)
     skipped = [job.name for job in share if job.name not in outcomes]
     if report is not None:
-        networks = zip(predictor.checkpoints, checkpoints, strict=True)
+        networks = zip(predictor.checkpoints, predictor.hashes, strict=True)
         write_json(
             report,
             {
@@ -256,7 +255,12 @@ class Pipeline:
         """
         with _thread() as reader, _thread() as writer:
             writing: Future[None] | None = None
-            for segmentation in self.predictor.segment(self._read_ahead(reader, jobs, done), progress):
+
+            def failed(prepared: PreparedVolume, error: Exception) -> None:
+                job, *_ = self._begun.pop(prepared.volume.name)
+                done(Outcome(job.name, failure=_reason(job, error)))
+
+            for segmentation in self.predictor.segment(self._read_ahead(reader, jobs, done), progress, failed):
                 if writing is not None:
                     writing.result()  # no more than one waits to be written
                 writing = writer.submit(self._write, segmentation, done)

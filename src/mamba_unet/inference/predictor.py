@@ -6,6 +6,8 @@ H, W, or patches.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from torch import nn
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.files import sha256
 from mamba_unet.inference.fit import anatomy_misfits, image_misfits
 from mamba_unet.inference.scores import run_tiles
 from mamba_unet.inference.segmentation import Segmentation
@@ -24,6 +27,7 @@ from mamba_unet.models.loading import load_checkpoint
 from mamba_unet.views.preprocessing import Preprocessing
 from mamba_unet.views.view import Tiles, View, on_grid
 from mamba_unet.volumes.geometry import Turn
+from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.read import as_volume
 from mamba_unet.volumes.volume import Volume
 
@@ -45,6 +49,7 @@ class PreparedVolume:
         weights: share of the networks that see it so.
         misfits: in what it is unlike the images of the training.
         network_seconds: the time in the networks.
+        failure: why there is no answer; None where there is.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class PreparedVolume:
         self.volume, self.image, self.turn, self.tiles, self.weights = volume, image, turn, tiles, weights
         self.misfits = list(misfits)
         self.network_seconds = 0.0
+        self.failure: Exception | None = None
 
     @property
     def waiting(self) -> int:
@@ -106,6 +112,7 @@ class Predictor:
         metadata: the first checkpoint's, see `models.checkpoint.CheckpointMetadata`.
         preprocessing: how images are brought to the networks.
         checkpoints: the files that were loaded.
+        hashes: of each what sha256 was when it was loaded.
         device: where the networks are.
 
     Raises:
@@ -125,7 +132,11 @@ class Predictor:
         if not given or (batch_size is not None and batch_size < 1):
             raise ValueError(f"{len(given)} checkpoints, batch_size={batch_size}; expected at least one of each")
         self.checkpoints = [find_checkpoint(one) for one in given]
-        loaded = [load_checkpoint(path) for path in self.checkpoints]
+        loaded, self.hashes = [], []
+        for path in self.checkpoints:
+            network, digest = _load(path)
+            loaded.append(network)
+            self.hashes.append(digest)
         if device == "auto" and not all(_can_run_on(model, self.device) for model, _ in loaded):
             self.device = torch.device("cpu")
         self.metadata = loaded[0][1]
@@ -196,13 +207,19 @@ class Predictor:
             scaled: the intensities are a prepared data set's and stay as they are.
 
         Raises:
-            UnreadableError: NaN or infinity in the image, or another number of channels than the network takes.
-            ValueError: no such axis.
+            UnreadableError: NaN or infinity in the image, another number of channels than the network takes, or more
+                memory wanted than may be taken.
+            ValueError: no such axis, or networks that see this image turned in different ways.
         """
         volume = self.preprocessing.fit_channels(volume)
         for note in volume.notes:
             log.warning("%s: %s", volume.where, note)
-        turn = self.preprocessing.turn(volume, slice_axis)
+        turn, *others = (replace(self.preprocessing, view=view).turn(volume, slice_axis) for view, _ in self._views)
+        if any(other != turn for other in others):
+            raise ValueError(
+                f"{volume.where}: of this ensemble networks for slices and networks for volumes would see this image "
+                "turned in different ways, because it is not sliced as in training; predict with one kind alone"
+            )
         image = volume.array if scaled else self.preprocessing.scale(volume)
         turned, classes = turn.apply(image), len(self.metadata.class_names)
         keep = probabilities or len(self._views) > 1
@@ -210,6 +227,11 @@ class Predictor:
         if spacing_mm is None and not scaled and any(view.spacing_mm for view, _ in self._views):
             sizes = " x ".join(f"{mm:g}" for mm in self._views[0][0].spacing_mm or ())
             log.warning("%s: its voxel size is unknown; it is taken to be the network's, %s mm", volume.where, sizes)
+        for view, _ in self._views:
+            grid = view.grid(turned.shape[-3:], spacing_mm)
+            scores = classes * prod(turned.shape[-3:]) if keep else 0
+            wanted = turned.shape[1] * prod(grid.target) * grid.changes + scores
+            require_memory(volume.where, turned.itemsize * len(turned) * wanted)
         tiles = [
             view.tiles(on_grid(turned, spacing_mm, view), classes, keep, turned.shape[-3:]) for view, _ in self._views
         ]
@@ -221,18 +243,35 @@ class Predictor:
         return PreparedVolume(volume, image, turn, tiles, weights, misfits)
 
     def segment(
-        self, volumes: Iterable[PreparedVolume], progress: Callable[[int], None] | None = None
+        self,
+        volumes: Iterable[PreparedVolume],
+        progress: Callable[[int], None] | None = None,
+        failed: Callable[[PreparedVolume, Exception], None] | None = None,
     ) -> Iterator[Segmentation]:
         """Segment volume after volume, in their order; a batch may hold the end of one and the beginning of the next.
 
         Args:
             volumes: from `prepare`; the next is taken only when the networks need its tiles.
             progress: called with the number of tiles of each batch that was done.
+            failed: called with each volume that has no answer, and why; None raises it.
+
+        Raises:
+            ValueError, MemoryError: without `failed`, the first such reason.
         """
         for number, (_, members) in enumerate(self._views):  # a volume passes them one after another
             volumes = run_tiles(members, volumes, self.batch_size, self.tta, progress, number)
         for prepared in volumes:
-            yield prepared.finish(self.metadata)
+            try:
+                if prepared.failure is not None:
+                    raise prepared.failure
+                segmentation = prepared.finish(self.metadata)
+            except (ValueError, MemoryError) as error:
+                if failed is None:
+                    raise
+                failed(prepared, error)
+                continue
+            yield segmentation
+            del segmentation  # not held while the next is waited for
 
     def require_data(self, prepared: PreparedDataset) -> None:
         """Refuse prepared data whose images or classes are not what the networks know.
@@ -254,6 +293,15 @@ class Predictor:
         volume = Volume(case.identifier, case.image[None], case.affine, case.spacing_mm)
         (segmentation,) = self.segment([self.prepare(self.preprocessing.as_trained(volume), scaled=True)])
         return segmentation.labels[0]
+
+
+def _load(path: Path) -> tuple[tuple[nn.Module, CheckpointMetadata], str]:
+    """A network and the hash of the file that it is from; again where another took its place meanwhile."""
+    while True:
+        digest = sha256([path])
+        loaded = load_checkpoint(path)
+        if sha256([path]) == digest:
+            return loaded, digest
 
 
 def _can_run_on(model: nn.Module, device: torch.device) -> bool:

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import itemgetter
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,10 +22,12 @@ Symmetry = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
 class HasTiles(Protocol):
-    """A volume on its way through the networks: its tiles, of each view that they have, and the seconds it took."""
+    """A volume on its way through the networks: its tiles, of each view that they have, the seconds it took, and why it
+    has no answer."""
 
     tiles: Sequence[Tiles]
     network_seconds: float
+    failure: Exception | None
 
 
 T = TypeVar("T", bound=HasTiles)
@@ -66,20 +69,23 @@ def run_tiles(
         progress: called with the number of tiles of each batch that was done.
         view: which of a volume's `tiles` these networks see.
 
-    Raises:
-        ValueError: a batch does not fit into the device's memory.
+    Returns:
+        The volumes, their tiles answered; or with a `failure`, where the memory is too small for them or an answer is
+        no number.
     """
     begun: deque[T] = deque()
     batch: list[tuple[T, int]] = []
     for volume in volumes:
         begun.append(volume)
         for number in range(len(volume.tiles[view])):
+            if volume.failure is not None:
+                break
             batch.append((volume, number))
             if len(batch) == batch_size:
                 _run(members, batch, tta, progress, view)
                 batch.clear()
         del volume  # not held while the next is waited for
-        while begun and not begun[0].tiles[view].waiting:
+        while begun and (begun[0].failure is not None or not begun[0].tiles[view].waiting):
             yield begun.popleft()
     if batch:
         _run(members, batch, tta, progress, view)
@@ -96,24 +102,29 @@ def _run(
     view: int,
 ) -> None:
     start = time.perf_counter()
+    parts = [(volume, list(tiles)) for volume, tiles in groupby(batch, key=itemgetter(0))]
     try:
         answers = score(
             members, torch.from_numpy(np.stack([volume.tiles[view][number] for volume, number in batch])), tta
         )
-        position = 0
-        while position < len(batch):  # tiles of one volume follow one another
-            volume, first = batch[position]
-            end = position
-            while end < len(batch) and batch[end][0] is volume:
-                end += 1
-            volume.tiles[view].put(range(first, first + end - position), answers[:, position:end])
-            position = end
-    except torch.OutOfMemoryError as error:
-        device = next(members[0].parameters()).device
-        raise ValueError(
-            f"{len(batch)} tiles at a time do not fit into the memory of {device}; take fewer "
-            f"(batch_size={max(1, len(batch) // 4)}, --batch-size)"
-        ) from error
+    except (MemoryError, RuntimeError) as error:
+        for volume, _ in parts:
+            volume.failure = _too_large(error, members[0], len(batch))
+        parts = []
+    position = 0
+    for volume, tiles in parts:
+        numbers, theirs = range(tiles[0][1], tiles[-1][1] + 1), answers[:, position : position + len(tiles)]
+        position += len(tiles)
+        if not theirs.sum().isfinite():  # what is no number makes the sum none
+            volume.failure = ValueError(
+                "the network's answer is NaN or infinite: intensities far from those of the training, or a network in "
+                "half precision that cannot hold them; look at the image, or take the network in float32"
+            )
+            continue
+        try:
+            volume.tiles[view].put(numbers, theirs)
+        except (MemoryError, RuntimeError) as error:
+            volume.failure = _too_large(error, members[0], len(batch))
     seconds = (time.perf_counter() - start) / len(batch)
     for volume, _ in batch:
         volume.network_seconds += seconds
@@ -121,7 +132,20 @@ def _run(
         progress(len(batch))
 
 
+def _too_large(error: Exception, model: nn.Module, tiles: int) -> ValueError:
+    """What to do where memory is short; another error is raised again."""
+    if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        raise error
+    device = next(model.parameters()).device
+    return ValueError(
+        f"{tiles} tiles at a time and their answers do not fit into the memory of {device}; take fewer "
+        f"(batch_size={max(1, tiles // 4)}, --batch-size), or a smaller image"
+    )
+
+
 class _Case:
+    failure: Exception | None = None
+
     def __init__(self, tiles: Tiles) -> None:
         self.tiles, self.network_seconds = (tiles,), 0.0
 
@@ -143,6 +167,9 @@ def predict_array(
         classes: K.
         batch_size: tiles at a time; None takes what the view says.
         spacing_mm: voxel size of D, H, W; None where unknown.
+
+    Raises:
+        ValueError: the memory is too small, or an answer is no number.
     """
     was_training = model.training
     model.eval()
@@ -151,6 +178,8 @@ def predict_array(
     for _ in run_tiles([model], [case], batch_size or view.at_a_time(on_cpu)):
         pass
     model.train(was_training)
+    if case.failure is not None:
+        raise case.failure
     return case.tiles[0].labels[0]
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.drawing.figures import Curves, read_curves
-from mamba_unet.evaluation.summary import Evaluation
+from mamba_unet.evaluation.summary import MADE_BY, Evaluation
 from mamba_unet.files import read_record
-from mamba_unet.runs import MADE_BY, RunFolder
+from mamba_unet.runs import RunFolder
 
 if TYPE_CHECKING:
     from mamba_unet.data.prepared import PreparedDataset

@@ -2,7 +2,8 @@
 
 `sample_nnunet` draws everything that is random; `warp`, `warp_patch` and `change_intensities` apply it and draw
 nothing, so that a sample can be made again from its parameters. The list of changes, their probabilities and ranges are
-those of nnU-Net (Isensee et al. 2021, Nature Methods 18, supplementary note 4, and its second version's defaults).
+those of nnU-Net (Isensee et al. 2021, Nature Methods 18, supplementary note 4, and its second version's defaults). What
+is drawn of the noise is its variance, as the paper says; the second version takes that number for the deviation.
 
 C channels, D H W a volume as stored, d h w the wanted size; of slices without D and d.
 """
@@ -59,7 +60,7 @@ NOTHING = NnunetAugmentation(0.0, 1.0, (False,) * 3, (0,), 0, (0,), (1,), (1,), 
 def sample_nnunet(rng: np.random.Generator, channels: int, size: Sequence[int]) -> NnunetAugmentation:
     """Draw the parameters for a sample of `channels` and `size`, (h, w) or (d, h, w).
 
-    Rotations within slices take any angle, in samples of a side more than half as long again as the other only 15
+    Rotations within slices take any angle, in slices of a side more than half as long again as the other only 15
     degrees. A patch is rotated about all three axes, by 30 degrees at most; one whose longest side is more than 3 times
     its depth, as a slice is (nnU-Net's "dummy 2D").
     """
@@ -82,7 +83,7 @@ def sample_nnunet(rng: np.random.Generator, channels: int, size: Sequence[int]) 
         return tuple(around_one(low, high) for _ in range(channels))
 
     plane = size[-2:]
-    widest = 30 if solid else 15 if max(plane) > 1.5 * min(plane) else 180
+    widest = 30 if solid else 15 if len(size) == 2 and max(plane) > 1.5 * min(plane) else 180
     angle = float(rng.uniform(-widest, widest)) if rng.random() < 0.2 else 0.0
     tilts = (float(rng.uniform(-30, 30)), float(rng.uniform(-30, 30))) if solid and angle else (0.0, 0.0)
     return NnunetAugmentation(
