@@ -15,7 +15,7 @@ from mamba_unet.training.recipe import RecipeError, load_recipe
 KEYS = {
     "supervised": {},
     "teacher": {"objective": "mean_teacher", "labelled": 2, "few_labels": {"validated": 1}},
-    "scribbles": {"objective": "partial_ce", "annotation": "scribble"},
+    "scribbles": {"objective": "partial_ce", "annotation": "scribble", "view": {"outside": "ignore"}},
 }
 
 
@@ -53,6 +53,12 @@ def test_checkpoints_and_evaluations_say_what_was_learned_from(compared, drawn, 
     assert "learned from   2 patients and 3 without labels" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--data", str(drawn.folder), "--split", "val"]) == 0
     assert "learned from 2 patients and 3 without labels." in capsys.readouterr().out
+
+
+def test_scribbles_are_not_learned_with_background_that_nobody_marked(recipes, drawn, tmp_path):
+    keys = {**KEYS["scribbles"], "view": {"outside": "background"}}
+    with pytest.raises(RecipeError, match=r"annotation is scribble, and view\.outside is background: .*outside=ignore"):
+        compare({"a": load_recipe(load_recipe(recipes[0]), keys)}, drawn.folder, tmp_path)
 
 
 def test_a_complete_run_is_not_compared_when_its_scribbles_have_changed(compared, drawn, monkeypatch):

@@ -96,6 +96,12 @@ def test_the_same_image_under_another_name_is_not_learned_from(nnunet, make, tmp
     }
 
 
+def test_labelled_patients_who_are_to_be_unlabelled_are_refused_with_the_way(nnunet, tmp_path):
+    write_json(tmp_path / "splits.json", {"train": ["s0", "s1"], "val": ["s2"], "test": ["s3"], "unlabelled": ["s4"]})
+    with pytest.raises(ValueError, match=r"patients with labels in 'unlabelled'[\s\S]*s4[\s\S]*labelled: \[\.\.\.\]"):
+        prepare(nnunet(count=5), tmp_path / "out", splits=tmp_path / "splits.json", progress=False)
+
+
 def test_an_image_of_a_fold_that_is_tested_is_not_learned_from_under_another_name(nnunet, make, tmp_path):
     source = nnunet(count=6)
     make.nifti(source / "unlabelled" / "copy_0000.nii.gz", make.subject(0).image)  # of s0

@@ -88,3 +88,11 @@ def test_a_disk_without_room_is_said_before_anything_is_copied(prepared, tmp_pat
     with pytest.raises(ValueError, match=r"GiB more there, and 0\.0 GiB are free"):
         local_copy(prepared.folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_another_plan_of_the_same_data_is_no_other_copy(prepared, tmp_path):
+    (prepared.folder / "plan.json").write_text("{}")
+    first = local_copy(prepared.folder, tmp_path / "cache")
+    (prepared.folder / "plan.json").write_text('{"a": 1}')
+    assert local_copy(prepared.folder, tmp_path / "cache") == first
+    assert (first / "plan.json").read_text() == '{"a": 1}'

@@ -68,6 +68,14 @@ def test_the_seed_decides(phantom, tmp_path):
     assert first.shape != third.shape or not np.array_equal(first, third)
 
 
-def test_no_cases_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="cases=0"):
-        write_phantom(tmp_path, cases=0)
+def test_no_cases_or_no_seed_is_an_error(tmp_path):
+    for words in ({"cases": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match="expected at least 1 case, and a seed from 0 on"):
+            write_phantom(tmp_path, **words)
+
+
+def test_phantoms_of_before_do_not_stay(tmp_path):
+    write_phantom(tmp_path, cases=3)
+    write_phantom(tmp_path, cases=1, seed=1)
+    assert [path.name for path in (tmp_path / "imagesTr").iterdir()] == ["phantom_001_0000.nii.gz"]
+    assert [path.name for path in (tmp_path / "labelsTr").iterdir()] == ["phantom_001.nii.gz"]

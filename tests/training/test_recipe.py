@@ -143,6 +143,15 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
         ("batch_size: 0", "at least 1"),
         ("seed: -1", "must not be negative"),
         ("minutes: 0", "minutes must be more than 0"),
+        ("minutes: .nan", "minutes must be more than 0"),
+        ("optimizer: {lr: .inf}", "optimizer.lr must not be negative, got inf"),
+        ("optimizer: {lr: null}", "optimizer.lr must not be negative, got None"),
+        ("optimizer: {clip_norm: .nan}", "clip_norm must be more than 0, or null for no clipping, got nan"),
+        ("optimizer: {momentum: 9}", "optimizer.momentum must not be negative and less than 1, got 9"),
+        ("workers: -1", "workers must not be negative, or null"),
+        ("trainer: {precision: bf16-true}", "'bf16-mixed'"),
+        ("optimizer: {lr: 0.1}\nseed: 3\noptimizer: {ema: 0.9}", "optimizer is given twice; leave one"),
+        ("image_size: [3, 4]\nview: {size: [5, 6]}", "image_size and view.size are the same; leave image_size out"),
         ("optimizer: {ema: 1}", "optimizer.ema must be from 0 to less than 1"),
         ("augment: heavy", "'none', 'paper', 'nnunet'"),
         ("- a\n- b", "expected a mapping"),
@@ -152,6 +161,11 @@ def test_recipes_of_one_base_differ_in_nothing_but_the_network(base, without):
 def test_a_wrong_recipe_is_refused_and_the_way_out_named(tmp_path, text, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path / "r.yaml", text))
+
+
+def test_a_group_of_keys_that_is_empty_changes_nothing(tmp_path):
+    path = write(tmp_path / "r.yaml", "base: acdc_few_scribble\nview:\n#  fit: resize\noptimizer:\nmodel:\n")
+    assert load_recipe(path) == load_recipe("acdc_few_scribble")
 
 
 def test_an_unknown_word_on_the_command_line_is_refused(tmp_path):

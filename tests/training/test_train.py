@@ -341,7 +341,7 @@ def test_resuming_in_another_precision_is_another_experiment_and_leaves_the_reci
     folder = train(recipe)
     before = (folder / "recipe.yaml").read_bytes()
     with pytest.raises(RecipeError, match=f"{key}: .* then"):
-        train(recipe, resume=True, **{key: {"trainer.precision": "bf16-true", "trainer.deterministic": True}[key]})
+        train(recipe, resume=True, **{key: {"trainer.precision": "64-true", "trainer.deterministic": True}[key]})
     assert (folder / "recipe.yaml").read_bytes() == before
     train(recipe, resume=True, workers=1, loggers=["csv"])  # the place may change
 
@@ -463,6 +463,13 @@ def test_a_run_stopped_between_validations_and_resumed_is_the_uninterrupted_one(
     best, again = load_file(whole / "best.safetensors"), load_file(stopped / "best.safetensors")
     assert all(torch.equal(best[name], again[name]) for name in best)
     assert logged(whole, "val/dice") == logged(stopped, "val/dice")
+
+
+def test_a_training_of_hardly_any_time_is_validated_and_saved(recipe):
+    recipe.minutes = 1e-9
+    folder = train(recipe)
+    assert RunFolder(folder).is_complete and (folder / "best.safetensors").is_file()
+    assert json.loads((folder / "progress.json").read_text())["iteration"] == 1
 
 
 @pytest.mark.parametrize(("warmup", "minutes", "warned"), [(2, None, 1), (2, 60.0, 1), (1, None, 0)])

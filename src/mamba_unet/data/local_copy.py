@@ -19,7 +19,8 @@ def local_copy(folder: str | Path, cache_dir: str | Path) -> Path:
     """Where the copy of a prepared data set lies, which is made if it is not there, or finished.
 
     Who comes while another process copies waits for it. A file takes its name once its content was found to be what
-    dataset.json says. Other data, or another split of the same, are another copy; none is ever deleted.
+    dataset.json says. Other data, or another split of the same, are another copy; none is ever deleted. Another plan is
+    not.
 
     Args:
         folder: that `prepare` wrote.
@@ -31,7 +32,7 @@ def local_copy(folder: str | Path, cache_dir: str | Path) -> Path:
     """
     prepared, cache_dir = PreparedDataset(folder), Path(cache_dir)
     described = [path for name in DESCRIPTIONS if (path := prepared.folder / name).is_file()]
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in described)).hexdigest()[:16]
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in described if path.name != PLAN)).hexdigest()[:16]
     target = cache_dir / version
     with one_at_a_time(cache_dir / f"{version}.lock"):
         arrays = prepared.arrays()
@@ -44,7 +45,8 @@ def local_copy(folder: str | Path, cache_dir: str | Path) -> Path:
                 shutil.copyfile(prepared.folder / name, temporary)
                 _check(prepared.folder / name, temporary, arrays[name])
         for path in described:
-            if not (target / path.name).is_file():
+            copied = target / path.name
+            if not (copied.is_file() and copied.read_bytes() == path.read_bytes()):
                 with atomic_path(target / path.name) as temporary:
                     shutil.copyfile(path, temporary)
     return target

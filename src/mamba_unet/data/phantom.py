@@ -19,6 +19,8 @@ SUPERSAMPLING = 3  # the picture is drawn finer and averaged, so its edges are a
 def write_phantom(out: str | Path, cases: int = 20, seed: int = 0) -> Path:
     """Write a phantom set in nnU-Net's raw layout: imagesTr, labelsTr and dataset.json, which says "synthetic".
 
+    Phantoms that are there already are replaced.
+
     A case has 6 to 10 slices of 96..112 x 96..112 pixels, 8 to 10 mm apart with 1.4 to 1.6 mm pixels, about half of the
     cases with a contracted heart. The same seed writes the same numbers.
 
@@ -27,9 +29,11 @@ def write_phantom(out: str | Path, cases: int = 20, seed: int = 0) -> Path:
     """
     import nibabel as nib
 
-    if cases < 1:
-        raise ValueError(f"cases={cases}; expected at least 1")
+    if cases < 1 or seed < 0:
+        raise ValueError(f"cases={cases}, seed={seed}; expected at least 1 case, and a seed from 0 on")
     out = Path(out)
+    for before in (*out.glob("imagesTr/phantom_*.nii.gz"), *out.glob("labelsTr/phantom_*.nii.gz")):
+        before.unlink()
     for number in range(1, cases + 1):
         image, label, spacing_mm = draw_subject(np.random.default_rng([seed, number]))
         z, y, x = spacing_mm

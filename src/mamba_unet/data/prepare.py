@@ -130,10 +130,14 @@ def prepare(
             ignore_label=ignore_label,
         )
         if intensity == "nnunet":
-            training = _training_patients(plan, splits, seed)
+            measured, asked = _training_patients(plan, splits, seed), plan
             notes = [*(note for note in plan.notes if not note.startswith(CT_NOTE)), NNUNET_NOTE]
-            plan = replace(plan, intensity=nnunet_intensity(plan, training, reader, progress), notes=notes)
+            plan = replace(plan, intensity=nnunet_intensity(asked, measured, reader, progress), notes=notes)
         done = _run(plan, reader, out, splits, folds, seed, progress)
+        if intensity == "nnunet" and done.split and (training := set(done.split.patients["train"])) != measured:
+            # patients with the same image, who are drawn together, are known only now
+            plan = replace(plan, intensity=nnunet_intensity(asked, training, reader, progress))
+            done = _run(plan, reader, out, splits, folds, seed, progress)
         _finish(plan, done, out, skip_bad)
         report(done.report)
     return PreparedDataset(out)
@@ -201,13 +205,31 @@ def _sizes(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _training_patients(plan: Plan, splits: str | Path | None, seed: int) -> set[str]:
-    """Those of the split before duplicates are known; where it is refused, which is told later, all."""
-    patients = {entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is not None}
+    """Those of the split before duplicates are known; where it is refused, which is told later, all.
+
+    Raises:
+        ValueError: the split has none.
+    """
+    cases = _patients(plan)
     try:
-        split = choose_split(patients, plan.info, own=plan.listing.splits, file=splits, seed=seed)
+        split = choose_split(**cases, info=plan.info, own=plan.listing.splits, file=splits, seed=seed)
     except SplitError:
-        return set(patients.values())
+        return set(cases["cases"].values())
+    if not split.patients.get("train"):
+        raise ValueError(
+            f"{splits or plan.source}: --intensity nnunet measures the training patients, and the split has none; name "
+            'them as "train", or take another --intensity'
+        )
     return set(split.patients["train"])
+
+
+def _patients(plan: Plan) -> dict[str, dict[str, str]]:
+    """Identifier -> patient of the cases with a label and of those without, as `choose_split` takes them."""
+    entries = plan.listing.entries
+    return {
+        "cases": {entry.identifier: entry.patient for entry in entries if entry.label is not None},
+        "unlabelled": {entry.identifier: entry.patient for entry in entries if entry.label is None},
+    }
 
 
 def _refuse_other_source(source: Path, out: Path) -> None:
@@ -252,9 +274,8 @@ def _run(
     split = None
     try:
         split = choose_split(
-            {entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is not None},
-            plan.info,
-            unlabelled={entry.identifier: entry.patient for entry in plan.listing.entries if entry.label is None},
+            **_patients(plan),
+            info=plan.info,
             own=plan.listing.splits,
             file=splits,
             folds=folds,

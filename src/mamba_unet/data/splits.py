@@ -270,6 +270,14 @@ def choose_split(
         split = fit_split(shipped_split(info.split_file), patients, f"shipped for {info.name}", uncovered)
     else:
         split = draw_split(patients, seed, duplicates)
+    if labelled := sorted(patients.intersection(split.patients.get(UNLABELLED, ()))):
+        raise SplitError(
+            str(file or "the source"),
+            f"patients with labels in {UNLABELLED!r}",
+            "patients without, who need not be named",
+            _some(labelled),
+            "put them into train, and name those whose labels count in the recipe: labelled: [...]",
+        )
     if without := sorted(set(unlabelled.values()) - patients):
         kept = {name: members for name, members in split.patients.items() if name != UNLABELLED}
         split = Split(split.origin, {**kept, UNLABELLED: without}, split.notes)

@@ -1,6 +1,6 @@
 """The groups of a recipe's keys: networks, optimiser, devices, few labels."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 
@@ -68,7 +68,8 @@ class TrainerRecipe:
         devices: number of devices, `auto`, or GPUs by number such as `0,1`.
         num_nodes: number of machines.
         strategy: `auto`, `ddp`, ...
-        precision: `32-true`, `bf16-mixed`, `16-mixed`.
+        precision: `32-true`, `bf16-mixed`, `16-mixed` or `64-true`; weights of 16 bits are too coarse for the running
+            averages.
         deterministic: ask torch for deterministic algorithms.
     """
 
@@ -76,7 +77,7 @@ class TrainerRecipe:
     devices: int | str = field(default="auto", metadata=PLACE)
     num_nodes: int = field(default=1, metadata=PLACE)
     strategy: str = field(default="auto", metadata=PLACE)
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     deterministic: bool = False
 
 
@@ -130,6 +131,18 @@ NETWORKS = {
 }
 
 
+# objective -> the keys of few_labels that it takes; what does not fit the number of networks is told apart
+_PAIRED = ("partners", "decoders", "validated")
+USED = {
+    "supervised": _PAIRED,
+    "mean_teacher": (*_PAIRED, "weight", "ramp", "teacher_decay", "noise"),
+    "cps": (*_PAIRED, "weight", "ramp", "pseudo_loss"),
+    "semi_mamba_unet": (*_PAIRED, "weight", "ramp", "pseudo_loss", "contrast", "contrast_weight"),
+    "partial_ce": (*_PAIRED, "entropy", "mumford_shah"),
+    "mixed": (*_PAIRED, "weight", "ramp", "entropy", "mumford_shah"),
+}
+
+
 def member_recipes(objective: str, model: ModelRecipe, few: FewLabelsRecipe) -> list[ModelRecipe]:
     """All the networks that an objective trains, `model` first. Raises RecipeError if there is no such objective."""
     if objective not in NETWORKS:
@@ -157,6 +170,13 @@ def check_few_labels(
         raise RecipeError(
             f"few_labels.decoders is {few.decoders}; expected 1, or 2 for objective mixed without few_labels.partners"
         )
+    for f in fields(FewLabelsRecipe):
+        value, default = getattr(few, f.name), f.default if f.default_factory is MISSING else f.default_factory()
+        if value != default and f.name not in USED[objective]:
+            users = [name for name, used in USED.items() if f.name in used]
+            raise RecipeError(
+                f"few_labels.{f.name} is for objective {' or '.join(users)}, not for {objective}; leave it out"
+            )
     last = 1 if objective == "mean_teacher" else len(members) - 1
     if not 0 <= few.validated <= last:
         raise RecipeError(f"few_labels.validated is {few.validated}; expected 0 to {last} with objective {objective}")

@@ -155,7 +155,7 @@ class Training:
                 if stop := self._most((None, *NAMES).index(signals.received)):
                     self._stop(NAMES[int(stop) - 1])
                 self.time_done = self._share_of_minutes()
-                ended = self.done >= 1
+                ended = self.done >= 1 and self.step > 0  # however few minutes: something is learned and validated
                 due = self.step % self.recipe.validate_every == 0 or ended
                 if due and self.step > self.validated:
                     self._validate()

@@ -4,6 +4,7 @@ The published ones ship with the package and go by their names. Light to import,
 """
 
 import difflib
+import math
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,16 +113,20 @@ class Recipe:
             raise RecipeError("batch_size is 'plan', which is for patches (view.kind); give a number for slices")
         if self.deep_supervision and self.objective != "supervised":
             raise RecipeError(f"deep_supervision is for objective supervised, not {self.objective}; leave one out")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise RecipeError(f"minutes must be more than 0, or null for no limit, got {self.minutes}")
         if not 0 <= self.optimizer.ema < 1:
             raise RecipeError(f"optimizer.ema must be from 0 to less than 1, got {self.optimizer.ema}")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, got {self.seed}")
         for name in ("lr", "lr_pretrained_factor", "momentum", "weight_decay", "power", "warmup"):
-            if getattr(self.optimizer, name) < 0:
-                raise RecipeError(f"optimizer.{name} must not be negative, got {getattr(self.optimizer, name)}")
-        if self.optimizer.clip_norm is not None and self.optimizer.clip_norm <= 0:
+            value, most = getattr(self.optimizer, name), 1 if name == "momentum" else math.inf
+            if value is None or not 0 <= value < most:
+                less = "" if most == math.inf else f" and less than {most}"
+                raise RecipeError(f"optimizer.{name} must not be negative{less}, got {value}")
+        if self.workers is not None and self.workers < 0:
+            raise RecipeError(f"workers must not be negative, or null to fit the machine, got {self.workers}")
+        if self.optimizer.clip_norm is not None and not 0 < self.optimizer.clip_norm < math.inf:
             raise RecipeError(
                 f"optimizer.clip_norm must be more than 0, or null for no clipping, got {self.optimizer.clip_norm}"
             )
@@ -259,6 +264,18 @@ def find_recipe(word: str | Path, folder: str | Path = "", named_by: Path | None
     raise FileNotFoundError(f"no recipe at {path}{led}; {hint}")
 
 
+class OnceLoader(yaml.SafeLoader):
+    """YAML in which no key is given twice; of two the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(sorted(twice))} is given twice; leave one", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
     """The keys a recipe file gives, laid over those of the recipe it names as `base`: a name, or a path from itself.
 
@@ -273,13 +290,15 @@ def read_keys(path: Path, heirs: Sequence[Path] = ()) -> dict[str, Any]:
     if path.resolve() in [heir.resolve() for heir in heirs]:
         raise RecipeError(f"{heirs[0]}: its bases go round in a circle: {' -> '.join(map(str, [*heirs, path]))}")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(given).__name__}")
     check_keys(given, str(path), ["base", *_keys(), *RENAMED])
-    given = _renamed(given)
+    groups = {key.split(".")[0] for key in _keys() if "." in key}
+    given = {key: value for key, value in given.items() if value is not None or key not in groups}  # `view:` alone
+    given = _renamed(given, str(path))
     base = given.pop("base", None)
     if base is None:
         return given
@@ -376,11 +395,13 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe) | {"view": recipe.view.to_json()}
 
 
-def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys by their names of today."""
+def _renamed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Keys by their names of today. Raises RecipeError where both are given."""
     result = {key: value for key, value in given.items() if key not in RENAMED}
     for key in set(given) & set(RENAMED):
         group, _, name = RENAMED[key].partition(".")
+        if name in (result.get(group) or {}):
+            raise RecipeError(f"{source}: {key} and {RENAMED[key]} are the same; leave {key} out")
         result[group] = {name: given[key], **(result.get(group) or {})}
     return result
 

@@ -42,6 +42,11 @@ from mamba_unet.words import counted, duration
 
 log = logging.getLogger(__name__)
 
+OUTSIDE = (
+    "view.outside is background: what rotation and cropping bring in from outside an image would be learned as "
+    "background that somebody marked; set view.outside=ignore"
+)
+
 
 def train(
     recipe: Recipe | str | Path,
@@ -170,6 +175,8 @@ def _begun(
                     "no label of the validation cases shows %s: checkpoints are chosen by the other classes, and how "
                     "well it is learned is not known", ", ".join(unseen),
                 )  # fmt: skip
+            if prepared.has_ignored and recipe.view.outside == "background":
+                log.warning("some pixels of the labels are open, and %s", OUTSIDE)
             _warn_of_warmup(recipe, recipe.iterations)
             in_bfloat16 = recipe.trainer.precision.startswith("bf16") and training.fabric.device.type == "cpu"
             if in_bfloat16 and training.step == 0:
@@ -226,8 +233,11 @@ def _warn_of_leak(prepared: PreparedDataset, recipe: Recipe, loaded: LoadReport)
 
 
 def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -> None:
-    """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data."""
+    """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data; or
+    if a new one would learn background that nobody marked."""
     recipe = with_plan(recipe, prepared)
+    if not run.exists and recipe.annotation == "scribble" and recipe.view.outside == "background":
+        raise RecipeError(f"annotation is scribble, and {OUTSIDE}")
     if run.exists:
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
         if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:

@@ -127,8 +127,10 @@ def test_what_does_not_fit_together_is_said(recipe):
         ({"objective": "mean_teacher", "batch_size": 1}, "shares it between images with and without labels"),
         ({"few_labels": {"partners": [{"name": "unet"}]}}, "supervised trains 1 network, but .* are 2"),
         ({"objective": "cps", "few_labels": {"decoders": 2}}, "decoders is 2; expected 1, or 2 for objective mixed"),
-        ({"few_labels": {"ramp": 2}}, "ramp is 2.0; expected at least 0 and at most 1"),
+        ({"objective": "cps", "few_labels": {"ramp": 2}}, "ramp is 2.0; expected at least 0 and at most 1"),
         ({"labelled": 0}, "labelled must be a number of patients from 1 on"),
+        ({"few_labels": {"mumford_shah": 1}}, "mumford_shah is for objective partial_ce or mixed, not for supervised"),
+        ({"objective": "cps", "few_labels": {"noise": 0.2}}, "noise is for objective mean_teacher, not for cps"),
     ):
         with pytest.raises(RecipeError, match=message):
             load_recipe(recipe, keys)
@@ -136,7 +138,7 @@ def test_what_does_not_fit_together_is_said(recipe):
         ({"labelled": 7}, "has 5 patients with labels .*; it counts patients, not images"),
         ({"labelled": ["nobody"]}, "labelled names nobody, expected patients"),
         ({"objective": "mean_teacher"}, "no unlabelled images to train on; label fewer"),
-        ({"annotation": "scribble"}, "has no scribbles"),
+        ({"annotation": "scribble", "view": {"outside": "ignore"}}, "has no scribbles"),
     ):
         with pytest.raises(ValueError, match=message):
             train(load_recipe(recipe, keys))
