@@ -56,7 +56,10 @@ def evaluate(
     prepared = _opened(data)
     if predictions is not None:
         from mamba_unet.evaluation.predictions import evaluate_predictions
+        from mamba_unet.runs import RunFolder
 
+        if out is not None and RunFolder(out).exists:
+            raise ValueError(f"{out} is a run, and these predictions are another program's; give another folder")
         out = Path(predictions) / "evaluation" if out is None else out
         return evaluate_predictions(predictions, prepared, split, out, conventions=conventions, progress=progress)
     from mamba_unet.inference.evaluate import evaluate_checkpoint

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+import mamba_unet
 from mamba_unet.data import PreparedDataset, prepare, write_phantom
 from mamba_unet.evaluation.predictions import evaluate_predictions
 from mamba_unet.files import sha256
@@ -107,3 +108,10 @@ def test_predictions_of_others_do_not_take_the_place_of_a_checkpoints(prepared, 
     evaluate_checkpoint(run, prepared)
     with pytest.raises(ValueError, match="evaluation_test holds the evaluation of a checkpoint"):
         evaluate_predictions(run / "evaluation_test" / "predictions", prepared, out=run / "evaluation_test")
+
+
+def test_predictions_of_others_are_not_written_into_a_run(prepared, save_threshold, tmp_path):
+    run = save_threshold("trained", class_names=prepared.class_names)
+    (run / "recipe.yaml").write_text("data: x\n")
+    with pytest.raises(ValueError, match="is a run, and these predictions are another program's"):
+        mamba_unet.evaluate(None, prepared.folder, predictions=tmp_path, out=run)

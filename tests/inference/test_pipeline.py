@@ -523,3 +523,11 @@ def test_an_interrupted_command_says_how_to_go_on(nano, save_scan, tmp_path, cap
     monkeypatch.setattr(scores, "_run", interrupted)
     assert main(["predict", str(nano / "0"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 130
     assert "the same command" in capsys.readouterr().err
+
+
+def test_a_second_network_among_the_images_is_no_image(save_threshold, save_scan, tmp_path, capsys):
+    scan, (one, two) = save_scan("a.nii.gz"), (save_threshold(name) for name in "ab")
+    for given in (two, two / "best.safetensors"):
+        assert main(["predict", str(one), str(given), str(scan), "--out", str(tmp_path / "out")]) == 2
+        assert f"{given} is a network, not an image; several make an ensemble: --ensemble" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -317,3 +317,9 @@ def test_the_limit_on_memory_is_asked_for_by_the_command(tmp_path, capsys, monke
     for word in ("0", "-1", "much", "nan"):
         with pytest.raises(SystemExit):
             main([*words, "--max-memory", word])
+
+
+def test_names_that_were_not_given_apart_are_refused(tmp_path):
+    save_labels(tmp_path / "a.nii.gz", heart(5))
+    with pytest.raises(ValueError, match="'RV,MYO,LV' is one name with commas; give several names apart"):
+        measure_files([tmp_path / "a.nii.gz"], class_names=["RV,MYO,LV"], progress=False)

@@ -150,6 +150,13 @@ def test_dicom_beside_other_files(tmp_path, write_series, volume):
     assert names(tmp_path / "cases") == ["a"]  # what lies below images is not meant
 
 
+def test_images_below_a_folder_that_are_passed_over_for_dicom_are_named(tmp_path, write_series, volume, caplog):
+    write_series(tmp_path / "study" / "series", volume)
+    write_nifti(tmp_path / "study" / "sub" / "b.nii.gz")
+    assert names(tmp_path / "study") == ["study"]
+    assert f"passed over {Path('sub', 'b.nii.gz')}: of folders below only DICOM is taken" in caplog.text
+
+
 def test_slices_of_one_series_are_not_taken_for_scans(tmp_path, write_series, volume):
     one, other, *_ = write_series(tmp_path / "study", volume)
     assert names(one) == [one.name] and find_volumes([one])[0].read().grey.shape[:2] == (1, 1)

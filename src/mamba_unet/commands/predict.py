@@ -74,8 +74,12 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.api import predict
+    from mamba_unet.models.checkpoint import FILE_NAMES
     from mamba_unet.words import counted
 
+    for given in args.inputs:
+        if Path(given).suffix == ".safetensors" or any((Path(given) / name).is_file() for name in FILE_NAMES):
+            raise ValueError(f"{given} is a network, not an image; several make an ensemble: --ensemble {given}")
     cluster = options.chosen_cluster(args)
     try:
         done = predict(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LONGEST = 40  # letters of a name in a legend or title
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # column -> (steps, values)
 
 
@@ -220,21 +221,22 @@ def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str],
             axes.spines[:].set_visible(False)
             if row == 0:
                 lines = textwrap.wrap(name.replace("_", "_ "), 24, break_long_words=True)
-                title = "\n".join(line.replace("_ ", "_") for line in lines)
-                axes.set_title(plain(title), color=theme.text, fontsize=11 if len(name) <= 16 else 8)
+                title = "\n".join(plain(line.replace("_ ", "_")) for line in lines[:3])
+                axes.set_title(title, color=theme.text, fontsize=11 if len(name) <= 16 else 8)
             if column == 0:
-                axes.set_ylabel(plain(example.name.replace(", ", "\n")), color=theme.text, fontsize=8)
+                axes.set_ylabel("\n".join(map(plain, example.name.split(", "))), color=theme.text, fontsize=8)
     handles = [Patch(color=class_color(i), label=plain(name)) for i, name in enumerate(class_names) if i]
-    longest = max((len(name) for name in class_names[1:]), default=0)
+    longest = min(LONGEST, max((len(name) for name in class_names[1:]), default=0))
     fit = int(figure.get_figwidth() * 100 / (60 + 8 * longest))  # a swatch, and about 8 hundredths of an inch a letter
     ncols = min(4, max(1, fit))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, labelcolor=theme.text)
     return figure
 
 
-def plain(name: str) -> str:
-    """A name that matplotlib draws as it is: "$" begins no formula, "_" in front hides it from no legend."""
-    name = name.replace("$", r"\$")
+def plain(name: str, most: int = LONGEST) -> str:
+    """A name that matplotlib draws as it is: "$" begins no formula, "_" in front hides it from no legend; cut off after
+    so many letters."""
+    name = (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 
@@ -260,7 +262,7 @@ def new_axes(figure: "Figure", position: tuple[int, int, int], theme: Theme, sha
 
 def finish_axes(axes: "Axes", theme: Theme, title: str, xlabel: str, legend: bool = False) -> None:
     """What axes get at last: their title, the name of their x axis, a legend."""
-    axes.set_title(plain(title), color=theme.text, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(plain(title, 60), color=theme.text, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(xlabel, color=theme.text)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=theme.text, fontsize=9)

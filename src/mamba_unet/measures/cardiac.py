@@ -96,7 +96,8 @@ def heart_structures(class_names: Sequence[str]) -> dict[str, str]:
     if LV not in found:
         raise ValueError(
             f"no class is the left ventricle among {', '.join(class_names) or 'none'}; looked for "
-            f"{', '.join(SPELLINGS[LV])}; name the classes in the order of their indices (--class-names)"
+            f"{', '.join(SPELLINGS[LV])}; name the classes in the order of their indices "
+            "(--class-names RV MYO LV), or the data set (--dataset acdc)"
         )
     return found
 

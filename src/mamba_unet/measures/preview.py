@@ -189,8 +189,9 @@ def _draw(
     middle = 1 - TITLE / 2 / full_height
     name, details = titles
     room = (full_width - 3 * MARGIN - 9 * len(details)) // 13  # letters are about 13 and 9 pixels wide
-    name = name if len(name) <= room else f"{name[: room - 1]}…"
-    figure.text(MARGIN / full_width, middle, plain(name), color=DARK.text, fontsize=14, weight="bold", va="center")
+    figure.text(
+        MARGIN / full_width, middle, plain(name, room), color=DARK.text, fontsize=14, weight="bold", va="center"
+    )
     figure.text(1 - MARGIN / full_width, middle, details, color=DARK.text, fontsize=11, ha="right", va="center")
     stroke = [withStroke(linewidth=2.5, foreground="black")]
     for position, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
@@ -209,7 +210,7 @@ def _draw(
             where = {"transform": axes.transAxes, "ha": ha, "va": va}
             axes.text(x, y, mark, color="white", fontsize=10, path_effects=stroke, **where)
     if names:
-        handles = [Patch(color=color, label=plain(text)) for color, text in names]
+        handles = [Patch(color=color, label=plain(text, room)) for color, text in names]
         figure.legend(
             handles=handles,
             loc="lower left",

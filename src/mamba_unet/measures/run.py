@@ -57,6 +57,8 @@ def measure_files(
     Raises:
         ValueError: nothing to measure, or two inputs of one name.
     """
+    if class_names is not None and len(class_names) == 1 and "," in class_names[0]:
+        raise ValueError(f"{class_names[0]!r} is one name with commas; give several names apart: RV MYO LV")
     if class_names is not None and class_names[0].lower() != "background":
         class_names = ("background", *class_names)
     found = _without_images(find_volumes([path for given in labels for path in _label_files(given)]))

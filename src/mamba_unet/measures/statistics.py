@@ -199,7 +199,7 @@ def statistics_table(cases: Sequence[CaseStatistics]) -> str:
             str(one.frame + 1),
             one.structure,
             f"{one.voxels}",
-            number(one.volume_ml, 1),
+            number(one.volume_ml, 1 if not one.volume_ml or one.volume_ml >= 1 else 3),
             "-" if one.mean_intensity is None else f"{one.mean_intensity:.4g}",
             "-" if one.slices is None else f"{one.slices[0] + 1}-{one.slices[1] + 1}",
             "yes" if one.touches_border else "no",

@@ -268,11 +268,12 @@ class OnceLoader(yaml.SafeLoader):
     """YAML in which no key is given twice; of two the first would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(sorted(twice))} is given twice; leave one", node.start_mark
-            )
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                twice = f"{key.value} is given twice; leave one"
+                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -362,7 +363,7 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
     parser.add_class_arguments(KINDS[kind], "view")
     try:
         keys = parser.parse_object(given)
-        source = "command line" if words else source
+        source = f"{source} and command line" if words else source
         config = parser.parse_args(words, namespace=keys)
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError, ValueError, ArithmeticError, RecursionError) as error:

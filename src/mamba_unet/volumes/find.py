@@ -15,8 +15,11 @@ from mamba_unet.volumes.dicom.files import is_dicom
 from mamba_unet.volumes.dicom.find import Series, find_series
 from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import (
+    ARRAYS,
     DATA,
     FILES,
+    ITK,
+    NIFTI,
     OTHERS,
     PICTURES,
     TAKEN,
@@ -243,6 +246,11 @@ def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
         series = _series(folder)
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
+        below = [path for path in folder.rglob("*") if path.parent != folder and ending(path, (*NIFTI, *ITK, *ARRAYS))]
+        names = [str(path.relative_to(folder)) for path in sorted(below) if path.resolve() not in without]
+        if names := [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]:
+            told = printable(some(names))
+            log.warning("%s: passed over %s: of folders below only DICOM is taken; give them too", folder, told)
     return [volume for file in files for volume in _in_file(file)] + series
 
 
