@@ -1,6 +1,7 @@
 """A real archive and a real sender: Orthanc with its DICOMweb plug-in, and storescu of dcmtk."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,22 @@ from mamba_unet.listen.send import Archive
 from mamba_unet.listen.web import Dicomweb, WebArchive
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-for program in ("Orthanc", "storescu"):
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed (Debian: orthanc, dcmtk)", allow_module_level=True)
+
+
+def dcmtk_storescu() -> str | None:
+    """Not pynetdicom's program of that name, which an activated environment has first."""
+    for folder in os.get_exec_path():
+        if program := shutil.which("storescu", path=folder):
+            said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
+            if "dcmtk" in said.lower():
+                return program
+    return None
+
+
+STORESCU = dcmtk_storescu()
+for name, program in (("Orthanc", shutil.which("Orthanc")), ("dcmtk's storescu", STORESCU)):
+    if program is None:
+        pytest.skip(f"{name} is not installed (Debian: orthanc, dcmtk)", allow_module_level=True)
 if not PLUGIN.exists():
     pytest.skip("Orthanc's DICOMweb is not installed (Debian: orthanc-dicomweb)", allow_module_level=True)
 
@@ -93,7 +107,7 @@ def orthanc(tmp_path, until, monkeypatch):
 
 
 def storescu(port: int, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    words = ["storescu", *options, "-aet", "SCANNER", "-aec", "MAMBA", "+sd", "127.0.0.1", str(port), str(folder)]
+    words = [STORESCU, *options, "-aet", "SCANNER", "-aec", "MAMBA", "+sd", "127.0.0.1", str(port), str(folder)]
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
 
 
