@@ -225,11 +225,12 @@ def measure(
             raise ValueError(f"no data set is known as {dataset!r}; expected one of {', '.join(DATASETS)}")
         class_names = DATASETS[dataset].class_names
     cases, failures = measure_files(_several(labels), _several(images), class_names, spacing_mm, progress)
-    hearts, unmeasured = cardiac_cases(cases)
+    renewed = out is not None and (Path(out) / CARDIAC_FILES[0]).is_file()  # it may be of other labels
+    hearts, unmeasured = cardiac_cases(cases) if cardiac or renewed else ([], {})
     if out is not None and cases:
         for kind in ("csv", "json"):
             write_statistics(Path(out) / f"statistics.{kind}", cases)
-        if cardiac or (Path(out) / CARDIAC_FILES[0]).is_file():  # it may be of other labels
+        if cardiac or renewed:
             write_cardiac(out, hearts)
     return Measured(cases, hearts, failures | unmeasured) if cardiac else Measured(cases, [], failures)
 

@@ -220,7 +220,7 @@ def segmentation_figure(examples: Sequence[Example], class_names: Sequence[str],
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0:
-                lines = textwrap.wrap(name.replace("_", "_ "), 24, break_long_words=True)
+                lines = textwrap.wrap(name.replace("_", "_ "), 24)
                 title = "\n".join(plain(line.replace("_ ", "_")) for line in lines[:3])
                 axes.set_title(title, color=theme.text, fontsize=11 if len(name) <= 16 else 8)
             if column == 0:

@@ -1,6 +1,6 @@
 """The groups of a recipe's keys: networks, optimiser, devices, few labels."""
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -170,12 +170,11 @@ def check_few_labels(
         raise RecipeError(
             f"few_labels.decoders is {few.decoders}; expected 1, or 2 for objective mixed without few_labels.partners"
         )
-    for f in fields(FewLabelsRecipe):
-        value, default = getattr(few, f.name), f.default if f.default_factory is MISSING else f.default_factory()
-        if value != default and f.name not in USED[objective]:
-            users = [name for name, used in USED.items() if f.name in used]
+    for key, default in vars(FewLabelsRecipe()).items():
+        if getattr(few, key) != default and key not in USED[objective]:
+            users = [name for name, used in USED.items() if key in used]
             raise RecipeError(
-                f"few_labels.{f.name} is for objective {' or '.join(users)}, not for {objective}; leave it out"
+                f"few_labels.{key} is for objective {' or '.join(users)}, not for {objective}; leave it out"
             )
     last = 1 if objective == "mean_teacher" else len(members) - 1
     if not 0 <= few.validated <= last:

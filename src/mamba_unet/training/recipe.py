@@ -123,7 +123,9 @@ class Recipe:
             value, most = getattr(self.optimizer, name), 1 if name == "momentum" else math.inf
             if value is None or not 0 <= value < most:
                 less = "" if most == math.inf else f" and less than {most}"
-                raise RecipeError(f"optimizer.{name} must not be negative{less}, got {value}")
+                raise RecipeError(
+                    f"optimizer.{name} must not be negative{less}, got {value}: expected a number from 0 on{less}"
+                )
         if self.workers is not None and self.workers < 0:
             raise RecipeError(f"workers must not be negative, or null to fit the machine, got {self.workers}")
         if self.optimizer.clip_norm is not None and not 0 < self.optimizer.clip_norm < math.inf:
