@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from mamba_unet.training import watch
 from mamba_unet.training.recipe import save_recipe
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs SIGKILL and /proc")
@@ -28,6 +30,32 @@ def words(recipe, tmp_path) -> list[str]:
     recipe.trainer.devices, recipe.trainer.strategy = 2, "ddp"
     save_recipe(tmp_path / "recipe.yaml", recipe)
     return ["train", str(tmp_path / "recipe.yaml")]
+
+
+class SlowStore:
+    """As one whose process has much to do."""
+
+    def __init__(self):
+        self.asked = threading.Event()
+
+    def set(self, key: str, word: str) -> None:
+        pass
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        self.asked.set()
+        time.sleep(0.3)
+        return [b"1" for _ in keys]
+
+
+def test_no_thread_is_left_when_the_watch_ends(monkeypatch):
+    """Python aborts a process whose thread comes back from the store while the process ends."""
+    monkeypatch.setattr(watch, "BEAT_S", 0.01)
+    monkeypatch.setattr(watch, "SILENCE", 6000)
+    beats = watch._Beats(SlowStore(), rank=0, world_size=2)
+    beats.start()
+    assert beats.store.asked.wait(10)
+    beats.stop(watch.LEFT)
+    assert not beats.is_alive()
 
 
 def wait_for(happened, *processes: subprocess.Popen, log: Path) -> None:

@@ -77,12 +77,17 @@ class _Beats(threading.Thread):
         self.store.set(self.keys[self.rank], word)
 
     def stop(self, last: str) -> None:
-        """Beat no more, and tell the others why."""
+        """Beat no more, and tell the others why.
+
+        The thread has ended then: Python aborts a process that it leaves while a thread waits for the store.
+        """
         self.stopped.set()
         try:
             self.write(last)
         except RuntimeError:  # the store went with the first process
             pass
+        if self.is_alive():
+            self.join()
 
     def run(self) -> None:
         before, silent, own = [""] * len(self.keys), [0] * len(self.keys), 0
