@@ -83,7 +83,7 @@ class TrainerRecipe:
 
 @dataclass
 class FewLabelsRecipe:
-    """What the objectives for few labels and for scribbles need; the defaults are the published ones.
+    """What the objectives for few labels and for scribbles need; the defaults but `background` are the published.
 
     Attributes:
         partners: networks that learn beside `model`, each with the keys of `model`. `cps` and `semi_mamba_unet` take
@@ -94,6 +94,8 @@ class FewLabelsRecipe:
             2 the second partner. The others are validated, saved and reported beside it.
         weight: weight of what is learned without labels; null is 0.1, for `mixed` 1 and with two decoders 0.5.
         ramp: share of the training in which the weight rises, by exp(-5 (1 - t / T)^2); null is 1, for `mixed` 0.
+        background: share of the training in which a pseudo label of `mixed` must be likelier than the background by a
+            margin, which falls from 1 to 0 meanwhile; 0 is no margin, as published.
         teacher_decay: what a mean teacher keeps of itself at each step, min(1 - 1 / t, teacher_decay).
         noise: standard deviation of the noise on the teacher's images, cut off at twice that.
         pseudo_loss: how `cps` and `semi_mamba_unet` learn pseudo labels: `ce_dice`, or `dice` as the public code of
@@ -109,6 +111,7 @@ class FewLabelsRecipe:
     validated: int = 0
     weight: float | None = None
     ramp: float | None = None
+    background: float = 0.3
     teacher_decay: float = 0.99
     noise: float = 0.1
     pseudo_loss: Literal["ce_dice", "dice"] = "ce_dice"
@@ -139,7 +142,7 @@ USED = {
     "cps": (*_PAIRED, "weight", "ramp", "pseudo_loss"),
     "semi_mamba_unet": (*_PAIRED, "weight", "ramp", "pseudo_loss", "contrast", "contrast_weight"),
     "partial_ce": (*_PAIRED, "entropy", "mumford_shah"),
-    "mixed": (*_PAIRED, "weight", "ramp", "entropy", "mumford_shah"),
+    "mixed": (*_PAIRED, "weight", "ramp", "background", "entropy", "mumford_shah"),
 }
 
 
@@ -186,6 +189,7 @@ def check_few_labels(
     for name, value, most_allowed in (
         ("weight", few.weight or 0, float("inf")),
         ("ramp", few.ramp or 0, 1),
+        ("background", few.background, 1),
         ("teacher_decay", few.teacher_decay, 1),
         ("noise", few.noise, float("inf")),
         ("contrast_weight", few.contrast_weight, float("inf")),

@@ -180,6 +180,28 @@ def test_the_mixture_by_hand(count):
     assert answers == {0, 1}, "the shares decide"
 
 
+def test_a_pseudo_label_must_beat_the_background_by_a_margin_that_falls():
+    members = {"a": Constant(0.2, 0.8), "b": Constant(0.2, 0.8)}  # 0.6 ahead of the background, whatever the mixture
+    labelled = batch((2, 2), IGNORE)
+
+    def learned(background: float, done: float) -> float:
+        return MixedPseudoLabels(members, "a", 2, Ramp(0.5, 0), background=background)({"labelled": labelled}, 0, done)[
+            "pseudo"
+        ].item()
+
+    zeros = torch.zeros(2, 2, 2, dtype=torch.int64)
+    as_background, as_first = (2 * soft_dice_loss(members["a"](labelled["image"]), zeros + n).item() for n in (0, 1))
+    assert as_background != pytest.approx(as_first)
+    for background, done, expected in (
+        (0.0, 0.0, as_first),
+        (0.5, 0.0, as_background),
+        (0.5, 0.19, as_background),  # the margin is 0.62
+        (0.5, 0.21, as_first),  # 0.58
+        (0.5, 0.9, as_first),
+    ):
+        assert learned(background, done) == pytest.approx(expected)
+
+
 def test_wrong_numbers_of_networks_are_refused_and_two_decoders_share_their_encoder():
     with pytest.raises(ValueError, match="between two networks, got a"):
         CrossPseudo({"a": Constant(1.0)}, "a", 4, Ramp(0, 0))

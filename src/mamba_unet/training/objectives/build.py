@@ -80,7 +80,8 @@ def build_objective(recipe: Recipe, networks: Sequence[nn.Module], num_classes: 
         case "partial_ce":
             objective = PartialCrossEntropy(members, validated, recipe.batch_size, *general)
         case "mixed":
-            objective = MixedPseudoLabels(members, validated, recipe.batch_size, ramp, recipe.seed, *general)
+            how = (ramp, recipe.seed, few.background)
+            objective = MixedPseudoLabels(members, validated, recipe.batch_size, *how, *general)
     return Averaged(objective, recipe.optimizer.ema) if recipe.optimizer.ema else objective
 
 

@@ -59,14 +59,20 @@ class MixedPseudoLabels(PartialCrossEntropy):
 
     The shares of the mixture are drawn anew in every step: a stick of length 1, broken at random places.
 
+    No scribble marks what is far from everything that was drawn. There the first answers, of random weights, decide:
+    what they call foreground is learned as foreground, and stays so. Hence a class must be likelier than the background
+    by a margin at first, so that the background is what is learned where nothing else is known.
+
     Args:
         members: two or three, by name.
         weight: of the Dice loss.
         seed: of the mixtures.
+        background: share of the training in which this margin falls from 1 to 0; with 0 there is none.
         validated, batch_size, entropy, mumford_shah: as for `PartialCrossEntropy`.
 
     Source: Weak-Mamba-UNet (arXiv 2402.10887), with U-Net, Swin-Unet and Mamba-UNet and weight 1; Luo et al. 2022
-    (arXiv 2203.02106), with two decoders, weight 0.5, means over them where these are sums, and dropout before one.
+    (arXiv 2203.02106), with two decoders, weight 0.5, means over them where these are sums, and dropout before one. The
+    margin is ours.
     """
 
     def __init__(
@@ -76,20 +82,26 @@ class MixedPseudoLabels(PartialCrossEntropy):
         batch_size: int,
         weight: Ramp,
         seed: int = 0,
+        background: float = 0.0,
         entropy: float = 0.0,
         mumford_shah: float = 0.0,
     ) -> None:
         super().__init__(members, validated, batch_size, entropy, mumford_shah)
         if len(members) not in (2, 3):
             raise ValueError(f"pseudo labels are mixed of two or three networks, got {', '.join(members)}")
-        self.weight, self.seed = weight, seed
+        self.weight, self.seed, self.background = weight, seed, background
 
     def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int, done: float) -> dict[str, Tensor]:
         losses = super().losses(image, label, logits, step, done)
         shares = self.shares(step)
         mixture = sum(share * one.detach().float().softmax(dim=1) for share, one in zip(shares, logits, strict=True))
+        mixture[:, 0] += self.margin(done)
         pseudo = sum(soft_dice_loss(one, mixture.argmax(dim=1)) for one in logits)
         return {**losses, "loss": losses["loss"] + self.weight(done) * pseudo, "pseudo": pseudo}
+
+    def margin(self, done: float) -> float:
+        """By which the background is ahead."""
+        return 1 - done / self.background if done < self.background else 0.0
 
     def shares(self, step: int) -> list[float]:
         """Of the networks in a step's mixture; the same in every process."""
