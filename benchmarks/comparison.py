@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kept import keep, restore
 from mamba_unet.data import PreparedDataset
-from mamba_unet.training.recipe import PLACE_KEYS, find_recipe, load_recipe, recipe_fields
+from mamba_unet.training.recipe import PLACE_KEYS, RENAMED, find_recipe, load_recipe, recipe_fields
 from measuring import axes, run, write_result
 
 RATES = re.compile(r"benchmarks/results/rates_\S+\.md")
@@ -50,7 +50,9 @@ def main() -> None:
     rates = sorted({name for text in texts for name in RATES.findall(text)})
     given = ["/".join(Path(recipe).parts[-3:]) for recipe in args.recipes]  # without the folders of this machine
     given += ["--source", args.source.name, "--out", args.out.name]
-    given += [*(["--split", args.split.name] if args.split else []), *words]
+    for word in ("split", "keep"):
+        given += [f"--{word}", getattr(args, word).name] if getattr(args, word) else []
+    given += [*(["--name", args.name] if args.name else []), *words]
     command = "python benchmarks/comparison.py " + shlex.join(given)
     lines = [f"Command: `{command}`"]
     lines += ["", said_of_time(dict(zip(args.recipes, texts, strict=True)), words)] if rates else []
@@ -79,8 +81,8 @@ def said_of_time(texts: Mapping[str, str], words: Sequence[str]) -> str:
     minutes = sorted({name for text in texts.values() for name in MINUTES.findall(text)})
     others = [Path(name).name for name, text in texts.items() if not RATES.search(text)]
     keys = [word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")]
-    known = {key for key, _ in recipe_fields()} - PLACE_KEYS
-    changed = [key for key in keys if key in known or key.startswith("view.")]
+    known = {key.partition(".")[0] for key in {key for key, _ in recipe_fields()} - PLACE_KEYS} | {"view", *RENAMED}
+    changed = [key for key in keys if key not in PLACE_KEYS and key.partition(".")[0] in known]
     if others:
         return f"Times are not equal: {', '.join(others)} was not given as many iterations as fit by {rates}."
     if changed:

@@ -78,7 +78,7 @@ def measure(backend: str, device: str, dtype: str, batch: int, size: int, what: 
 def measure_apart(*arguments: object) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--measure", *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def stays_finite(device: str, size: str, steps: int) -> bool:

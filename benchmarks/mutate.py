@@ -358,6 +358,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="file to go on from: what a test noticed is not tried again")
     parser.add_argument("--write", action="store_true", help="write the result of the modules named, too")
     args = parser.parse_args()
+    if unknown := [module for module in args.modules if module not in MODULES]:
+        parser.error(f"{', '.join(unknown)}: no such module; expected of {', '.join(MODULES)}")
     chosen, file = args.modules, args.state and args.state.resolve()
     state = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
 

@@ -12,6 +12,7 @@ Writes benchmarks/results/predict_<hardware>_<date>.md and .json.
 
 import argparse
 import json
+import shlex
 import statistics
 import tempfile
 import time
@@ -57,6 +58,8 @@ def hearts(folder: Path | None, count: int, rng: np.random.Generator) -> list[np
         for path in sorted(folder.rglob("patient*_frame*.h5"))[:count]:
             with h5py.File(path) as file:
                 volumes.append(resized(file["image"][()], ACDC_SHAPE))
+        if not volumes:
+            raise SystemExit(f"{folder}: no patient*_frame*.h5 below it; give the folder of ACDC's HDF5 volumes")
     return [(600 * volume).clip(0).astype(np.int16) for volume in volumes]
 
 
@@ -146,19 +149,24 @@ def main() -> None:
     least = min(value["network_share"] for value in values.values())
     verdict = "dominates" if least > 0.5 else "DOES NOT DOMINATE"
     sources = [
-        f"{what} {'drawn' if path is None else 'real'}"
-        for what, path in (("hearts", arguments.acdc), ("bodies", arguments.ct))
+        f"{value['volumes']} {what} {'drawn' if path is None else 'real'}"
+        for value, what, path in zip(values.values(), ("hearts", "bodies"), (arguments.acdc, arguments.ct), strict=True)
     ]
+    given = [
+        *(["--acdc", "path/to/ACDC"] if arguments.acdc else []),
+        *(["--ct", "path/to/ct.nii.gz"] if arguments.ct else []),
+    ]
+    given += ["--hearts", str(arguments.hearts), "--bodies", str(arguments.bodies)]
     lines = [
         f"The paper's network at 224 x 224, float32, random weights, {network.batch_size} slices at a time; "
-        f"{', '.join(sources)}, medians of {arguments.hearts} and {arguments.bodies} volumes; 4 and 9 classes.",
+        f"{', '.join(sources)}, medians over them; 4 and 9 classes.",
         "",
         table(header, rows),
         "",
         f"The network {verdict}: it takes at least {100 * least:.0f} % of the time from file to file. By one command "
         "the next scan is read and the last one written while the network works.",
         "",
-        "Command: `python benchmarks/predict.py --acdc path/to/ACDC --ct path/to/ct.nii.gz`",
+        f"Command: `python benchmarks/predict.py {shlex.join(given)}`",
     ]
     write_result("predict", "From a scan on disk to its segmentation on disk", lines, values)
 

@@ -37,6 +37,7 @@ from typing import Any
 
 import yaml
 
+from mamba_unet.commands.options import positive
 from mamba_unet.data import PreparedDataset
 from mamba_unet.files import write_json, write_text
 from mamba_unet.training.progress import Progress
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--split", type=Path, help="a split file of `prepare`")
     parser.add_argument("--out", type=Path, required=True, help="working folder")
     parser.add_argument("--minutes", type=float, required=True, help="for each training, validations included")
-    parser.add_argument("--validations", type=int, default=5, help="of each training (default: %(default)s)")
+    parser.add_argument("--validations", type=positive, default=5, help="of each training (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each recipe (default: %(default)s)")
     parser.add_argument("--at", type=Path, metavar="RESULT.json", help="rates of the machine whose minutes count")
     parser.add_argument("--name", help="a word in the result's name that tells it from others of the same day")

@@ -91,7 +91,11 @@ def tables() -> str:
         ["network, slices a second and GPU", f"{rate:.0f}", f"{trained_by}: training, {gpu}, {cores} cores"],
         ["reading a CT, s", f"{body.stages['reading']:.2f}", f"{predicted_by}: {ct_name}, {ct['mib']:.0f} MiB"],
         ["writing its segmentation, s", f"{body.stages['writing']:.2f}", f"{predicted_by}"],
-        ["the network on a CPU, s per CT", f"{ct['together']:.1f}", f"{predicted_by}: {cpu['threads']} threads"],
+        [
+            "a whole CT on a CPU, several by one command, s",
+            f"{ct['together']:.1f}",
+            f"{predicted_by}: {cpu['threads']} threads",
+        ],
         ["start of a command, s", f"{node['start_s']:.1f}", node_by],
         ["copy to a node's disk, MiB a second", f"{node['copy_mib_per_s']:.0f}", node_by],
     ]

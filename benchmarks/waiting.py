@@ -52,7 +52,7 @@ def step_s(setting: Mapping[str, str], others: int) -> float:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
     try:
         words = [sys.executable, "-c", STEP]
-        done = subprocess.run(words, env={**clean, **setting}, check=True, capture_output=True, text=True)
+        done = subprocess.run(words, env={**clean, **setting}, check=True, stdout=subprocess.PIPE, text=True)
     finally:
         for process in busy:
             process.kill()

@@ -68,6 +68,8 @@ def test_equal_time_is_said_where_it_is_so(benchmark):
     assert "b.yaml was not given" in said({"a": rated, "x/b.yaml": "base: a\n"}, [])
     changed = said({"a": rated}, ["--iterations", "4", "--view.size=[8, 8]"])
     assert changed.startswith("The command changes iterations, view.size of the recipes")
+    for word in ("--image_size", "--view"):
+        assert said({"a": rated}, [word, "8"]).startswith(f"The command changes {word.removeprefix('--')} of")
     assert said({"a": rated}, ["--trainer.accelerator", "cpu"]).startswith("Equal time")
 
 

@@ -57,5 +57,6 @@ def detect_layout(source: str | Path, layout: str | None = None) -> tuple[Layout
         case _:
             found = "\n".join(f"  {candidate.name}: {listing.why}" for candidate, listing in fitting)
             raise ValueError(
-                f"{source} fits several layouts; give the one meant (layout=NAME) or its own folder:\n{found}"
+                f"{source} fits several layouts; give the one meant (--layout NAME, in Python layout=NAME) or its own "
+                f"folder:\n{found}"
             )
