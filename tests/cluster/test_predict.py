@@ -135,7 +135,7 @@ def test_a_driver_killed_and_started_again_does_the_rest(
     words = [*words, "--out", str(tmp_path), "--cluster", cluster.address, "--cpus-per-actor", "1", "--actors", "1"]
     driver = subprocess.Popen([sys.executable, "-m", "mamba_unet", *words], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("cases/[!.]*.json"))) < 3:
+    while sum("structures" in path.read_text() for path in tmp_path.glob("cases/[!.]*.json")) < 3:  # finished
         assert driver.poll() is None and time.monotonic() < deadline, driver.stderr.read()
         time.sleep(0.01)
     driver.kill()

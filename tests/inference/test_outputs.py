@@ -194,6 +194,9 @@ def test_a_record_that_cannot_be_read_is_no_record(heart_run, save_scan, tmp_pat
         record.write_text(broken)
         assert not predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).failures
         assert record.read_text() == whole and (out / "statistics.csv").read_text() == table_
+    said = json.loads(whole)
+    record.write_text(json.dumps(said | {"outputs": list(said["outputs"])}))  # as earlier versions wrote it
+    assert predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).skipped == ["a"]
     for content in ("", whole):  # another process is writing it, or was killed before it had its name
         (out / "cases" / ".0123abcd.a.json").write_text(content)
         assert predict_files(Predictor(heart_run), [tmp_path / "images"], out, **arguments).skipped == ["a"]

@@ -2,6 +2,7 @@ import csv
 import gc
 import json
 import os
+import re
 import shutil
 import time
 import weakref
@@ -151,6 +152,62 @@ def test_a_case_without_all_that_is_wanted_now_is_not_finished(predictor, save_s
     assert list(predict_files(predictor, [tmp_path / "images"], out, **both).written) == ["a"]
     assert labels(out / "a_probabilities.nii.gz").shape == (20, 16, 5, 2)
     assert predict_files(predictor, [tmp_path / "images"], out, **both).skipped == ["a"]
+    for outputs in (["statistics"], ["statistics", "uncertainty"]):
+        assert list(predict_files(predictor, [tmp_path / "images"], out, outputs=outputs).written) == ["a"]
+        (structure,) = json.loads((out / "a_statistics.json").read_text())["a"]
+        assert ((structure["mean_uncertainty"] or 0) > 0) == ("uncertainty" in outputs)
+
+
+def test_what_a_person_changed_is_kept_and_only_what_is_missing_is_written(predictor, save_scan, corner, tmp_path):
+    scans, out = [save_scan(f"{name}.nii.gz") for name in "ab"], tmp_path / "out"
+    predict_files(predictor, scans, out)
+    before = (out / "b.nii.gz").stat().st_mtime_ns
+    save_scan("a.nii.gz", array=corner * 9, folder="out")  # corrected by hand
+    assert predict_files(predictor, scans, out).skipped == ["a", "b"]
+    done = predict_files(predictor, scans, out, outputs=["auto", "preview"])
+    assert list(done.written) == ["b"] and (out / "b.nii.gz").stat().st_mtime_ns == before
+    assert f"{out / 'a.nii.gz'} was changed after it was written" in done.failures[str(scans[0])]
+    save_scan("a.nii.gz", array=2 - corner)  # another image
+    assert "was changed" in predict_files(predictor, scans, out).failures[str(scans[0])]
+    assert labels(out / "a.nii.gz").max() == 63
+    assert not predict_files(predictor, scans, out, overwrite=True).failures
+    assert labels(out / "a.nii.gz").max() == 1
+
+
+def test_another_image_of_the_same_name_does_not_replace_the_result(
+    predictor, save_scan, corner, tmp_path, monkeypatch
+):
+    for folder, array in (("p1", corner), ("p2", corner[::-1])):
+        save_scan("scan.nii.gz", array, folder=folder)
+    out, given = tmp_path / "out", ["scan.nii.gz"]
+    monkeypatch.chdir(tmp_path / "p1")
+    predict_files(predictor, given, out)
+    monkeypatch.chdir(tmp_path / "p2")
+    (failure,) = predict_files(predictor, given, out).failures.values()
+    assert re.search(r"result of .*/p1/scan\.nii\.gz, another image, under the name 'scan'; rename one", failure)
+    assert np.array_equal(labels(out / "scan.nii.gz"), corner > 3.5)
+    (tmp_path / "p1" / "scan.nii.gz").rename("scan.nii.gz")  # the first one, moved
+    assert predict_files(predictor, given, out).skipped == ["scan"]
+    monkeypatch.chdir(tmp_path)
+    save_scan("scan.nii.gz", corner[::-1], folder="p1")
+    assert list(predict_files(predictor, ["p1/scan.nii.gz"], out, overwrite=True).written) == ["scan"]
+    assert np.array_equal(labels(out / "scan.nii.gz"), corner[::-1] > 3.5)
+
+
+@pytest.mark.parametrize("what", ["5 slices", "2 frames", None])
+def test_what_does_not_fit_into_a_picture_is_refused_before_the_network_runs(
+    predictor, save_scan, corner, tmp_path, what
+):
+    if what is not None:
+        file = save_scan("a.nii.gz", corner if what == "5 slices" else np.stack([corner[..., :1]] * 2, axis=-1))
+    else:
+        file = tmp_path / "a.tif"
+        first, *others = [Image.fromarray(page) for page in corner.T.astype(np.uint8)]
+        first.save(file, save_all=True, append_images=others)
+    done = predict_files(predictor, [file], tmp_path / "out", outputs=["nifti", "picture"])
+    remedy = "leave picture out of --output-type; nifti holds them"
+    assert done.failures == ({str(file): f"{what} do not fit into one picture: {remedy}"} if what else {})
+    assert bool(predictor.members[0].sizes) == bool(done.written) == (what is None)
 
 
 def test_an_image_that_is_replaced_while_it_is_segmented_is_not_finished(predictor, save_scan, tmp_path, monkeypatch):
@@ -294,6 +351,10 @@ def test_a_name_that_no_disk_takes_is_refused_before_the_network_runs(predictor,
     assert "xxx_probabilities.nii.gz would have a name of 261 bytes, and 255 are allowed" in done.failures.popitem()[1]
     done = predict_files(predictor, [tmp_path / "images"], tmp_path / "out", outputs=["nifti"])
     assert not done.failures and list(done.written) == ["x" * 240]
+    done = predict_files(predictor, [save_scan("x" * 251 + ".nii")], tmp_path / "out", outputs=["preview"])
+    assert "would have a name of 263 bytes" in done.failures.popitem()[1]
+    done = predict_files(predictor, [tmp_path / "images" / ("x" * 251 + ".nii")], tmp_path / "out", outputs=["picture"])
+    assert "xxx.json would have a name of 256 bytes" in done.failures.popitem()[1]
 
 
 def test_results_beside_the_images_are_no_images(predictor, save_scan, tmp_path, monkeypatch):
@@ -306,11 +367,32 @@ def test_results_beside_the_images_are_no_images(predictor, save_scan, tmp_path,
     assert done.skipped == ["a", "b"] and len(list(Path().glob("*.nii.gz"))) == 4
 
 
+def test_what_a_run_left_that_ended_amid_a_case_is_taken_up_again(predictor, save_scan, tmp_path, monkeypatch):
+    save_scan("a.nii"), save_scan("b.nii")
+    images, real = tmp_path / "images", Segmentation.save_probabilities
+
+    def ends(segmentation, path):
+        real(segmentation, path)
+        if segmentation.volume.name == "b":
+            raise OSError("the end")
+
+    outputs = ["nifti", "probabilities", "statistics"]
+    with monkeypatch.context() as patch:
+        patch.setitem(OUTPUTS, "probabilities", ("_probabilities.nii.gz", ends))
+        assert list(predict_files(predictor, [images], images, outputs=outputs).written) == ["a"]
+    assert (images / "b_probabilities.nii.gz").exists()
+    assert [line.split(",")[0] for line in (images / "statistics.csv").read_text().splitlines()] == ["case", "a"]
+    done = predict_files(predictor, [images], images, outputs=outputs)
+    assert done.skipped == ["a"] and list(done.written) == ["b"] and not done.failures
+
+
 def test_files_of_unknown_origin_and_inputs_are_not_overwritten(predictor, save_scan, tmp_path):
     save_scan("a.nii.gz")
     drawn = save_scan("a.nii.gz", folder="out")
-    with pytest.raises(ValueError, match=r"out/a\.nii\.gz is there already"):
-        predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"out/a\.nii\.gz is there already"):
+            predict_files(predictor, [tmp_path / "images"], tmp_path / "out")
+        predict_files(predictor, [save_scan("b.nii.gz", folder="others")], tmp_path / "out")  # ours beside it
     with pytest.raises(ValueError, match=r"a\.nii\.gz is an input and would be overwritten"):
         predict_files(predictor, [tmp_path / "images"], tmp_path / "images", overwrite=True)
     assert labels(drawn).max() == 7

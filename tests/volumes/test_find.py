@@ -140,14 +140,37 @@ def test_series_alike_of_several_patients_are_told_apart(tmp_path, write_series,
     assert sorted(names(tmp_path / "flat")) == ["flat_1", "flat_2"]
 
 
-def test_dicom_beside_other_files(tmp_path, write_series, volume):
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_a_header_goes_with_the_file_that_holds_its_voxels(tmp_path, ending):
+    for number in range(2):
+        sitk.WriteImage(sitk.Image([4, 3, 2], sitk.sitkInt16), tmp_path / f"x_000{number}{ending}")
+    both = [tmp_path / name for name in (f"x_0000{ending}", "x_0000.raw", f"x_0001{ending}", "x_0001.raw")]
+    assert [file for scan in find_volumes([tmp_path]) for file in scan.files] == both
+    (case,) = find_volumes([tmp_path], channels=2)
+    assert case.files == both
+    (tmp_path / "secret").touch()
+    (tmp_path / "sent").mkdir()
+    word = "ElementDataFile =" if ending == ".mhd" else "NRRD0004\ndata file:"
+    for header in ("", "\0", f"{word} ../secret", f"{word} {'a' * 5000}", "no header\n" * 9):
+        (tmp_path / "sent" / f"y{ending}").write_text(header)
+        (damaged,) = find_volumes([tmp_path / "sent"])
+        assert damaged.files == [damaged.path]
+        with pytest.raises(UnreadableError):
+            damaged.read()
+
+
+def test_dicom_beside_other_files(tmp_path, write_series, volume, caplog):
     write_series(tmp_path / "study", volume)
     (tmp_path / "study" / "preview.jpg").touch()
     write_nifti(tmp_path / "study" / "ct.nii.gz")
     assert names(tmp_path / "study") == ["ct", "study"]  # a preview is no scan
-    write_nifti(tmp_path / "cases" / "a.nii.gz")
     write_series(tmp_path / "cases" / "originals", volume)
-    assert names(tmp_path / "cases") == ["a"]  # what lies below images is not meant
+    (tmp_path / "cases" / "logo.png").touch()
+    assert names(tmp_path / "cases") == ["logo"]
+    assert f"passed over DICOM in folders below, such as {Path('originals', 'IM')}" in caplog.text
+    caplog.clear()
+    write_nifti(tmp_path / "cases" / "a.nii.gz")
+    assert names(tmp_path / "cases") == ["a", "logo"] and not caplog.text  # what lies below images is not meant
 
 
 def test_images_below_a_folder_that_are_passed_over_for_dicom_are_named(tmp_path, write_series, volume, caplog):
@@ -172,6 +195,7 @@ def test_a_damaged_dicom_folder_says_so_when_it_is_read(tmp_path, write_series, 
     (tmp_path / "bad.zip").write_bytes(b"PK no zip")
     bad, worse, good = find_volumes([tmp_path / "study", tmp_path / "bad.zip", images / "a.nii"])
     assert (bad.name, worse.name, good.name) == ("study", "bad", "a")
+    assert not bad.files
     with pytest.raises(UnreadableError, match=files[1].name):
         bad.read()
     with pytest.raises(UnreadableError, match=r"bad\.zip"):
@@ -189,6 +213,7 @@ def test_a_link_to_nothing_is_named_and_linked_files_and_folders_are_followed(tm
     gone, here = find_volumes([tmp_path / "images"])
     assert (gone.name, here.name, here.read().name) == ("gone", "sub-01", "sub-01")
     for found in (gone, *find_volumes([tmp_path / "images" / "gone.nii.gz"])):
+        assert not found.files
         with pytest.raises(UnreadableError, match="a link to a file that is not there"):
             found.read()
     assert names(tmp_path / "study") == ["study"]

@@ -171,5 +171,5 @@ def test_hdf5_whose_array_is_elsewhere_is_refused(tmp_path, how):
 
 
 def test_stem_takes_double_endings_as_one(tmp_path):
-    names = {"a.nii.gz": "a", "case0001.npy.h5": "case0001", "b.c.png": "b.c", "d": "d"}
+    names = {"a.nii.gz": "a", "case0001.npy.h5": "case0001", "b.c.png": "b.c", "d": "d", "1.2.840.5.0": "1.2.840.5.0"}
     assert {name: stem(tmp_path / name) for name in names} == names

@@ -88,6 +88,8 @@ def test_values_lie_in_the_file_or_in_one_beside_it(tmp_path):
         ({"ElementSpacing": "1 nan 1"}, "do not span a space"),
         ({"ElementSpacing": "1e30 1 1"}, r"voxels of 1 x 1 x 1e\+30 mm; expected"),
         ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "do not span a space"),
+        ({"Offset": "1 2 3", "Origin": "1 2 3"}, "its header tells Offset twice"),
+        ({"Modality": "MET_MOD_MR\nElementSpacing: 1 1 2"}, "'ElementSpacing: 1 1 2' in its header; expected `Key ="),
         ({"Offset": "1 2"}, "Offset is '1 2'; expected 3 numbers"),
         ({"BinaryData": "False"}, "written as text"),
         ({"HeaderSize": "1000000"}, "HeaderSize is 1000000"),
@@ -163,6 +165,22 @@ def test_random_headers_mean_what_they_mean_to_simpleitk(tmp_path, seed, ending)
     theirs = Volume.from_sitk(sitk.ReadImage(tmp_path / f"a{ending}"))
     assert np.array_equal(ours.array, theirs.array) and ours.array.dtype == theirs.array.dtype
     assert ours.affine == pytest.approx(theirs.affine, abs=1e-5) and ours.stored_shape == theirs.stored_shape
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd"])
+@pytest.mark.parametrize("source", ["a.nii.gz", "a.nrrd", "slice"])
+def test_what_itk_writes_of_the_file_that_an_image_was_is_passed_over(tmp_path, write_series, volume, source, ending):
+    if source == "slice":
+        comment = {"ImageComments": "DimSize = 3", "PatientComments": "one\ntwo"}
+        write_series(tmp_path, volume[:1], **comment)[0].rename(tmp_path / source)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(volume), tmp_path / source)
+    image = sitk.ReadImage(tmp_path / source)
+    sitk.WriteImage(image, tmp_path / f"b{ending}")
+    header = (tmp_path / f"b{ending}").read_bytes()
+    assert any(sign in header for sign in (b"\ndim[0] = 3\n", b"\nNRRD_kinds[0] = domain\n", b" = one\ntwo"))
+    ours, theirs = read_volume(tmp_path / f"b{ending}"), Volume.from_sitk(image)
+    assert np.array_equal(ours.array, theirs.array) and ours.affine == pytest.approx(theirs.affine)
 
 
 @pytest.mark.parametrize(

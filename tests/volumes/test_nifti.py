@@ -8,6 +8,7 @@ import pytest
 
 from mamba_unet.volumes import limits
 from mamba_unet.volumes.formats import UnreadableError
+from mamba_unet.volumes.geometry import Turn, misplacement, turn_to_network
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
 from mamba_unet.volumes.write import save_nifti
@@ -168,6 +169,17 @@ def test_sizes_with_a_sign_are_sizes(tmp_path, plain):
         data = patched(patched(plain, 252, "<hh", *codes), 80, "<3f", -1.5, -2, -8)
         (tmp_path / "a.nii").write_bytes(data)
         assert read_volume(tmp_path / "a.nii").spacing_mm == (8, 2, 1.5)
+
+
+def test_a_header_without_directions_is_noted_and_nothing_is_turned(tmp_path, plain):
+    """nibabel and ITK assume opposite rows."""
+    (tmp_path / "a.nii").write_bytes(patched(plain, 252, "<hh", 0, 0))
+    untold, told = read_volume(tmp_path / "a.nii"), read_volume(tmp_path / "good.nii")
+    assert untold.orientation is None and untold.spacing_mm == told.spacing_mm
+    assert turn_to_network(untold, "SPL") == Turn() != turn_to_network(told, "SPL")
+    assert misplacement(untold, told) == 0
+    (note,) = untold.notes
+    assert "the header tells no directions (sform_code and qform_code are 0)" in note and not told.notes
 
 
 def test_a_header_that_mirrors_itself_is_noted(tmp_path):

@@ -100,8 +100,30 @@ def test_lengths_are_brought_to_millimetres(tmp_path, unit, mm):
 def test_a_detached_header_takes_one_file_beside_it(tmp_path):
     (tmp_path / "a.raw").write_bytes(b"xx" + VALUES.tobytes())
     for skip in ("2", "-1"):
-        volume = read_volume(write(tmp_path / "a.nhdr", b"", data_file="a.raw", byte_skip=skip))
-        assert np.array_equal(volume.grey[0].ravel(), VALUES)
+        for name in ("a.raw", "./a.raw"):
+            volume = read_volume(write(tmp_path / "a.nhdr", b"", data_file=name, byte_skip=skip))
+            assert np.array_equal(volume.grey[0].ravel(), VALUES)
+
+
+@pytest.mark.parametrize("kind", ["time", "list"])
+def test_an_axis_without_a_direction_is_time(tmp_path, kind):
+    """As Slicer writes a cine."""
+    space, axes = "(1,0,0) (0,2,0) (0,0,4)", "domain domain domain"
+    for sizes, directions, kinds in (
+        ("2 5 2 3", f"none {space}", f"{kind} {axes}"),
+        ("5 2 3 2", f"{space} none", f"{axes} {kind}"),
+    ):
+        fields = {"dimension": "4", "sizes": sizes, "space_directions": directions, "kinds": kinds}
+        volume = read_volume(write(tmp_path / "a.nrrd", space="left-posterior-superior", **fields))
+        frames = VALUES.reshape(3, 2, 5, 2).transpose(3, 0, 1, 2) if sizes[0] == "2" else VALUES.reshape(2, 3, 2, 5)
+        assert np.array_equal(volume.grey, frames) and volume.spacing_mm == (4, 2, 1)
+        assert volume.stored_shape == (5, 2, 3, 2)
+    if kind == "list":  # three may be red, green and blue
+        colours = {"sizes": "3 5 2 2", "space_directions": f"none {space}", "kinds": f"{kind} {axes}"}
+        with pytest.raises(UnreadableError, match="3 values of int16 per voxel; expected one, or colours in bytes"):
+            read_volume(write(tmp_path / "c.nrrd", space="left-posterior-superior", **fields | colours))
+    with pytest.raises(UnreadableError, match="expected a vector for every axis in space"):
+        read_volume(write(tmp_path / "b.nrrd", **fields | {"space_directions": "(1,0,0) none (0,1,0) (0,0,1)"}))
 
 
 def test_a_segmentation_of_slicer_has_names_and_one_layer(tmp_path):

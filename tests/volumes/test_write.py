@@ -185,10 +185,23 @@ def test_a_result_of_another_shape_is_refused(shape):
         to_nibabel(Volume.from_array(np.zeros((3, 4, 5)), name="x"), np.zeros(shape))
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
+@pytest.mark.parametrize("name", ["a.png", "a.mha", "a.img", "a.hdr", "a.gz", "a"])
+def test_a_name_that_is_not_of_nifti_is_refused(tmp_path, name):
     scan = Volume.from_array(np.zeros((3, 4, 5)))
-    with pytest.raises(nib.filebasedimages.ImageFileError):
-        save_nifti(tmp_path / "a.png", scan, scan.grey)
+    with pytest.raises(ValueError, match=rf"/{name}: expected a name that ends in \.nii\.gz or \.nii; .*to_sitk"):
+        save_nifti(tmp_path / name, scan, scan.grey)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    def full(image, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    scan = Volume.from_array(np.zeros((3, 4, 5)))
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.nii"):
+        save_nifti(tmp_path / "a.nii", scan, scan.grey)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,6 +10,7 @@ from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.volumes.find import find_volumes
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.read import read_volume
+from mamba_unet.volumes.text_header import data_files
 from mamba_unet.volumes.volume import Volume, join_channels
 
 
@@ -52,7 +53,8 @@ def find_jobs(
     jobs = [Job(file.name, file.path, file.files, file.read) for file in files]
     for name in identifiers:
         case = prepared.case(name)
-        jobs.append(Job(name, case.source, list(case.sources)))
+        files = [file for one in case.sources for file in (one, *data_files(one))]
+        jobs.append(Job(name, case.source, files))
     first: dict[str, Job] = {}
     for job in jobs:
         if (other := first.setdefault(job.name, job)) is not job:

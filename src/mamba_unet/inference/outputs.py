@@ -1,7 +1,8 @@
 """The folder that results are written to: what is made of a case, what is finished, and by which network.
 
 predict.json            networks and settings that made the results; others are refused
-cases/<case>.json       written last of a case: what was made, from what input, and its measures
+cases/<case>.json       what is made of a case, and from what input: written before its files; its measures are added
+                        once they are whole, and only then it is finished
 <case>.nii.gz, ...      see OUTPUTS
 statistics.csv          of all finished cases
 cardiac.csv, .md        of all hearts among them
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mamba_unet.files import STALE_S, TEMPORARY, read_record, remove_temporaries, sha256, write_json, write_json_once
+from mamba_unet.inference.jobs import Job
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import CARDIAC_FILES, cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
@@ -23,6 +25,7 @@ from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
 AUTO = "auto"
 MOST_MERGES = 10  # of tables, while other machines go on
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
+TIFF = (".tif", ".tiff")  # a picture that may have pages
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
 
@@ -66,6 +69,7 @@ class OutputFolder:
         cardiac: also the table of the hearts' function.
         made_by: networks and settings, ready for JSON; what differs in them makes other results.
         class_names: of the networks.
+        overwrite: redo finished cases, and replace whatever is there.
 
     Raises:
         ValueError: an unknown output, or hearts wanted of a network that knows none.
@@ -78,6 +82,7 @@ class OutputFolder:
         cardiac: bool,
         made_by: Mapping[str, Any],
         class_names: Sequence[str],
+        overwrite: bool = False,
     ) -> None:
         if unknown := sorted(set(outputs) - {AUTO, *OUTPUTS}):
             raise ValueError(f"unknown output {', '.join(unknown)}; expected some of {', '.join((AUTO, *OUTPUTS))}")
@@ -85,7 +90,7 @@ class OutputFolder:
             raise ValueError(f"nothing to write; expected at least one of {', '.join(OUTPUTS)}")
         if cardiac:
             heart_structures(class_names)
-        self.folder, self.cardiac, self.made_by = Path(folder), cardiac, dict(made_by)
+        self.folder, self.cardiac, self.made_by, self.overwrite = Path(folder), cardiac, dict(made_by), overwrite
         self.outputs = [word for word in (AUTO, *OUTPUTS) if word in outputs]
 
     def words(self, source: Path) -> list[str]:
@@ -100,49 +105,79 @@ class OutputFolder:
     def _file(self, case: str, word: str, source: Path) -> Path:
         return self.folder / _file_name(case, word, source)
 
-    def check_names(self, case: str, source: Path) -> None:
-        """Raise UnreadableError if no disk takes the names of a case's files, to know it before a network runs."""
-        longest = max(self.files(case, source), key=lambda file: len(os.fsencode(file.name)))
+    def check(self, job: Job) -> None:
+        """Raise UnreadableError if a case cannot be written, to know it before a network runs: no disk takes the names
+        of its files, they are of another input of this name, or one was changed since, such as labels that a person
+        corrected."""
+        paths = [*self.files(job.name, job.source), self._record_path(job.name)]
+        longest = max(paths, key=lambda file: len(os.fsencode(file.name)))
         if (size := len(os.fsencode(longest.name))) > LONGEST_NAME:
             raise UnreadableError(
-                source, f"{longest.name[:20]}...{longest.name[-30:]} would have a name of {size} bytes, and "
+                job.source, f"{longest.name[:20]}...{longest.name[-30:]} would have a name of {size} bytes, and "
                 f"{LONGEST_NAME} are allowed; rename the input"
             )  # fmt: skip
+        if self.overwrite:
+            return
+        record = _recorded(self._record_path(job.name))
+        moved = record and Path(record["source"]).resolve() != job.source.resolve()
+        if moved and job.inputs and record["input"] != stamp(job.inputs):
+            raise UnreadableError(
+                job.source, f"{self.folder} holds the result of {record['source']}, another image, under the name "
+                f"{job.name!r}; rename one, choose another folder (--out), or replace the result with --overwrite"
+            )  # fmt: skip
+        for file, digest in _outputs(self.folder, job.name, record).values():
+            if digest and file.is_file() and sha256([file]) != digest:
+                raise UnreadableError(
+                    job.source, f"{file} was changed after it was written, and what is asked for now would not fit it; "
+                    "move it away, choose another folder (--out), or replace it with --overwrite"
+                )  # fmt: skip
 
-    def claim(self, sources: Mapping[str, Path], overwrite: bool) -> None:
+    def claim(self, jobs: Sequence[Job]) -> None:
         """Make sure that these cases can be written here, before anything is.
-
-        Args:
-            sources: case -> its input.
-            overwrite: whether results of another network may be replaced.
 
         Raises:
             ValueError: two cases would write one file, an output would replace an input, or the folder holds results
                 of other networks or settings, or files that this did not write.
         """
-        inputs = {path.resolve() for path in sources.values()}
+        inputs = {job.source.resolve() for job in jobs}
         writers: dict[Path, str] = {}
-        for case, source in sources.items():
-            for file in self.files(case, source):
-                if (other := writers.setdefault(file, case)) != case:
-                    raise ValueError(f"{other} and {case} would both be written as {file.name}; predict them apart")
+        for job in jobs:
+            for file in self.files(job.name, job.source):
+                if (other := writers.setdefault(file, job.name)) != job.name:
+                    raise ValueError(f"{other} and {job.name} would both be written as {file.name}; predict them apart")
                 if file.resolve() in inputs:
                     raise ValueError(f"{file} is an input and would be overwritten; choose another folder (--out)")
         described = self.folder / "predict.json"
-        if not overwrite and (before := read_record(described)):
-            self._refuse_other(before)
-        elif not overwrite:
-            # no method of Path: a name may be too long
-            there = [file for file, case in writers.items() if os.path.exists(file) and self._record(case) is None]
-            if there:
-                raise ValueError(
-                    f"{there[0]} is there already, and nothing says what made it; choose another folder (--out), or "
-                    "replace such files with --overwrite"
-                )
-        if overwrite or described.is_file():
+        if not self.overwrite:
+            if before := read_record(described):
+                self._refuse_other(before)
+            for job in jobs:
+                self._refuse_foreign(job, described=bool(before))
+        if self.overwrite or described.is_file():
             write_json(described, self.made_by)
         elif not write_json_once(described, self.made_by):  # by another process, which was faster
             self._refuse_other(read_record(described))
+
+    def _refuse_foreign(self, job: Job, described: bool) -> None:
+        """Refuse to replace files that no record names.
+
+        A record that cannot be read was of the files that are there. Where the folder is not `described`, a record of
+        other networks is none.
+        """
+        # asked before the record, which is written before they are; no method of Path: a name may be too long
+        unnamed = [file for file in self.files(job.name, job.source) if os.path.exists(file)]
+        path = self._record_path(job.name)
+        record = _recorded(path) if os.path.exists(path) else {}
+        if record and (described or record["made_by"] == self.made_by):
+            named = {file for file, _ in _outputs(self.folder, job.name, record).values()}
+            unnamed = [file for file in unnamed if file not in named]
+        elif not record and os.path.exists(path):
+            unnamed = []
+        if unnamed:
+            raise ValueError(
+                f"{unnamed[0]} is there already, and nothing says what made it; choose another folder (--out), or "
+                "replace such files with --overwrite"
+            )
 
     def _refuse_other(self, before: Mapping[str, Any]) -> None:
         for what in {**self.made_by, **before}:
@@ -152,21 +187,28 @@ class OutputFolder:
                     f"{self.made_by.get(what)}; choose another folder (--out), or replace them with --overwrite"
                 )
 
-    def finished(self, case: str, source: Path, inputs: Sequence[Path]) -> bool:
+    def finished(self, job: Job) -> bool:
         """Whether all that is wanted of a case was made by these networks from these very files."""
+        words = set(self.words(job.source))
         try:
-            made = self._made(case, stamp(inputs))
+            return not self.overwrite and self._made(job.name, stamp(job.inputs)).keys() >= words
         except OSError:  # the input is gone: reading it will say so
             return False
-        return made.issuperset(self.words(source)) and all(map(os.path.isfile, self.files(case, source)))
 
-    def _made(self, case: str, made_from: Mapping[str, Any]) -> set[str]:
-        """What these networks wrote of a case from the files with this stamp, words of `OUTPUTS`."""
+    def _made(self, case: str, made_from: Mapping[str, Any]) -> dict[str, str]:
+        """What these networks wrote of a case from the files with this stamp, and is still there: word of `OUTPUTS` ->
+        SHA-256 of its file, as `_outputs` gives it."""
         record = self._record(case)
-        return set(record["outputs"]) if record is not None and record["input"] == made_from else set()
+        if record is None or record["input"] != made_from:
+            return {}
+        found = _outputs(self.folder, case, record)
+        return {word: digest for word, (file, digest) in found.items() if os.path.isfile(file)}
 
     def write(self, segmentation: Segmentation, source: Path, made_from: Mapping[str, Any]) -> list[Path]:
-        """Write all of a case, its record last; returns the files. What another input or network left is removed.
+        """Write what is not made yet of a case; returns all files that are wanted. What another input or network left
+        is removed.
+
+        The record names the files before they are written, so that a run after a kill knows them as this one's.
 
         Args:
             segmentation: its volume is named as the case.
@@ -174,19 +216,26 @@ class OutputFolder:
             made_from: `stamp` of the files in it, taken before they were read: one that was replaced since is another.
         """
         case = segmentation.volume.name
-        record = self._record_path(case)
-        words = self.words(source)
-        made = {*self._made(case, made_from), *words}
-        for word in set(read_record(record).get("outputs", ())) - made:
-            self._file(case, word, source).unlink(missing_ok=True)
-        record.unlink(missing_ok=True)
-        files = self.files(case, source)
-        for word, file in zip(words, files, strict=True):
+        path = self._record_path(case)
+        files = {word: self._file(case, word, source) for word in self.words(source)}
+        before, made = _outputs(self.folder, case, _recorded(path)), self._made(case, made_from)
+        todo = {
+            word: file
+            for word, file in files.items()
+            if self.overwrite or word not in made or word == "statistics"  # they hold what the record will
+        }
+        kept = {self._file(case, word, source) for word in made | todo}
+        record = {"made_by": self.made_by, "source": os.path.abspath(source), "input": dict(made_from)}
+        begun = {word: digest for word, (_, digest) in before.items()} | dict.fromkeys(todo, "")
+        write_json(path, {**record, "outputs": begun})
+        for file in {file for file, _ in before.values()} - kept:
+            file.unlink(missing_ok=True)
+        for word, file in todo.items():
             OUTPUTS[word][1](segmentation, file)
+        made |= {word: sha256([file]) for word, file in todo.items()}
         structures = [asdict(one) for one in segmentation.statistics]
-        origin = {"source": str(source), "input": dict(made_from), "outputs": sorted(made)}
-        write_json(record, {"made_by": self.made_by, **origin, "structures": structures})
-        return files
+        write_json(path, {**record, "outputs": made, "structures": structures})
+        return list(files.values())
 
     def merge(self) -> dict[str, str]:
         """Write the tables of all cases that these networks finished here, by whichever machine; remove what killed
@@ -234,9 +283,9 @@ class OutputFolder:
         return self.folder / "cases" / f"{case}.json"
 
     def _record(self, case: str) -> dict[str, Any] | None:
-        """The record of a case that these networks and settings made."""
-        record = read_record(self._record_path(case))
-        return record if record.get("made_by") == self.made_by else None
+        """The record of a case that these networks and settings finished."""
+        record = _recorded(self._record_path(case))
+        return record if "structures" in record and record["made_by"] == self.made_by else None
 
 
 def _records(folder: str | Path) -> list[Path]:
@@ -245,17 +294,33 @@ def _records(folder: str | Path) -> list[Path]:
 
 
 def _file_name(case: str, word: str, source: Path) -> str:
-    end = ".tif" if word == "picture" and ending(source, (".tif", ".tiff")) else OUTPUTS[word][0]
+    end = ".tif" if word == "picture" and ending(source, TIFF) else OUTPUTS[word][0]
     return f"{case}{end}"
 
 
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a record says of a case, begun or finished, by whatever network; empty where none can be read."""
+    record = read_record(path)
+    return record if record.keys() >= {"made_by", "source", "input", "outputs"} else {}
+
+
+def _outputs(folder: str | Path, case: str, record: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
+    """The files that a record names: word of `OUTPUTS` -> file and SHA-256, empty where it is not known: of a case that
+    was only begun, or made by an earlier version."""
+    said = record.get("outputs", {})
+    digests = said if isinstance(said, dict) else dict.fromkeys(said, "")
+    return {
+        word: (Path(folder) / _file_name(case, word, Path(record["source"])), digest)
+        for word, digest in digests.items()
+        if word in OUTPUTS
+    }
+
+
 def results_in(folder: str | Path) -> set[Path]:
-    """All files that were made of finished cases in a folder, by whatever network: they are no images to segment."""
+    """All files that were made of cases in a folder, by whatever network: they are no images to segment."""
     found = set()
     for path in _records(folder):
-        record = read_record(path)
-        for word in OUTPUTS.keys() & record.get("outputs", ()):
-            found.add((Path(folder) / _file_name(path.stem, word, Path(record["source"]))).resolve())
+        found |= {file.resolve() for file, _ in _outputs(folder, path.stem, _recorded(path)).values()}
     return found
 
 

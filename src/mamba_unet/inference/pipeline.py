@@ -22,7 +22,7 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import sha256, write_json
 from mamba_unet.inference.jobs import Job, JobReader, find_jobs
-from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, stamp
+from mamba_unet.inference.outputs import AUTO, TIFF, OutputFolder, results_in, stamp
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.volumes.formats import ZIP, UnreadableError, ending
@@ -127,7 +127,8 @@ def predict_files(
         cardiac: also write the hearts' function over all finished cases.
         slice_axis: "x", "y" or "z" to cut slices across, as NIfTI counts axes; None finds the through-plane axis.
         part: (k, n) takes every n-th case of the list sorted by name, beginning with the k-th.
-        overwrite: redo finished cases, and replace results of other networks or settings.
+        overwrite: redo finished cases, and replace results of other networks, settings or inputs, and files that were
+            changed since or that this did not write.
         report: file for a machine-readable report of this run; inputs are hashed for it.
         isolated: read images in a process of its own, so that a file at which a library crashes, hangs or takes all
             memory is one failed case; None does so unless all inputs are single files.
@@ -138,7 +139,8 @@ def predict_files(
         `out/failures_<k>_of_<n>.json`.
 
     Raises:
-        ValueError: there is no input, two inputs have one name, or the folder holds results of other networks.
+        ValueError: there is no input, two inputs have one name, or the folder holds results of other networks or files
+            that this did not write.
     """
     start = time.perf_counter()
     k, n = part
@@ -151,11 +153,11 @@ def predict_files(
     jobs = find_jobs(inputs, predictor.preprocessing.channels, prepared, identifiers, without=results_in(out))
     settings = {"tta": predictor.tta, "slice_axis": slice_axis}
     names = predictor.metadata.class_names
-    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": predictor.hashes, **settings}, names)
-    folder.claim({job.name: job.source for job in jobs}, overwrite)
+    folder = OutputFolder(out, outputs, cardiac, {"checkpoints": predictor.hashes, **settings}, names, overwrite)
+    folder.claim(jobs)
 
     share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
-    todo = [job for job in share if overwrite or not folder.finished(job.name, job.source, job.inputs)]
+    todo = [job for job in share if not folder.finished(job)]
     outcomes: dict[str, Outcome] = {}
     said = (workers or Here(progress)).run(
         predictor,
@@ -287,11 +289,13 @@ class Pipeline:
 
     def _read(self, job: Job) -> PreparedVolume:
         start = time.perf_counter()
-        self.task.folder.check_names(job.name, job.source)
+        self.task.folder.check(job)
         made_from, content = stamp(job.inputs), sha256(job.inputs) if self.task.report else None
         volume = self._reader(job)
         if "dicom-seg" in self.task.folder.outputs:
             self._check_seg(job, volume)
+        if "picture" in self.task.folder.words(job.source):
+            self._check_picture(job, volume)
         record = {
             "case": job.name,
             "input": str(job.source),
@@ -313,6 +317,15 @@ class Pipeline:
             check_seg_possible(volume.volume, self.predictor.metadata.class_names)
         except ValueError as error:
             raise UnreadableError(job.source, f"{error}; or leave dicom-seg out of --output-type") from error
+
+    def _check_picture(self, job: Job, volume: PreparedVolume) -> None:
+        """Refuse what does not fit into one picture, before the networks run."""
+        frames, slices = volume.volume.frames, volume.volume.shape[0]
+        if frames > 1 or (slices > 1 and not ending(job.source, TIFF)):
+            what = f"{frames} frames" if frames > 1 else f"{slices} slices"
+            raise UnreadableError(
+                job.source, f"{what} do not fit into one picture: leave picture out of --output-type; nifti holds them"
+            )
 
     def _write(self, segmentation: Segmentation, done: Done) -> None:
         start = time.perf_counter()

@@ -290,7 +290,8 @@ class Predictor:
 
     def predict_case(self, case: Case) -> np.ndarray:
         """Segment the prepared image of a case: (D, H, W) uint8."""
-        volume = Volume(case.identifier, case.image[None], case.affine, case.spacing_mm)
+        known = case.orientation is not None
+        volume = Volume(case.identifier, case.image[None], case.affine, case.spacing_mm, directed=known)
         (segmentation,) = self.segment([self.prepare(self.preprocessing.as_trained(volume), scaled=True)])
         return segmentation.labels[0]
 

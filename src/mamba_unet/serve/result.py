@@ -51,7 +51,7 @@ def write_image(folder: Path, volume: Volume, predictor: "Predictor", axis: str 
         "spacing_mm": volume.spacing_mm and volume.spacing_mm[::-1],
         "plane": PLANES[axis_codes(affine)[across]],
         "slice_axis": SLICE_AXES[across],
-        "oriented": volume.affine is not None,
+        "oriented": volume.orientation is not None,
         "dicom": volume.dicom is not None,
         "color": color,
         "windows": [] if color else windows(volume, array, predictor.preprocessing.intensity[0]),

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mamba_unet.volumes.formats import (
     stem,
 )
 from mamba_unet.volumes.read import case_name, read_volume
+from mamba_unet.volumes.text_header import data_files
 from mamba_unet.volumes.volume import Volume, join_channels
 from mamba_unet.words import printable, some
 
@@ -58,12 +60,13 @@ class VolumeFile:
 
     @property
     def files(self) -> list[Path]:
-        """The files that it is read from, those of its own series alone; a zip as it is."""
-        if self.channels:
-            return list(self.channels)
-        if self.series is None or self.path.is_file():
-            return [self.path]
-        return [self.path / name for name in self.series.files]
+        """The files that it is read from: a header with its data file; of a folder those of the series; a zip as it is.
+
+        Empty for a link to nothing, and for a folder that cannot be read.
+        """
+        if not self.path.is_file():
+            return [self.path / name for name in (self.series.files if self.series else ())]
+        return [file for one in self.channels or (self.path,) for file in (one, *data_files(one))]
 
 
 def find_volumes(
@@ -244,6 +247,9 @@ def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
     series = []
     if not files or any(is_dicom(path) for path in set(entries).difference(files)):
         series = _series(folder)
+    elif all(ending(path, (*PICTURES, *ZIP)) for path in files) and (below := _dicom_below(folder, without)):
+        told = printable(str(below.relative_to(folder)))
+        log.warning("%s: passed over DICOM in folders below, such as %s; give it too", folder, told)
     if series:
         files = [path for path in files if not ending(path, PICTURES)]  # previews that an export puts beside DICOM
         below = [path for path in folder.rglob("*") if path.parent != folder and ending(path, (*NIFTI, *ITK, *ARRAYS))]
@@ -252,6 +258,18 @@ def _in_folder(folder: Path, without: Collection[Path]) -> list[VolumeFile]:
             told = printable(some(names))
             log.warning("%s: passed over %s: of folders below only DICOM is taken; give them too", folder, told)
     return [volume for file in files for volume in _in_file(file)] + series
+
+
+def _dicom_below(folder: Path, without: Collection[Path]) -> Path | None:
+    """A DICOM file in the folders below, where there is one."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.parent == folder or ending(path, (*FILES, *ZIP, *OTHERS)):
+            continue
+        with suppress(OSError, RuntimeError):  # one that this user may not read, a link that leads to itself
+            if path.is_file() and path.resolve() not in without and is_dicom(path):
+                return path
+    return None
 
 
 def _series(path: Path) -> list[VolumeFile]:

@@ -17,7 +17,8 @@ METAIMAGE = (".mha", ".mhd")
 ITK = (*METAIMAGE, *NRRD)
 ARRAYS = (".h5", ".hdf5", ".npz", ".npy")
 ZIP = (".zip",)
-FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)  # DICOM is known by its content
+DICOM = (".dcm", ".dicom", ".ima")  # other names may have it too: it is known by its content
+FILES = (*NIFTI, *ITK, *PICTURES, *ARRAYS)
 MAKE_NIFTI = "save it as .nii.gz, with the program that wrote it or with nibabel"
 OTHERS = {  # kinds that are known and not taken, and what to do with them
     ".nii.bz2": "unpack it (bunzip2) and give the .nii",
@@ -50,6 +51,7 @@ SIGNS = {  # how files begin that are often taken for images
     b"NRRD": "NRRD; name it .nrrd",
     b"ObjectType": "MetaImage; name it .mha",
 }
+DANGLES = "a link to a file that is not there; fetch it, or mend the link"
 TAKEN = (
     "NIfTI (.nii, .nii.gz), .mha, .mhd, .nrrd, pictures (.png, .jpg, .bmp, .tif, .gif), "
     "HDF5 or npz with an array `image`, npy, or DICOM (a folder, a .zip or a file)"
@@ -88,8 +90,9 @@ def ending(file: Path, endings: Sequence[str]) -> str | None:
 
 
 def stem(file: Path) -> str:
-    """The file's name without its ending, `.nii.gz` and `.npy.h5` taken as one."""
-    end = ending(file, (".nii.gz", ".npy.h5", ".seg.nrrd")) or file.suffix
+    """The file's name without its ending, `.nii.gz` and `.npy.h5` taken as one. Digits alone, as a DICOM file's UID
+    ends, are none."""
+    end = ending(file, (".nii.gz", ".npy.h5", ".seg.nrrd")) or ("" if file.suffix[1:].isdigit() else file.suffix)
     return file.name[: len(file.name) - len(end)] if end else file.name
 
 

@@ -67,7 +67,7 @@ def axis_codes(affine: np.ndarray) -> str:
 
 def misplacement(image: "Volume", label: "Volume") -> float:
     """How far apart, in voxels of the image, the two affines put the corners of the image; 0 where one is unknown."""
-    if image.affine is None or label.affine is None:
+    if image.orientation is None or label.orientation is None:
         return 0.0
     depth, height, width = image.shape
     corners = np.array([(x, y, z, 1) for x in (0, width - 1) for y in (0, height - 1) for z in (0, depth - 1)], float).T

@@ -30,7 +30,6 @@ TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-LINE = re.compile(r"([A-Za-z_][\w.|-]*)\s*=(?!\s*[=:])\s*(.*?)\s*")
 SAME = {  # other names of a field
     "Position": "Offset",
     "Origin": "Offset",
@@ -41,6 +40,11 @@ SAME = {  # other names of a field
 LAST = "ElementDataFile"  # the values follow
 MM = {"mm": 1.0, "cm": 10.0, "um": 1e-3, "?": 1.0}  # of DistanceUnits
 SCALE = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
+FIELDS = {  # that are read; ITK writes others besides, such as those of the DICOM file that the image was
+    *("ObjectType", "NDims", "DimSize", "ElementNumberOfChannels", "ElementType", "BinaryData", "CompressedData"),
+    *("BinaryDataByteOrderMSB", "HeaderSize", "ElementSpacing", "ElementSize", "TransformMatrix", "Offset"),
+    *("DistanceUnits", *SCALE, LAST),
+}
 
 
 def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
@@ -109,22 +113,30 @@ def _lengths(header: dict[str, str]) -> tuple[list[int], int]:
 
 
 def _header(stream) -> dict[str, str]:
-    """The fields, up to the one behind which the values are."""
+    """The fields that are read, up to the one behind which the values are.
+
+    Other fields are passed over, with further lines of their text: a comment in DICOM may have several.
+    """
     header: dict[str, str] = {}
+    foreign = False  # the last field
     while LAST not in header:
         line = next_line(stream)
         if line is None:
             raise DamagedError(f"its header has no {LAST}: cut short, or no MetaImage")
-        match = LINE.fullmatch(line)
-        if match is None and line.strip():
+        key, sign, value = (part.strip() for part in line.partition("="))
+        field, word = SAME.get(key, key), re.split(r"\W", key)[0]
+        misspelt = field not in FIELDS and word in FIELDS  # `ElementSpacing: 1 1 1`
+        if misspelt or (not sign and key and not foreign):
             raise RefusedError(f"{line[:60]!r} in its header; expected `Key = Value`")
-        if match:
-            field = SAME.get(match[1], match[1])
-            if field in header:
-                raise RefusedError(f"its header tells {field} twice")
-            if field != LAST and field.lower() == LAST.lower():
-                raise RefusedError(f"{field} in its header; expected {LAST}")
-            header[field] = match[2]
+        if not sign:
+            continue
+        foreign = field not in FIELDS
+        if foreign and LAST.lower() in field.lower():
+            raise RefusedError(f"{field[:60]!r} in its header; expected {LAST}")
+        if field in header:
+            raise RefusedError(f"its header tells {field} twice")
+        if not foreign:
+            header[field] = value
     if header.get("ObjectType", "Image") != "Image":
         raise RefusedError(f"ObjectType is {header['ObjectType']!r}; expected Image")
     return header

@@ -172,6 +172,7 @@ def _volume(
         name,
         native(np.moveaxis(array.T, 0, 1)),  # (C, T, Z, Y, X) -> (T, C, D, H, W)
         affine,
+        directed=_directed(header),
         source=file,
         header=header if isinstance(header, Nifti1Header) else None,
         stored_shape=shape[:4] if axes[4] > 1 else shape,
@@ -213,12 +214,25 @@ def _affine(header: Any, affine: np.ndarray | None, file: Path) -> tuple[np.ndar
                     f"the header contradicts itself: axes run {here} by its sform and {there} by its qform, and both "
                     "claim one space; the sform is taken. If left and right look swapped, save it with one of them",
                 )
+        if not _directed(header):
+            untold = (
+                "the header tells no directions (sform_code and qform_code are 0): which way rows, columns and slices "
+                "run is unknown, and the network sees them as they are stored. Save the file again with an sform"
+            )
+            notes = (*notes, untold)
         to_mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) % 8, 1)  # codes 1 metre, 2 mm, 3 micron
         affine = np.diag([to_mm, to_mm, to_mm, 1]) @ affine
     affine = np.array(affine, float)
     if singular(affine):
         raise UnreadableError(file, "its affine is singular: voxel size or direction is lost")
     return affine, notes
+
+
+def _directed(header: Any) -> bool:
+    """Whether a header tells where the axes run; nibabel and ITK assume opposite rows for one that does not."""
+    from nibabel.nifti1 import Nifti1Header
+
+    return not isinstance(header, Nifti1Header) or bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
 def _qform(header: Any) -> np.ndarray | None:

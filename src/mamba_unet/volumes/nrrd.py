@@ -72,7 +72,11 @@ def read_nrrd(path: Path, kind: Kind, name: str) -> Volume:
                 "voxel: export it from Slicer as a labelmap"
             )
         array = read_array(path, _values(path, stream, fields, files), lengths[::-1], _dtype(fields))
-    steps, origin = _geometry(fields, dimension, [axis for axis in range(dimension) if axis not in values])
+    time = _time(fields, kinds, lengths)
+    if time is not None:
+        array = np.moveaxis(array, dimension - 1 - time, 0)
+        values = [axis for axis in values if axis != time]
+    steps, origin = _geometry(fields, dimension, [axis for axis in range(dimension) if axis not in (*values, time)])
     if values:  # colours last
         array = np.moveaxis(array, dimension - 1 - values[0], -1)
     volume = in_lps(array, steps, origin, name, colours=bool(values))
@@ -162,7 +166,7 @@ def _geometry(fields: dict[str, str], dimension: int, places: list[int]) -> tupl
         cells = np.array([len(centres) != dimension or centres[axis] != "node" for axis in places])
         edges = np.array([lowest[axis] * units[axis] for axis in places])
         return np.diag(steps), np.where(np.isnan(edges), 0.0, edges + cells * steps / 2)
-    vectors = re.findall(r"none|\([^()]*\)", fields["space directions"])
+    vectors = _directions(fields)
     if len(vectors) != dimension or any((vectors[axis] == "none") == (axis in places) for axis in range(dimension)):
         raise RefusedError(
             f"space directions are {fields['space directions'][:60]!r}; expected a vector for every axis in space"
@@ -174,6 +178,22 @@ def _geometry(fields: dict[str, str], dimension: int, places: list[int]) -> tupl
     signs[:2] = SPACES.get(space, (1, 1))
     mm = signs * _units(fields.get("space units", ""), count)
     return mm[:, None] * steps, mm * origin
+
+
+def _directions(fields: dict[str, str]) -> list[str]:
+    """Of each axis its vector, or "none"."""
+    return re.findall(r"none|\([^()]*\)", fields.get("space directions", ""))
+
+
+def _time(fields: dict[str, str], kinds: list[str], lengths: list[int]) -> int | None:
+    """The axis of time where it is no axis of the space: the first or last of four, as Slicer writes a cine. A list of
+    three or four may be colours, and is taken for them."""
+    vectors = _directions(fields)
+    if len(vectors) != 4 or len(kinds) != 4 or vectors.count("none") != 1:
+        return None
+    axis = vectors.index("none")
+    told = kinds[axis] == "time" or (kinds[axis] == "list" and lengths[axis] not in (3, 4))
+    return axis if axis in (0, 3) and told else None
 
 
 def _units(text: str, count: int) -> np.ndarray:

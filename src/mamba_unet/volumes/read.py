@@ -13,6 +13,7 @@ from mamba_unet.volumes.dicom.find import find_series, list_series
 from mamba_unet.volumes.dicom.read import read_series
 from mamba_unet.volumes.formats import (
     ARRAYS,
+    DANGLES,
     METAIMAGE,
     NIFTI,
     NRRD,
@@ -87,7 +88,7 @@ def read_volume(path: str | Path, kind: Kind = "image") -> Volume:
     path = Path(path)
     if not path.exists():
         if dangles(path):
-            raise UnreadableError(path, "a link to a file that is not there; fetch it, or mend the link")
+            raise UnreadableError(path, DANGLES)
         raise UnreadableError(path, "no such file or folder")
     with reading(path):
         known = None if path.is_dir() else next((one for one in FORMATS if ending(path, one.endings)), None)

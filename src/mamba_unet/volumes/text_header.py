@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from mamba_unet.volumes.formats import DamagedError, RefusedError
+from mamba_unet.volumes.formats import ITK, DamagedError, RefusedError, ending
 from mamba_unet.words import printable
 
-LONGEST_LINE, MOST_BYTES = 1 << 16, 1 << 22
+LONGEST_LINE, MOST_BYTES = 1 << 17, 1 << 22
 MOST_VOXELS_ALONG = 1 << 31
-DATA_FILE = re.compile(r"^(?:ElementDataFile *=|data ?file *:)[ \t]*(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+DATA_FILE = re.compile(r"(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*", re.IGNORECASE)
 
 
 def next_line(stream: BinaryIO) -> str | None:
@@ -64,6 +65,7 @@ def beside(path: Path, name: str) -> Path:
     Raises:
         RefusedError: anything else. A header that was sent must not name the receiver's own files.
     """
+    name = name.removeprefix("./")
     plain = name not in ("", ".", "..") and not any(sign in name for sign in "/\\:%=") and name == name.strip()
     if not plain or name.split()[0].upper() == "LIST":
         raise RefusedError(
@@ -76,11 +78,12 @@ def beside(path: Path, name: str) -> Path:
 
 def data_files(path: Path) -> list[Path]:
     """The file beside a header that holds its voxels, where there is one; whether it fits, reading it says."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    if not ending(path, ITK):
         return []
-    with path.open("rb") as file:
-        named = DATA_FILE.search(file.read(LONGEST_LINE).decode("latin-1"))
     try:
-        return [path.parent / named[1]] if named and (path.parent / named[1]).is_file() else []
-    except OSError:  # a name that no disk takes
+        with path.open("rb") as file:
+            lines = iter(partial(next_line, file), None)
+            named = next(filter(None, map(DATA_FILE.fullmatch, lines)), None)
+        return [beside(path, named[1])] if named else []
+    except (RefusedError, OSError):  # a header that is none, or a name that no disk takes
         return []

@@ -28,6 +28,7 @@ class Volume:
             source has no geometry (pictures, HDF5, plain arrays).
         spacing_mm: voxel size of D, H, W, from the affine where that is known; None where unknown. An array may have
             a spacing and no affine.
+        directed: whether the source tells where the axes run; else the affine is a guess, but for its sizes.
         slices_along: array axis (0 D, 1 H, 2 W) across which the slices were acquired, where the source says so (a
             DICOM series, a single slice, a caller's choice); None where it is to be found, see `geometry.slice_axis`.
         source: file or folder it was read from.
@@ -44,6 +45,7 @@ class Volume:
     array: np.ndarray
     affine: np.ndarray | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    directed: bool = True
     slices_along: int | None = None
     source: Path | None = None
     header: Any = None
@@ -80,8 +82,8 @@ class Volume:
 
     @property
     def orientation(self) -> str | None:
-        """nibabel's codes of the directions nearest to D, H, W, e.g. "SPL"; None without an affine."""
-        return None if self.affine is None else axis_codes(self.affine)
+        """nibabel's codes of the directions nearest to D, H, W, e.g. "SPL"; None where it is unknown."""
+        return axis_codes(self.affine) if self.directed and self.affine is not None else None
 
     @property
     def where(self) -> Path:

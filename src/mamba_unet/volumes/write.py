@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.files import atomic_path
+from mamba_unet.volumes.formats import NIFTI, ending
 from mamba_unet.volumes.volume import Volume
 
 NIFTI1_LONGEST = 32767  # voxels along an axis
@@ -23,7 +24,16 @@ def save_nifti(
     dtype: type[np.generic] = np.uint8,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write `to_nibabel(...)` to `path` (.nii.gz or .nii), atomically."""
+    """Write `to_nibabel(...)` to `path` (.nii.gz or .nii), atomically.
+
+    Raises:
+        ValueError: another ending; see `to_nibabel`.
+    """
+    if not ending(Path(path), NIFTI):
+        raise ValueError(
+            f"{path}: expected a name that ends in .nii.gz or .nii; for other formats take to_sitk() and "
+            "SimpleITK.WriteImage"
+        )
     import nibabel as nib
 
     image = to_nibabel(volume, array, dtype, class_names)

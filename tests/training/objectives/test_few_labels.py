@@ -276,3 +276,5 @@ def test_what_is_learned_without_labels_has_the_published_weight(recipe, weight,
     networks = [build_model("mamba_unet", size="nano") for _ in member_names(made)]
     objective = build_objective(made, networks, 4).objective  # within the average of its weights
     assert (objective.weight.weight, objective.weight.share) == (weight, share)
+    if made.objective == "mixed":
+        assert objective.background == made.few_labels.background == 0.3

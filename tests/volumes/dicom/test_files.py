@@ -1,3 +1,4 @@
+import gzip
 import zipfile
 import zlib
 from pathlib import Path
@@ -77,6 +78,60 @@ def test_linked_folders_are_searched_once_and_dangling_links_passed_over(read_on
     (study / "round").symlink_to(study)
     (study / "nowhere").symlink_to(tmp_path / "nothing")
     assert np.array_equal(read_only(study).grey[0], volume)
+
+
+def replaced(file: Path, content: bytes | None, name: str) -> None:
+    """The file as another one: of this content, or as a link to nothing."""
+    file.unlink()
+    file = file.with_name(name)
+    if content is None:
+        file.symlink_to(file.with_name("nothing"))
+    else:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("IM{}", b"", "empty; copy it again"),
+        ("IM{}.dcm", bytes(900), "empty, or zeros; copy it again"),
+        ("1.2.840.{}", b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs"),
+        ("{}c0ffee.IMA", b"<html>429 Too many requests</html>", "a web page"),
+        ("IM{}.gz", gzip.compress(b"DICM"), "gzipped; unpack it"),
+        ("IM{}.dcm.gz", gzip.compress(b"DICM"), "gzipped; unpack it"),
+        ("Img{}.Mag", b"Not found", "it begins with b'Not foun'; damaged, or of another kind"),
+        ("IM{}", None, "a link to a file that is not there; fetch it"),
+    ],
+)
+def test_a_slice_that_is_no_dicom_any_more_is_refused_by_name(
+    write_series, tmp_path, volume, name, content, reason, packed
+):
+    """At an end of the stack nothing else tells of it."""
+    study = tmp_path / "study"
+    for number, file in enumerate(write_series(study, volume), 71):
+        last = file.rename(study / name.removesuffix(".gz").format(number))
+    replaced(last, content, lost := name.format(74))
+    if packed and content is not None:
+        with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+            for file in study.iterdir():
+                archive.write(file, f"S1\\{file.name}")
+        study = tmp_path / "study.zip"
+    with pytest.raises(UnreadableError, match=f"named as DICOM, and is none: {reason}") as refused:
+        find_series(study)
+    assert refused.value.file.name.endswith(lost) and refused.value.damaged
+
+
+def test_companions_of_dicom_are_passed_over(read_only, write_series, tmp_path, volume):
+    one, *_ = write_series(tmp_path, volume)
+    companions = ["VERSION", "README", "MD5SUMS", "DICOMDIR", "report.txt", "IM0001.json", "IM0001.png", "LOCK"]
+    for name in (*companions, "AUTORUN.INF", ".DS_Store", "._IM0001", "._IM0001.dcm", "series2.xml"):
+        (tmp_path / name).write_bytes(b"" if name in ("DICOMDIR", "LOCK") else b"\0\x05\x16\x07")
+    one.with_name(f"{one.name}.gz").write_bytes(gzip.compress(one.read_bytes()))  # what `gunzip -k` leaves
+    for folder, name in (("below", one.name), (".AppleDouble", "IM0001.dcm")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()  # without DICOM beside it
+    assert np.array_equal(read_only(tmp_path).grey[0], volume)
 
 
 def test_a_zip_from_windows_or_a_mac_is_read(read_only, write_series, tmp_path, volume):

@@ -6,7 +6,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -45,16 +45,25 @@ class Files:
         sizes: bytes of each file by its name below `path` or in the zip, unpacked.
         open: a file by its name.
         packed: whether they are in a zip.
+        gone: names of links to nothing, which are not among `sizes`.
     """
 
     path: Path
     sizes: dict[str, int]
     open: Callable[[str], BinaryIO]
     packed: bool = False
+    gone: Collection[str] = ()
 
     def place(self, name: str) -> Path:
         """What errors call a file."""
         return place(self.path, name)
+
+    def called(self, name: str) -> str:
+        """What a file is that is no DICOM, and what to do."""
+        if name in self.gone:
+            return formats.DANGLES
+        with self.open(name) as stream:
+            return formats.called(stream.read(132))
 
     def read(self, name: str, tags: Sequence[str] | None = None) -> "Dataset | None":
         """A file's data set, with its pixels, or without them and only the attributes `tags`; None if not DICOM.
@@ -112,7 +121,9 @@ def opened(path: Path) -> Iterator[Files]:
     """The files in a folder and all below it, in a zip, or a single file. Nothing of a zip is unpacked to disk."""
     if path.is_dir():
         names = sorted(file.relative_to(path).as_posix() for file in _files_below(path))
-        yield Files(path, {name: (path / name).stat().st_size for name in names}, lambda name: (path / name).open("rb"))
+        gone = {name for name in names if formats.dangles(path / name)}
+        sizes = {name: (path / name).stat().st_size for name in names if name not in gone}
+        yield Files(path, sizes, lambda name: (path / name).open("rb"), gone=gone)
     elif not path.is_file():
         raise UnreadableError(path, "no such file or folder")
     elif not zipfile.is_zipfile(path):
@@ -129,7 +140,7 @@ def opened(path: Path) -> Iterator[Files]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Through linked folders too, each folder once."""
+    """Through linked folders too, each folder once; with links to nothing."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -137,7 +148,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        yield from (file for file in (Path(root, name) for name in names) if file.is_file())
+        files = (Path(root, name) for name in names)
+        yield from (file for file in files if file.is_file() or formats.dangles(file))
 
 
 def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

@@ -1,8 +1,9 @@
 """The DICOM image series in a folder, a zip or a file."""
 
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from mamba_unet.volumes.dicom import phases
 from mamba_unet.volumes.dicom.files import Files, is_directory, opened, reading
 from mamba_unet.volumes.dicom.frame import Frame, number
 from mamba_unet.volumes.dicom.stack import SAME_POSITION_MM, stack_of
-from mamba_unet.volumes.formats import FILES, PICTURES, RefusedError, ending
+from mamba_unet.volumes.formats import DICOM, FILES, PICTURES, DamagedError, RefusedError, ending
 from mamba_unet.words import printable, some
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def find_series(path: str | Path) -> list[Series]:
 
     A file is DICOM by its content, whatever its name. Other files, DICOMDIR and objects that hold no image
     (segmentations, structure sets, reports, presentation states, doses) are passed over; localizers and series without
-    a position (dose reports, captures of a screen) too where there is anything else. A DICOMDIR that is given itself
-    stands for its folder.
+    a position (dose reports, captures of a screen) too where there is anything else. A file that is none, and is named
+    as DICOM, may be a slice that is lost, and is refused. A DICOMDIR that is given itself stands for its folder.
 
     Images of two patients are never one series. Cine series of one slice each, and series of one image
     each, are joined where they make an even stack.
@@ -84,8 +85,8 @@ def find_series(path: str | Path) -> list[Series]:
         Empty where there is no DICOM image.
 
     Raises:
-        UnreadableError: there is no such path, a DICOM file is damaged, the zip is encrypted or damaged, unpacks to
-            more than the memory limit, or holds no DICOM at all.
+        UnreadableError: there is no such path, a DICOM file is damaged, one named as DICOM is none, the zip is
+            encrypted or damaged, unpacks to more than the memory limit, or holds no DICOM at all.
     """
     path = Path(path)
     with reading(path), opened(path) as files:
@@ -138,21 +139,51 @@ def _given_directory(files: Files) -> bool:
 
 
 def _images(files: Files) -> list[_Image]:
-    images, others = [], []
+    images, others, slots = [], [], set()
     for name in files.sizes:
         with reading(files.place(name), "cannot be read, "):
             header = files.read(name, _LISTED)
             if header is None:
                 others.append(name)
-            elif is_image(header):
+                continue
+            if is_image(header):
                 images.append(_Image(name, header))
+            if not is_directory(header):
+                slots.add(_slot(name))
     if files.packed and others and len(others) == len(files.sizes):
         raise RefusedError(f"no DICOM in the zip, but {', '.join(others[:3])}; unpack it and give the files")
+    for name in (*others, *sorted(files.gone)):
+        if _named_as_dicom(name, files, slots):
+            with reading(files.place(name), "cannot be read, "):
+                what = files.called(name)
+                raise DamagedError(f"named as DICOM, and is none: {what}. If it is no image, leave it out")
     volumes = [name for name in others if ending(Path(name), FILES) and not ending(Path(name), PICTURES)]
     if files.packed and volumes:
         names = printable(some(volumes, 3))
         log.warning("%s: passed over %s: of a zip only DICOM is read; give these files themselves", files.path, names)
     return images
+
+
+def _slot(name: str) -> str:
+    """The name with 0 for each number, decimal or not, and no .gz: slices of a folder are counted, or named by UIDs."""
+    folder, slash, file = name.replace("\\", "/").rpartition("/")
+    file = file.lower().removesuffix(".gz")
+    return folder + slash + re.sub("[0-9a-f]+", lambda run: run[0] if run[0].isalpha() else "0", file)
+
+
+def _named_as_dicom(name: str, files: Files, slots: Collection[str]) -> bool:
+    """Whether a file that is none is named as DICOM is: by its ending, or as the DICOM beside it but for numbers.
+
+    Args:
+        name: of the file.
+        files: with it; a packed file that lies there unpacked too is a copy.
+        slots: of the DICOM files.
+    """
+    plain = name.removesuffix(".gz")
+    hidden = any(part.startswith(".") for part in Path(name.replace("\\", "/")).parts)
+    if hidden or (plain != name and plain in files.sizes):
+        return False
+    return bool(ending(Path(plain), DICOM)) or _slot(name) in slots
 
 
 def is_image(header: "Dataset") -> bool:
