@@ -155,6 +155,11 @@ def other_networks(entries: Mapping[str, Entry], folder: Path, prepared: Prepare
                 measured, weights = run.evaluation(f"{name}_test"), run.best_of(name)
                 if weights.is_file():  # else the run was kept without them, and what was measured counts
                     evaluate_checkpoint(weights, prepared)
+                elif not measured.is_dir():
+                    raise SystemExit(
+                        f"{run.path}: {name} was not measured on the test patients before the run was kept; write this "
+                        "table where its weights are, with --keep, which measures and keeps it"
+                    )
                 found.setdefault(name, []).append(Evaluation.read(measured).mean_foreground_dice)
         lines += [[row, name, number(sum(values) / len(values), 4)] for name, values in found.items()]
     return lines
