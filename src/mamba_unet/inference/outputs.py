@@ -20,12 +20,11 @@ from mamba_unet.inference.jobs import Job
 from mamba_unet.inference.segmentation import Segmentation
 from mamba_unet.measures.cardiac import CARDIAC_FILES, cardiac_cases, heart_structures, write_cardiac
 from mamba_unet.measures.statistics import CaseStatistics, StructureStatistics, write_statistics
-from mamba_unet.volumes.formats import PICTURES, UnreadableError, ending
+from mamba_unet.volumes.formats import PICTURES, TIFF, UnreadableError, ending
 
 AUTO = "auto"
 MOST_MERGES = 10  # of tables, while other machines go on
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
-TIFF = (".tif", ".tiff")  # a picture that may have pages
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
 

@@ -22,10 +22,10 @@ from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
 from mamba_unet.files import sha256, write_json
 from mamba_unet.inference.jobs import Job, JobReader, find_jobs
-from mamba_unet.inference.outputs import AUTO, TIFF, OutputFolder, results_in, stamp
+from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, stamp
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
 from mamba_unet.inference.segmentation import Segmentation
-from mamba_unet.volumes.formats import ZIP, UnreadableError, ending
+from mamba_unet.volumes.formats import TIFF, ZIP, UnreadableError, ending
 from mamba_unet.volumes.geometry import SLICE_AXES
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.words import printable

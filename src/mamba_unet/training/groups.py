@@ -83,7 +83,7 @@ class TrainerRecipe:
 
 @dataclass
 class FewLabelsRecipe:
-    """What the objectives for few labels and for scribbles need; the defaults but `background` are the published.
+    """What few labels and scribbles need; all defaults but `background` are the published ones.
 
     Attributes:
         partners: networks that learn beside `model`, each with the keys of `model`. `cps` and `semi_mamba_unet` take

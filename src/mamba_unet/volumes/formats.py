@@ -11,7 +11,8 @@ from mamba_unet.words import printable
 Kind = Literal["image", "label", "scribble"]
 
 NIFTI = (".nii.gz", ".nii")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+TIFF = (".tif", ".tiff")  # a picture that may have pages
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF, ".gif")
 NRRD = (".nrrd", ".nhdr")
 METAIMAGE = (".mha", ".mhd")
 ITK = (*METAIMAGE, *NRRD)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mamba_unet.files import atomic_path
-from mamba_unet.volumes.formats import Kind, RefusedError
+from mamba_unet.volumes.formats import TIFF, Kind, RefusedError
 from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.volume import Volume
 
@@ -133,7 +133,7 @@ def save_mask(path: str | Path, label: np.ndarray, values: Sequence[int] = ()) -
         raise ValueError(
             f"{path}: label values {values.min()} to {values.max()} do not fit into a picture; write NIfTI"
         )
-    if len(label) > 1 and path.suffix.lower() not in (".tif", ".tiff"):
+    if len(label) > 1 and path.suffix.lower() not in TIFF:
         raise ValueError(f"{path}: {len(label)} slices do not fit into one picture; write NIfTI or .tif")
     stored = values.astype(np.uint8 if values.max() < 256 else np.uint16)[label]
     first, *others = [Image.fromarray(page) for page in stored]
