@@ -111,6 +111,32 @@ def test_one_who_was_at_work_before_does_not_make_up_for_one_who_was_cut_off(sto
     assert node.due() is None
 
 
+@pytest.mark.parametrize(
+    ("before", "again", "after", "waits"),
+    [
+        pytest.param([0, 1], [0, 1, 2], [], False, id="all of it"),
+        pytest.param([0, 1], [1, 2], [], True, id="another part of it"),
+        pytest.param([0, 1], [0, 1, 2], [2], True, id="the first one went on"),
+        pytest.param([], [0, 1, 2], [0], True, id="who began later went on"),
+    ],
+)
+def test_a_lost_connection_that_is_noticed_after_everything_came_again_keeps_nothing_waiting(
+    store, series, before, again, after, waits
+):
+    node, images = store(), series()
+    for image in before:
+        node.put("lost", images[image])
+    for image in again:
+        node.put("again", images[image])
+    for image in after:
+        node.put("lost", images[image])
+    node.end("again", True)
+    assert node.due() is None  # nobody knows yet
+    node.end("lost", False)
+    assert (node.due() is None) == waits
+    assert (store().due() is None) == waits  # after a restart, too
+
+
 def test_who_was_sending_when_the_node_was_killed_was_cut_off(store, series):
     for image in series()[:2]:
         store().put("a", image)

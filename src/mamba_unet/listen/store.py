@@ -55,6 +55,28 @@ LIMITS = Limits()
 
 
 @dataclass(eq=False)
+class Sending:
+    """What one sender does to a series.
+
+    Attributes:
+        mends: the marks of those cut off that were there when it began.
+        sent: UIDs of the instances.
+        began, last: when it began, and last sent one; on the clock `time.monotonic`.
+        repeated: how many of them another one, who began after the last of them and ended well, sent too.
+    """
+
+    mends: set[str]
+    sent: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+    repeated: int = 0
+
+    def repeats(self, other: "Sending") -> bool:
+        """Whether this is the other one again: a sender that lost its connection, which is noticed later here."""
+        return bool(other.sent) and other.sent <= self.sent and other.last <= self.began
+
+
+@dataclass(eq=False)
 class Series:
     """One series that is in the folder.
 
@@ -62,7 +84,7 @@ class Series:
         uid, folder: its UID names its folder.
         images: instance UID -> bytes.
         bytes: of all of them.
-        senders: at work on it now, each with the marks of those cut off that were there when it began.
+        senders: at work on it now.
         cut_off: senders that ended too early: their images may be missing.
         complete: its last sender said so; else it is complete when it has been quiet.
         last: when something last came, on the clock `time.monotonic`.
@@ -75,7 +97,7 @@ class Series:
     folder: Path
     images: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
-    senders: dict[str, set[str]] = field(default_factory=dict)
+    senders: dict[str, Sending] = field(default_factory=dict)
     cut_off: set[str] = field(default_factory=set)
     complete: bool = False
     last: float = field(default_factory=time.monotonic)
@@ -201,7 +223,7 @@ class Store:
 
     def _register(self, series: Series, sender: str) -> None:
         """Somebody is sending a series; its mark says so after a restart."""
-        series.senders.setdefault(sender, set(series.cut_off))
+        series.senders.setdefault(sender, Sending(set(series.cut_off)))
         mark = series.folder / "open" / sender
         if mark.exists():
             return
@@ -253,6 +275,9 @@ class Store:
             sync_folder(path.parent)
         with self.changed:
             series.last, series.since = time.monotonic(), time.time()
+            if sending := series.senders.get(sender):
+                sending.sent.add(instance)
+                sending.last = series.last
             if not same:
                 series.images[instance] = size
                 series.bytes += size - before
@@ -266,7 +291,7 @@ class Store:
         """A sender is done with all its series.
 
         A series that a sender was cut off at, or of which it could not hand over an instance, waits until another
-        sender, who began later, ends well.
+        sender, who began later, ends well. It does not where another one has sent the same again meanwhile.
 
         Args:
             clean: it said that it is done.
@@ -278,16 +303,22 @@ class Store:
             for series in self._series.values():
                 if sender not in series.senders:
                     continue
-                mended = series.senders.pop(sender)
+                sending = series.senders.pop(sender)
+                taken = not refused & {"", series.uid}
                 if clean and whole:
                     self._removed.pop(series.uid, None)
-                if clean and not refused & {"", series.uid}:
-                    for mark in {sender, *mended}:
+                if clean and taken:
+                    for mark in {sender, *sending.mends}:
                         (series.folder / "open" / mark).unlink(missing_ok=True)
-                    series.cut_off -= mended
+                    series.cut_off -= sending.mends
                     series.complete = complete
+                    for other in series.senders.values():
+                        if sending.repeats(other):
+                            other.repeated = len(other.sent)
                     if self._is_short(series):
                         event("incomplete", warn=True, series=series.uid, images=len(series.images), note=AGAIN)
+                elif taken and sending.sent and sending.repeated == len(sending.sent):
+                    (series.folder / "open" / sender).unlink(missing_ok=True)
                 else:
                     series.cut_off.add(sender)
                     note = "not all its images have come; it waits for its sender to come back"
