@@ -104,11 +104,13 @@ def test_the_labels_themselves_score_one_and_missing_cases_are_listed(prepared, 
     names = prepared.splits["train"]
     for name in names:
         np.save(tmp_path / f"{name}.npy", prepared.case(name).label)
+        np.savez(tmp_path / f"{name}.npz", probabilities=0)  # nnU-Net's, for its ensembles
     evaluation = evaluate_predictions(tmp_path, prepared, "train", tmp_path / "out")
     assert evaluation.mean_foreground_dice == 1 and list(evaluation.cases) == names
     assert (tmp_path / "out" / "summary.json").is_file()
     for name in names[:2]:
         (tmp_path / f"{name}.npy").unlink()
+        (tmp_path / f"{name}.npz").unlink()
     with pytest.raises(ValueError, match=f"no prediction for 2 of {len(names)} cases: {names[0]}, {names[1]};"):
         evaluate_predictions(tmp_path, prepared, "train")
     np.save(tmp_path / f"{names[2]}.npy", 0)

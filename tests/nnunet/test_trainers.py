@@ -36,6 +36,7 @@ class Brief:
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=None):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 3, 1
+        self.initial_lr = 3e-4
 
 
 class BriefMambaUNet(Brief, ours.nnUNetTrainerMambaUNet):
@@ -134,6 +135,7 @@ def predicted(prepared: PreparedDataset, run: Run, folder: Path, configuration: 
     """Train, predict the test cases, and check that the predictions are such."""
     log = run("train", 501, configuration, 0, "-tr", trainer, "-device", "cpu")
     assert "Epoch 1" in log and "Training done" in log, log
+    assert "Current learning rate: 0.0003" in log, log
     assert not re.search(r"\bnan\b", log.split("Training done")[0], re.IGNORECASE), log  # the plans hold "nano"
     out = folder / f"predictions_{configuration}_{trainer}"
     raw = folder / "raw" / DATASET

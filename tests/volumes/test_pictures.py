@@ -21,11 +21,11 @@ def png(width: int, height: int, bits: int, colours: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def tiff(array: np.ndarray, sample_format: int, photometric: int = 1) -> bytes:
-    """Sample formats are 1 without a sign, 2 with one, 3 floating point; of photometric 0, white is 0."""
+def tiff(array: np.ndarray, sample_format: int, photometric: int = 1, planes: int = 1) -> bytes:
+    """Sample formats are 1 without a sign, 2 with one, 3 floating point; photometrics 0 white is 0, 2 colours."""
     height, width = array.shape
-    tags = {256: width, 257: height, 258: 8 * array.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
-    tags |= {279: array.nbytes, 339: sample_format}
+    tags = {256: width, 257: height, 258: 8 * array.itemsize, 259: 1, 262: photometric, 273: 8, 277: planes}
+    tags |= {278: height, 279: array.nbytes, 284: 1 if planes == 1 else 2, 339: sample_format}
     entries = b"".join(
         struct.pack("<HHII", tag, 4, 1, value) if tag in (273, 279) else struct.pack("<HHIHxx", tag, 3, 1, value)
         for tag, value in tags.items()
@@ -52,6 +52,14 @@ def test_white_as_zero_is_turned_round_in_bytes_and_refused_in_more(tmp_path):
     (tmp_path / "b.tif").write_bytes(tiff(GREY.astype("<u2"), 1, photometric=0))
     with pytest.raises(UnreadableError, match="white is 0 in it"):
         read_volume(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(("kind", "sample_format"), [("u1", 1), ("<u2", 1), ("<i2", 2), ("<f4", 3)])
+def test_planes_are_refused_for_they_may_be_slices(tmp_path, kind, sample_format):
+    """tifffile writes 3 or 4 slices so if it is not told what they are."""
+    (tmp_path / "a.tif").write_bytes(tiff(GREY.astype(kind), sample_format, photometric=2, planes=3))
+    with pytest.raises(UnreadableError, match="3 planes, which may be slices or colours"):
+        read_volume(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(("colours", "channels"), [(4, 2), (2, 3), (6, 4)])  # grey with opacity, colours, both

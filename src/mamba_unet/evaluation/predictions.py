@@ -1,5 +1,6 @@
 """Predictions that another program made: found, read and measured like ours. Arrays are (D, H, W)."""
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ def evaluate_predictions(
 
 
 def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Path]:
-    """Case -> its file in `folder`.
+    """Case -> its file in `folder`. The probabilities that nnU-Net writes beside a segmentation are passed over.
 
     Raises:
         ValueError: naming all the cases that have no file, or those that have several.
@@ -75,6 +76,9 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     for path in sorted(folder.iterdir()):
         if end := ending(path, FILES):
             found.get(normalize("NFC", path.name[: -len(end)]), []).append(path)
+    for paths in found.values():
+        if len(paths) > 1:
+            paths[:] = [path for path in paths if not _is_probabilities(path)] or paths
     if missing := [identifier for identifier, paths in found.items() if not paths]:
         raise ValueError(
             f"{folder}: no prediction for {len(missing)} of {len(found)} cases: {', '.join(missing)}; "
@@ -83,6 +87,14 @@ def find_predictions(folder: str | Path, identifiers: list[str]) -> dict[str, Pa
     if twice := [", ".join(path.name for path in paths) for paths in found.values() if len(paths) > 1]:
         raise ValueError(f"{folder}: several predictions of one case: {'; '.join(twice)}; keep one of each")
     return {identifier: path for identifier, (path,) in found.items()}
+
+
+def _is_probabilities(path: Path) -> bool:
+    """Whether nnU-Net wrote it with --save_probabilities."""
+    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist() == ["probabilities.npy"]
 
 
 def picture_values(files: Iterable[Path], label_values: Sequence[int], reader: Reader | None = None) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """Pictures of 1 to 32 bits: grey values, colours, or the indices of a label."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from mamba_unet.volumes.limits import require_memory
 from mamba_unet.volumes.volume import Volume
 
 BYTES = {"1": 3, "L": 3, "P": 12, "I;16": 6, "I;16B": 6, "I;16L": 6}  # a pixel takes on its way to an array; else 12
-BITS, WHITE_IS_ZERO, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
+BITS, WHITE_IS_ZERO, SAMPLES, PLANAR, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 258, 262, 277, 284, 322, 323, 339  # TIFF
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF")  # what Pillow may take a picture for, whatever its name
 
 
@@ -25,13 +26,14 @@ def read_picture(path: Path, kind: Kind, name: str) -> Volume:
     palette stands for indices.
 
     Raises:
-        RefusedError: a label in colours, pages of different sizes, an animation, grey values that the library which
-            reads pictures would cut or turn round.
+        RefusedError: a label in colours, pages of different sizes, an animation, planes that may be slices or colours,
+            grey values that the library which reads pictures would cut or turn round.
         UnreadableError: more than the memory limit.
     """
     from PIL import Image, ImageOps
 
     notes: tuple[str, ...] = ()
+    _require_no_planes(path)
     with _without_pillows_limit():
         with Image.open(path, formats=FORMATS) as picture:
             pages = getattr(picture, "n_frames", 1)
@@ -77,6 +79,28 @@ def _without_pillows_limit() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+def _require_no_planes(path: Path) -> None:
+    """3 or 4 slices, as tifffile writes them by default, are the planes of one picture in colours: no tag tells."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with open(path, "rb") as file:
+        start = file.read(16)
+        if start[:2] not in (b"II", b"MM"):
+            return
+        try:
+            tags = ImageFileDirectory_v2(start if 43 in start[2:4] else start[:8])
+            file.seek(tags.next)
+            tags.load(file)
+        except (SyntaxError, OSError, struct.error):  # no TIFF, or a damaged one
+            return
+        planes = int(tags.get(SAMPLES, 1))
+    if tags.get(PLANAR, 1) == 2 and planes > 1:
+        raise RefusedError(
+            f"{planes} planes, which may be slices or colours; expected one page per slice, or colours in one plane: "
+            'write slices with tifffile.imwrite(..., photometric="minisblack"), colours with planarconfig="contig"'
+        )
 
 
 def _tile(picture: Any) -> int:

@@ -4,14 +4,18 @@ nnU-Net finds a trainer by its name in the folder that nnUNet_extTrainer names, 
 outside any package. Of nnU-Net, the network and the optimiser are replaced and nothing else.
 """
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from mamba_unet.models.registry import model_spec
 from mamba_unet.nnunet import PlannedNetwork
+from mamba_unet.training.optimizer import build_optimizer
+from mamba_unet.training.recipe import load_recipe
 
 
 class nnUNetTrainerMambaUNet(nnUNetTrainer):
@@ -21,13 +25,29 @@ class nnUNetTrainerMambaUNet(nnUNetTrainer):
     average of the weights: AdamW, no weight decay where it would only harm. nnU-Net's own is for its U-Net. The
     learning rate falls as in nnU-Net.
 
+    Args:
+        plans, configuration, fold, dataset_json, device: nnU-Net's, which looks them up by these names.
+
     Attributes:
+        initial_lr, weight_decay: the recipe's; a subclass may set others.
         network_name, network_size, network_arguments: for `PlannedNetwork`; a subclass may set others.
     """
 
     network_name = "mamba_unet"
     network_size = "tiny"
     network_arguments: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.recipe = load_recipe("scratch_2d").optimizer
+        self.initial_lr, self.weight_decay = self.recipe.lr, self.recipe.weight_decay
 
     @classmethod
     def build_network_architecture(
@@ -65,11 +85,7 @@ class nnUNetTrainerMambaUNet(nnUNetTrainer):
         return getattr(network, "_orig_mod", network).scales  # of a compiled network
 
     def configure_optimizers(self):
-        from mamba_unet.training.optimizer import build_optimizer
-        from mamba_unet.training.recipe import load_recipe
-
-        recipe = load_recipe("scratch_2d").optimizer
-        self.initial_lr, self.weight_decay = recipe.lr, recipe.weight_decay  # nnU-Net writes them to its log
+        recipe = replace(self.recipe, lr=self.initial_lr, weight_decay=self.weight_decay)
         optimizer, _ = build_optimizer(self.network, recipe, iterations=self.num_epochs)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
