@@ -32,9 +32,13 @@ def test_a_run_whose_progress_cannot_be_read_is_not_complete_and_other_damage_na
     run.path.mkdir()
     run.progress.write_text('{"iteration": 4, "iterat')
     assert run.read_progress() == {} and not run.is_complete
-    run.split.write_text("")
-    with pytest.raises(ValueError, match=r"split\.json: damaged, .*another --out"):
-        run.read_split()
+    for damaged in ("", '{"train": null}'):
+        run.split.write_text(damaged)
+        with pytest.raises(ValueError, match=r"split\.json: damaged, .*another --out"):
+            run.read_split()
+    run.recipe.write_bytes(b"seed: \xff")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: damaged, expected text in UTF-8"):
+        run.read_recipe()
 
 
 def test_finished_evaluations_are_found_and_the_test_split_comes_first(run):

@@ -25,6 +25,8 @@ from mamba_unet.evaluation.summary import MADE_BY
 from mamba_unet.files import LOCK, locked, read_json, read_record, remove_temporaries, sha256
 from mamba_unet.models.checkpoint import FILE_NAMES, read_metadata
 
+REMEDY = "remove it where the rest of the run is whole, or train into another --out"  # of what is damaged
+
 
 class RunFolder:
     """The files of one training run.
@@ -64,16 +66,22 @@ class RunFolder:
         return self.recipe.is_file()
 
     def read_recipe(self) -> str:
-        """The text of recipe.yaml. Raises ValueError where no training was begun."""
+        """The text of recipe.yaml. Raises ValueError where no training was begun, or it is damaged."""
         if not self.exists:
             raise ValueError(
                 f"{self}: expected a run folder that `mamba-unet train` wrote, but {self.recipe.name} is not there"
             )
-        return self.recipe.read_text(encoding="utf-8")
+        try:
+            return self.recipe.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.recipe}: damaged, expected text in UTF-8; copy it again") from error
 
     def read_split(self) -> dict[str, list[str]]:
-        """Split -> identifiers of its cases; empty where it is not written."""
-        return _read_json(self.split)
+        """Split -> identifiers of its cases; empty where it is not written. Raises ValueError where it is damaged."""
+        splits = _read_json(self.split)
+        if wrong := [name for name, cases in splits.items() if not isinstance(cases, list)]:
+            raise ValueError(f"{self.split}: damaged, {wrong[0]!r} is no list of cases; {REMEDY}")
+        return splits
 
     def read_annotation(self) -> dict[str, Any]:
         """As `training.batches.TrainingData.describe` says it; empty where it is not written."""
@@ -155,5 +163,4 @@ def find_runs(folder: str | Path) -> list[RunFolder]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is no such file. Raises ValueError where it is damaged."""
-    remedy = "remove it where the rest of the run is whole, or train into another --out"
-    return read_json(path, remedy) if path.is_file() else {}
+    return read_json(path, REMEDY) if path.is_file() else {}

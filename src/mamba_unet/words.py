@@ -1,6 +1,9 @@
 """Numbers and names in sentences."""
 
+import types
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def counted(number: int, word: str) -> str:
@@ -20,6 +23,23 @@ def some(names: Iterable[str], most: int | None = 5) -> str:
     names = list(names)
     more = len(names) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more else "")
+
+
+def kind_of(annotation: Any) -> str:
+    """A type, as "whole number or null", "`sgd` or `adamw`", "list of text"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(kind_of(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if origin is list:
+        return f"list of {kind_of(arguments[0])}"
+    if origin is tuple:
+        return f"{len(arguments)} {kind_of(arguments[0])}s"
+    if is_dataclass(annotation):
+        return f"mapping with {', '.join(f.name for f in fields(annotation))}"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(annotation, "mapping")
 
 
 def printable(text: str) -> str:

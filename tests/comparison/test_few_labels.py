@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 
 from mamba_unet.cli import main
@@ -10,7 +12,10 @@ from mamba_unet.comparison.run import compare
 from mamba_unet.data import PreparedDataset, prepare, write_scribbles
 from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.report import write_report
+from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.recipe import RecipeError, load_recipe
+from mamba_unet.views.labels import IGNORE
+from mamba_unet.views.slices import Slices
 
 KEYS = {
     "supervised": {},
@@ -77,6 +82,20 @@ def test_the_network_beside_the_chosen_one_is_measured_into_a_folder_of_its_own(
     assert (folder / "evaluation_test" / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("left", [[0, 1, 2, 3], [1, 2, 3], []])
+def test_scribbles_without_the_background_are_told_and_without_any_mark_refused(drawn, tmp_path, left):
+    data = shutil.copytree(drawn.folder, tmp_path / "data")
+    for file in (data / "scribbles").iterdir():
+        marks = np.load(file)
+        np.save(file, np.where(np.isin(marks, left), marks, IGNORE))
+    source = TrainingData(PreparedDataset(data), Slices(outside="ignore"), annotation="scribble")
+    if left:
+        assert source.absent_classes() == [drawn.class_names[index] for index in {0, 1, 2, 3} - {*left}]
+    else:
+        with pytest.raises(ValueError, match=r"no pixel of the training cases' scribbles is marked .*; mark some of"):
+            source.absent_classes()
+
+
 def test_a_report_shows_pseudo_labels_and_what_was_learned_from(compared):
     runs = compared[1] / "runs"
     page = write_report(runs / "teacher" / "seed0").read_text()
@@ -85,6 +104,8 @@ def test_a_report_shows_pseudo_labels_and_what_was_learned_from(compared):
     moments = page[page.index("<h2>Pseudo labels</h2>") :]
     assert moments.count("teacher, iteration 2</small>") == moments.count("teacher, iteration 4</small>") == 3
     assert "student, iteration" not in moments and "ground truth" in moments
+    assert "style='--columns: 2'" in moments  # image and truth, and below them the moments
+    assert "With labels: 2 patients of the split train" in page
     assert "Pseudo labels" not in write_report(runs / "supervised" / "seed0").read_text()
     assert re.search(
         r"by scribbles on \d\.\d+ % of their pixels", write_report(runs / "scribbles" / "seed0").read_text()

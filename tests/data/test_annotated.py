@@ -117,7 +117,7 @@ def test_an_image_of_a_fold_that_is_tested_is_not_learned_from_under_another_nam
 
 
 def test_scribbles_that_do_not_fit_are_refused(nnunet, make, tmp_path):
-    source = nnunet()
+    source = nnunet(count=6)
     label = make.subject(0).label
     make.nifti(source / "scribblesTr" / "s0.nii.gz", scribbled(label, 9))
     with pytest.raises(ValueError, match=r"s0\.nii\.gz: scribbles need a value for what is not marked"):
@@ -125,7 +125,12 @@ def test_scribbles_that_do_not_fit_are_refused(nnunet, make, tmp_path):
     write_json(source / "dataset.json", {"labels": {**LABELS, "ignore": 9}})
     make.nifti(source / "scribblesTr" / "s1.nii.gz", scribbled(label, 7))
     make.nifti(source / "scribblesTr" / "s2.nii.gz", scribbled(label, 9)[:2])
-    make.nifti(source / "scribblesTr" / "s3.nii.gz", scribbled((label + 1) % 4, 9))
+    drawn = {seed: scribbled(make.subject(seed).label, 9) for seed in (0, 3, 4, 5)}
+    for marks in (drawn[3][0, 0, :2], drawn[4][:, 0]):  # a slip; all
+        marks[:] = (marks + 1) % 4
+    drawn[5][drawn[5] == 9] = 0
+    for seed, marks in drawn.items():
+        make.nifti(source / "scribblesTr" / f"s{seed}.nii.gz", marks)
     make.nifti(source / "scribblesTr" / "s7.nii.gz", scribbled(label, 9))
     with pytest.raises(BadDataError) as refused:
         prepare(source, tmp_path / "out", progress=False)
@@ -134,6 +139,8 @@ def test_scribbles_that_do_not_fit_are_refused(nnunet, make, tmp_path):
         "s1": ("scribble values outside the classes", "error"),
         "s2": ("image and scribble differ in shape", "error"),
         "s3": ("scribbles that contradict the label", "note"),
+        "s4": ("scribbles that contradict the label", "warning"),
+        "s5": ("a scribble that marks every pixel", "warning"),
         "s7": ("scribble without image", "error"),
     }
 
@@ -154,7 +161,9 @@ def test_scribbles_of_wsl4mis_are_read_and_change_no_fingerprint(make, tmp_path)
         drawn.annotation("patient003_frame01", "scribble"), scribbled(make.subject(3).label, 255)
     )
     assert drawn.fingerprint == plain.fingerprint and not plain.annotated(plain.identifiers, "scribble")
-    assert "4 cases have scribbles too" in (drawn.folder / "check.txt").read_text()
+    said = "note: scribbles: 4 cases of 4 patients, 6.25 % of their pixels marked: `annotation: scribble` in a recipe"
+    assert said in (drawn.folder / "check.txt").read_text()
+    assert "note: scribbles" not in (plain.folder / "check.txt").read_text()
 
 
 def test_a_folder_of_images_and_masks_may_have_both(picture_set, save_picture, tmp_path):
@@ -163,9 +172,16 @@ def test_a_folder_of_images_and_masks_may_have_both(picture_set, save_picture, t
     save_picture(source / "unlabelled" / "q.png", rng.integers(0, 256, (8, 9), dtype=np.uint8))
     mark = np.full((8, 9), 200, np.uint8)
     mark[0, :3] = (0, 1, 2)
-    save_picture(source / "scribbles" / "p3.png", mark)
+    for name in ("p3", "p4"):
+        save_picture(source / "scribbles" / f"{name}.png", mark)
+    (source / "masks" / "p4.png").unlink()
+    (error,) = check(source, ignore_label=200, progress=False).errors
+    assert (error.case, error.problem) == ("p4", "image without label")
+    assert error.remedy == "add it, or take the image away, or move it to unlabelled/"
+    (source / "images" / "p4.png").rename(source / "unlabelled" / "p4.png")
     prepared = prepare(source, tmp_path / "out", ignore_label=200, progress=False)
-    assert prepared.splits["unlabelled"] == ["q"] and prepared.annotated(prepared.identifiers, "scribble") == ["p3"]
+    assert sorted(prepared.splits["unlabelled"]) == ["p4", "q"]
+    assert sorted(prepared.annotated(prepared.identifiers, "scribble")) == ["p3", "p4"]
     assert prepared.annotation("p3", "scribble")[0, 0, :4].tolist() == [0, 1, 2, 255]
 
 

@@ -108,6 +108,11 @@ def test_predictions_of_others_do_not_take_the_place_of_a_checkpoints(prepared, 
     evaluate_checkpoint(run, prepared)
     with pytest.raises(ValueError, match="evaluation_test holds the evaluation of a checkpoint"):
         evaluate_predictions(run / "evaluation_test" / "predictions", prepared, out=run / "evaluation_test")
+    with pytest.raises(
+        ValueError, match=f"evaluation_test holds an evaluation of other cases .{prepared.splits['test'][0]}"
+    ):
+        evaluate_checkpoint(run, prepared, "val", run / "evaluation_test")
+    evaluate_checkpoint(run, prepared, "test", run / "evaluation_test")
 
 
 def test_predictions_of_others_are_not_written_into_a_run(prepared, save_threshold, tmp_path):

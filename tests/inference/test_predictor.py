@@ -405,8 +405,9 @@ def test_a_hub_id_is_taken_as_a_checkpoint(checkpoint, corner, monkeypatch, tmp_
 
 def test_a_device_that_is_not_there_is_said():
     assert choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="mamba-unet info"):
-        choose_device("cuda:77")
+    for device in ("cuda:77", "meta"):
+        with pytest.raises(ValueError, match="mamba-unet info"):
+            choose_device(device)
 
 
 def test_a_slice_that_lies_across_itks_plane_becomes_an_image_there_all_the_same(checkpoint, corner):

@@ -110,6 +110,8 @@ def compare(
     names = [*recipes, *dict.fromkeys(name for name, _ in external)]
     if not names:
         raise ValueError("nothing to compare: give recipes, external predictions, or both")
+    if wrong := [name for name in names if name in ("", ".", "..") or {*name} & {"/", "\\", "\0"}]:
+        raise ValueError(f"{wrong[0]!r} names a network, and is to be the name of a folder too; leave / and \\ out")
     if clash := {name for name, _ in external} & set(recipes):
         raise ValueError(f"{', '.join(sorted(clash))} is the name of a recipe and of external predictions; rename one")
     if reference is not None and reference not in names:

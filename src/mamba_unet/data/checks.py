@@ -183,6 +183,15 @@ def check_scribble(
     marked = {value for value in found if values[value] != IGNORE}
     if not marked:
         return problem("empty scribble", "some marked pixels", "none", "nothing, if it is meant", "warning")
+    if len(marked) == len(found):
+        unmarked = some([str(value) for value, index in values.items() if index == IGNORE])
+        return problem(
+            "a scribble that marks every pixel",
+            f"some pixels that are not marked, of value {unmarked}",
+            "none",
+            f"if 0 stands for what is not marked, store it as {unmarked}, since 0 marks the background; else nothing",
+            "warning",
+        )
     if label is not None:
         array = scribble.grey[0]
         wrong = sum(int(((array == value) & (label != values[value]) & (label != IGNORE)).sum()) for value in marked)
@@ -192,8 +201,11 @@ def check_scribble(
                 "scribbles that contradict the label",
                 "marks of the class that the label shows",
                 f"{wrong} of {total} marked pixels",
-                "nothing: scribbles are drawn by hand; look at them where it is many",
-                "note",
+                *(
+                    ("see that the scribbles' values are those of the labels", "warning")
+                    if 2 * wrong > total
+                    else ("nothing: scribbles are drawn by hand", "note")
+                ),
             )
     return []
 

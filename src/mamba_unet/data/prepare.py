@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from mamba_unet.data.splits import UNLABELLED, Split, SplitError, choose_split
 from mamba_unet.data.stored import save_array
 from mamba_unet.data.survey import Plan, examine, survey
 from mamba_unet.files import LOCK, locked, read_record, remove_temporaries, write_json, write_text
+from mamba_unet.views.labels import IGNORE
 from mamba_unet.volumes.isolated import Reader
 from mamba_unet.volumes.text_header import data_files
+from mamba_unet.words import counted
 
 
 def check(
@@ -296,9 +299,23 @@ def _run(
         plan.classes.names,
         sorted(names),
         by_severity(problems),
-        [*plan.notes, *(split.describe() if split else ())],
+        [*plan.notes, *_scribbles(records), *(split.describe() if split else ())],
     )
     return _Done(records, split, report)
+
+
+def _scribbles(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is to be said of the scribbles, where there are some."""
+    drawn = [record for record in records.values() if "scribble_sha256" in record]
+    if not drawn:
+        return []
+    voxels = sum((Counter(record["scribble_voxels"]) for record in drawn), Counter())
+    patients = counted(len({record["patient"] for record in drawn}), "patient")
+    share = 100 * (1 - voxels[str(IGNORE)] / voxels.total())
+    return [
+        f"scribbles: {counted(len(drawn), 'case')} of {patients}, {share:.3g} % of their pixels marked: "
+        "`annotation: scribble` in a recipe learns from them"
+    ]
 
 
 def _record(plan: Plan, entry: Entry, case: Case) -> dict[str, Any]:

@@ -174,7 +174,7 @@ ul { padding-left: 1.2rem; margin: 1rem 0 0; font-size: .9rem }
   .scroll picture img { box-sizing: content-box; padding-right: 1.5rem } }
 u { text-underline-offset: .2em }
 figure { margin: 0 }
-.triptych { display: grid; grid-template-columns: repeat(3, 1fr); gap: .25rem }
+.triptych { display: grid; grid-template-columns: repeat(var(--columns, 3), 1fr); gap: .25rem }
 .triptych img { width: 100%; display: block; border-radius: .3rem }
 .triptych small { font-size: .8rem }
 figcaption { font-size: .9rem; overflow-wrap: anywhere }

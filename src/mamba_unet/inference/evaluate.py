@@ -15,6 +15,7 @@ from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_jso
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import HUB, find_checkpoint, read_metadata
 from mamba_unet.runs import RunFolder
+from mamba_unet.words import some
 
 
 def evaluate_checkpoint(
@@ -41,11 +42,14 @@ def evaluate_checkpoint(
 
     Raises:
         ValueError: the network knows other classes or intensities than the data has, or was trained on a case of the
-            split while the split's name ends in "test".
+            split while the split's name ends in "test"; `out` holds an evaluation of other cases.
     """
     weights = find_checkpoint(checkpoint)
-    out = evaluation_folder(checkpoint, split, prepared) if out is None else Path(out)
     identifiers = prepared.split(split)
+    if out is None:
+        out = evaluation_folder(checkpoint, split, prepared)
+    else:
+        _refuse_other_cases(out := Path(out), identifiers)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
     _refuse_leak_of_lineage(checkpoint, predictor.metadata.lineage, split, prepared)
@@ -94,6 +98,15 @@ def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedData
     network = weights.stem.removeprefix("best_") + "_" if weights.stem.startswith("best_") else ""  # beside the best
     other = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', prepared.name)}-{prepared.fingerprint[:8]}_"
     return RunFolder(weights.parent).evaluation(network + (split if own else other + split))
+
+
+def _refuse_other_cases(out: Path, identifiers: Sequence[str]) -> None:
+    """What is in a folder that was named is not replaced by the evaluation of another split."""
+    if (out / "summary.json").is_file() and (other := sorted(set(Evaluation.read(out).cases) - set(identifiers))):
+        raise ValueError(
+            f"{out} holds an evaluation of other cases ({some(other)}), expected a new folder, or one of the same "
+            "cases; give another one (--out)"
+        )
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:

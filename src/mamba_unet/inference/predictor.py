@@ -322,6 +322,8 @@ def choose_device(device: str) -> torch.device:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
     try:
-        return torch.empty(0, device=device).device
+        found = torch.zeros(1, device=device)
+        found.item()  # `meta` has no numbers
+        return found.device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {error}; `mamba-unet info` lists what can") from error

@@ -54,14 +54,19 @@ def pseudo_labels(run: Run) -> str:
             for key, label in moment.items()
             if key.startswith(f"{place}/")
         }
-        names = sorted(answers, key=lambda name: name.partition(",")[0])  # a network's moments beside one another
+        names = sorted(answers, key=lambda name: name.partition(",")[0])  # a network's moments are a row
         example = Example.of_slice(case, position, {name: answers[name] for name in names})
-        columns = "".join(
+        cells = [
             f"<span>{image(pixels, f'{example.name}: {name}')}<small>{escape(name)}</small></span>"
             for name, pixels in zip(("image", *example.labels), example.pictures(), strict=True)
-        )
+        ]
+        head, width = len(cells) - len(names), len(moments)  # image, and truth where there is one
+        rows = [cells[:head], *(cells[start : start + width] for start in range(head, len(cells), width))]
+        columns = max(head, width)
+        filled = "".join("".join(row) + "<span></span>" * (columns - len(row)) for row in rows)
         figures.append(
-            f"<figure><div class='triptych'>{columns}</div><figcaption>{escape(example.name)}</figcaption></figure>"
+            f"<figure><div class='triptych' style='--columns: {columns}'>{filled}</div>"
+            f"<figcaption>{escape(example.name)}</figcaption></figure>"
         )
     text = (
         "What the training took for labels, on training images whose own labels it did not see or that have scribbles "

@@ -174,6 +174,12 @@ def _making(run: Run) -> str:
             f"<details><summary>Split {escape(name)}: {escape(_patients(run, cases))}</summary>"
             f"<p>{escape(listed)}</p></details>"
         )
+    if run.annotation and run.annotation["unlabelled_cases"]:
+        patients = run.annotation["labelled_patients"]
+        parts.append(
+            f"<details><summary>With labels: {_count(len(patients), 'patient')} of the split train</summary>"
+            f"<p>{escape(', '.join(patients))}</p></details>"
+        )
     versions = [[name, _plain(value)] for name, value in run.versions.items()]
     if run.checkpoint:
         versions.append(["data fingerprint", Html(f"<code>{escape(run.checkpoint.fingerprint)}</code>")])

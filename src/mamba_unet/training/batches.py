@@ -21,6 +21,7 @@ from mamba_unet.training.labelled import choose_labelled
 from mamba_unet.training.objectives.base import Batch
 from mamba_unet.training.signals import NAMES
 from mamba_unet.views.view import View
+from mamba_unet.words import some
 
 Draw = tuple[int, tuple[int, int]]  # (sample, what seeds its augmentation)
 
@@ -151,13 +152,25 @@ class TrainingData:
         return [name for name in self.prepared.class_names[1:] if name not in absent]
 
     def absent_classes(self) -> list[str]:
-        """Foreground classes that no label of the training cases shows."""
-        labels = (np.asarray(self.prepared.annotation(case, self.annotation)) for case in self.training_cases)
-        return self._absent(labels)
+        """Classes that no label, or scribble, of the training cases shows. The background is one where pixels are open.
 
-    def _absent(self, labels: Iterable[np.ndarray]) -> list[str]:
-        """Foreground classes that none of the labels shows."""
-        absent = set(range(1, self.prepared.num_classes))
+        Raises:
+            ValueError: nothing is marked.
+        """
+        first = 0 if self.annotation == "scribble" or self.prepared.has_ignored else 1
+        labels = (np.asarray(self.prepared.annotation(case, self.annotation)) for case in self.training_cases)
+        absent = self._absent(labels, first)
+        if len(absent) == self.prepared.num_classes:
+            raise ValueError(
+                f"no pixel of the training cases' {self.annotation}s is marked "
+                f"({some(self.training_cases)}), so nothing can be learned; mark some of every class, the "
+                "background among them, and prepare the data again"
+            )
+        return absent
+
+    def _absent(self, labels: Iterable[np.ndarray], first: int = 1) -> list[str]:
+        """Classes from the `first` on that none of the labels shows."""
+        absent = set(range(first, self.prepared.num_classes))
         for label in labels:
             absent = {index for index in absent if not (label == index).any()}
             if not absent:
@@ -245,7 +258,7 @@ def _outlive_signals(worker: int) -> None:
     """
     for name in NAMES:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: signal.alarm(OUTLIVE_S))
+            signal.signal(getattr(signal, name), lambda *_: hasattr(signal, "alarm") and signal.alarm(OUTLIVE_S))
 
 
 def _default_workers() -> int:

@@ -57,8 +57,8 @@ def choose_labelled(
     annotated = prepared.annotated(training, annotation)
     if not annotated:
         raise ValueError(
-            f"{prepared.folder} has no {annotation}s in the split {split!r}; prepare data that has some "
-            "(docs/few_labels.md), or train with annotation: label"
+            f"{prepared.folder} has no {annotation}s in the split {split!r}; prepare data that has some (a "
+            "folder scribbles/, in nnU-Net's layout scribblesTr/; docs/few_labels.md), or train with annotation: label"
         )
     patients = sorted({prepared.patient(case) for case in annotated})
     chosen = patients if labelled is None else _chosen(prepared, patients, labelled, seed, split)

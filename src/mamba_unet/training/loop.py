@@ -132,6 +132,7 @@ class Training:
         Raises:
             NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
             TrainingStopped: a signal asked for it; the state is saved.
+            KeyboardInterrupt: likewise, by Ctrl-C; at the second one nothing is saved.
             LostProcess: another process of this training is gone.
         """
         limit = None if self.recipe.minutes is None else max(0.0, 60 * self.recipe.minutes - self.seconds)
@@ -247,8 +248,8 @@ class Training:
                     self._save_best(self.run_folder.best_of(name), name, evaluation)
 
     def _keep_pseudo_labels(self) -> None:
-        if self.fabric.is_global_zero and self.objective.labellers:
-            labellers = self.objective.labellers
+        labellers = self.objective.labellers(self.done)
+        if self.fabric.is_global_zero and labellers:
             keep_pseudo_labels(self.run_folder, self.data, self.step, self.done, self._predict, labellers)
 
     def _predict(self, network: nn.Module, case: Case) -> np.ndarray:
@@ -334,6 +335,8 @@ class Training:
                 "%s: stopped by %s behind iteration %d of %d; the state is saved and --resume goes on from there",
                 self.run_folder, received, self.step, self.recipe.iterations,
             )  # fmt: skip
+        if received == "SIGINT" and self.fabric.is_global_zero:
+            raise KeyboardInterrupt
         raise TrainingStopped(received, self.fabric.is_global_zero)
 
     def _in_any_process(self, happened: bool) -> bool:

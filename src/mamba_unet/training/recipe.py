@@ -28,6 +28,7 @@ from mamba_unet.training.groups import (
 )
 from mamba_unet.views.slices import Slices
 from mamba_unet.views.view import KINDS, View
+from mamba_unet.words import kind_of
 
 RENAMED = {"image_size": "view.size"}  # other names of keys, as recipes of earlier versions spell them
 SHIPPED = Path(__file__).parents[1] / "recipes"
@@ -369,7 +370,19 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Sequence[str] | Mapping[
         config = parser.parse_args(words, namespace=keys)
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise RecipeError(f"{source}: {error}") from error
+        raise RecipeError(f"{source}: {_plainly(str(error), kind)}") from error
+
+
+def _plainly(error: str, view: str) -> str:
+    """What jsonargparse says of a value of the wrong kind, in the words of docs/recipes.md."""
+    wrong = re.match(r'Parser key "([\w.]+)":\s', error)
+    expected = dict(recipe_fields()) | {f"view.{f.name}": f for f in fields(KINDS[view])}
+    if wrong is None or wrong[1] not in expected:
+        return error
+    got = re.search(r"(?:Got|Given) value: (.*)$", error)
+    return f"{wrong[1]}: expected {kind_of(expected[wrong[1]].type)}" + (
+        f", got {got[1]}" if got else f"; {error.splitlines()[-1].strip()}"
+    )
 
 
 def _view_kind(words: Sequence[str]) -> tuple[list[str], str | None]:

@@ -3,13 +3,12 @@
 import inspect
 import json
 import re
-import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin
 
 from mamba_unet.training.recipe import PLACE_KEYS, Recipe, list_recipes
 from mamba_unet.views.view import KINDS
+from mamba_unet.words import kind_of
 
 HEAD = """\
 # Recipes
@@ -66,7 +65,7 @@ def _rows(config: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]
         else:
             key = prefix + f.name
             place = " *place*" if key in PLACE_KEYS else ""
-            yield key, _type(f.type), f"`{_default(f)}`", meanings[f.name].replace("|", "\\|") + place
+            yield key, kind_of(f.type), f"`{_default(f)}`", meanings[f.name].replace("|", "\\|") + place
 
 
 def _meanings(config: type) -> dict[str, str]:
@@ -75,20 +74,6 @@ def _meanings(config: type) -> dict[str, str]:
     entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
     sentences = {name: re.sub(r"\s+", " ", text) for name, text in entries}
     return {name: text if text.startswith("`") else text[0].upper() + text[1:] for name, text in sentences.items()}
-
-
-def _type(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_type(argument) for argument in arguments)
-    if origin is Literal:
-        return " or ".join(f"`{argument}`" for argument in arguments)
-    if origin is list:
-        return f"list of {_type(arguments[0])}"
-    if origin is tuple:
-        return f"{len(arguments)} {_type(arguments[0])}s"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(annotation, "mapping")
 
 
 def _default(f: Field) -> str:

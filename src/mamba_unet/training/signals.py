@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 ENDS_SOON = "SIGUSR1"  # what SLURM is told to send ahead of a time limit
-NAMES = (ENDS_SOON, "SIGTERM")
+NAMES = ("SIGINT", ENDS_SOON, "SIGTERM")
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class TrainingStopped(SystemExit):
 
 
 class StopSignals:
-    """Inside the block, SIGTERM and SIGUSR1 do no more than to be noted in `received`."""
+    """Inside the block, SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) do no more than to be noted in `received`."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -47,6 +47,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        if number == signal.SIGINT:  # a second one ends the training at once
+            signal.signal(number, self._before[number])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

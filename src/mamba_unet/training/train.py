@@ -77,6 +77,7 @@ def train(
         ValueError: the data lacks a split, or its validation patients show no foreground.
         NonFiniteLossError: the loss or the weights became NaN or infinite; checkpoints stay as they were.
         TrainingStopped: SIGTERM or SIGUSR1 came; the state is saved.
+        KeyboardInterrupt: Ctrl-C came; the state is saved. At the second Ctrl-C it is not.
         LostProcess: another process of this training is gone.
     """
     places = {name: str(folder) for name, folder in (("data", data), ("out", out)) if folder is not None}
@@ -159,7 +160,7 @@ def _begun(
 
     Args:
         training: not begun yet.
-        absent: classes that no label of the training cases shows.
+        absent: classes that no label, or scribble, of the training cases shows.
         unseen: classes that no label of the validation cases shows.
         loaded: what a pretrained checkpoint gave.
     """
@@ -169,7 +170,10 @@ def _begun(
         try:
             run.remove_temporaries()
             if absent:
-                log.warning("no label of the training cases shows %s: the network cannot learn it", ", ".join(absent))
+                log.warning(
+                    "no %s of the training cases shows %s: the network cannot learn it",
+                    recipe.annotation, ", ".join(absent),
+                )  # fmt: skip
             if unseen:
                 log.warning(
                     "no label of the validation cases shows %s: checkpoints are chosen by the other classes, and how "

@@ -246,6 +246,22 @@ def halves(labelled: float = 0.0) -> dict:
     return {"labelled": {**one, "image": one["image"] + labelled}, "unlabelled": unlabelled}
 
 
+def test_a_report_shows_what_is_taken_for_labels():
+    """Of mixtures the middle one, with the background ahead at first; of marks alone nothing."""
+    members = {"a": nn.Conv2d(1, 2, 1), "b": nn.Conv2d(1, 2, 1)}
+    for member, foreground in zip(members.values(), (2.0, -0.5), strict=True):
+        nn.init.zeros_(member.weight)
+        member.bias.data = torch.tensor([0.0, foreground])
+    image = torch.zeros(1, 1, 2, 2)
+    shown = [
+        MixedPseudoLabels(members, "a", 2, Ramp(1, 0), background=0.5).labellers(done)["even mixture"](image).argmax(1)
+        for done in (0.0, 0.25, 0.5)
+    ]
+    assert [int(one.unique()) for one in shown] == [0, 0, 1]  # of 0.63: margins 1, 0.5 and 0
+    assert PartialCrossEntropy(members, "a", 2).labellers(0.5) == {}
+    assert list(CrossPseudo(members, "a", 4, Ramp(1, 0)).labellers(0.5)) == ["a", "b"]
+
+
 def test_pseudo_labels_are_of_the_images_without_labels():
     torch.manual_seed(0)
     objective = CrossPseudo({name: nn.Conv2d(1, 2, 1) for name in "ab"}, "a", 4, Ramp(1, 0))

@@ -69,12 +69,10 @@ def find_hdf5(source: Path) -> Listing | None:
         volumes = [(stem(file), (file,)) for file in files(folder, "patient*.h5") if FRAME.fullmatch(stem(file))]
         if volumes:
             entries, problems = pair(volumes, volumes)
-            entries, notes = _with_scribbles(entries)
             return Listing(
                 f"{len(volumes)} files {_below(folder, source)}patient*_frame*.h5",
-                entries,
+                _with_scribbles(entries),
                 problems,
-                notes,
                 dataset="acdc",
                 unmarked=UNMARKED,
                 splits=_lists(source),
@@ -88,12 +86,11 @@ def find_hdf5(source: Path) -> Listing | None:
         if found:
             volumes, problems = stack(found)
             entries, unpaired = pair(volumes, volumes)
-            entries, notes = _with_scribbles(entries)
             return Listing(
                 f"{len(found)} files {_below(folder, source)}patient*_frame*_slice_*.h5",
-                entries,
+                _with_scribbles(entries),
                 [*problems, *unpaired],
-                ["only slices are there: they are joined into volumes in their order", *notes],
+                ["only slices are there: they are joined into volumes in their order"],
                 dataset="acdc",
                 unmarked=UNMARKED,
                 splits=_lists(source),
@@ -101,7 +98,7 @@ def find_hdf5(source: Path) -> Listing | None:
     return None
 
 
-def _with_scribbles(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+def _with_scribbles(entries: Sequence[Entry]) -> list[Entry]:
     """WSL4MIS' files hold scribbles too, by which Valvano et al. (2021) marked the challenge's images."""
     import h5py
 
@@ -111,10 +108,7 @@ def _with_scribbles(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
         with contextlib.suppress(OSError), h5py.File(entry.image[0][0], "r") as arrays:  # damage is told later
             has_scribble = "scribble" in arrays
         found.append(replace(entry, scribble=entry.image[0] if has_scribble else None))
-    count = sum(entry.scribble is not None for entry in found)
-    return found, [f"{count} cases have scribbles too: `annotation: scribble` in a recipe learns from them"] * bool(
-        count
-    )
+    return found
 
 
 def _below(folder: Path, source: Path) -> str:

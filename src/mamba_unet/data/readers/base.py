@@ -15,6 +15,7 @@ Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 ENDINGS = (*NIFTI, *ITK, *PICTURES)
 UNLABELLED = "unlabelled"  # a folder of images that are meant to have no label
 SCRIBBLES = "scribbles"  # a folder of scribbles beside the labels; nnU-Net's layout says scribblesTr
+UNDRAWN = "scribble without image"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ class Listing:
     splits: Mapping[str, Sequence[str]] | None = None
     image_hashes: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """The scribble of a case that is at fault already, as by an image without label, is no further fault."""
+        told = {problem.case for problem in self.problems if problem.problem != UNDRAWN}
+        left = [problem for problem in self.problems if problem.problem != UNDRAWN or problem.case not in told]
+        object.__setattr__(self, "problems", left)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -126,7 +133,7 @@ def pair(
     images: Iterable[tuple[str, Files | tuple[Files, ...]]],
     labels: Iterable[tuple[str, Files]],
     patients: Mapping[str, str] | None = None,
-    unlabelled: Iterable[tuple[str, Files | tuple[Files, ...]]] = (),
+    unlabelled: Iterable[tuple[str, Files | tuple[Files, ...]]] | None = None,
 ) -> tuple[list[Entry], list[Problem]]:
     """Bring images and labels of the same identifier together; what has no partner, or two, is a problem.
 
@@ -134,13 +141,12 @@ def pair(
         images: (identifier, files of one channel, or of each of several channels).
         labels: (identifier, files).
         patients: identifier -> patient; None: by the names, see `group_patients`.
-        unlabelled: images that are meant to have no label.
+        unlabelled: images that are meant to have no label; None: the layout has no place for them.
     """
     problems: list[Problem] = []
-    alone = {identifier for identifier, _ in unlabelled}
-    each = [
-        (identifier, files if isinstance(files[0], tuple) else (files,)) for identifier, files in (*images, *unlabelled)
-    ]
+    meant = list(unlabelled or ())
+    alone = {identifier for identifier, _ in meant}
+    each = [(identifier, files if isinstance(files[0], tuple) else (files,)) for identifier, files in (*images, *meant)]
     found = _unique("image", each, problems)
     image_files = {identifier: files for identifier, files in found.items() if identifier not in alone}
     label_files = _unique("label", [(identifier, (files,)) for identifier, files in labels], problems)
@@ -149,13 +155,14 @@ def pair(
         ("label", "image", label_files, image_files),
     ):
         for identifier in sorted(own.keys() - partners.keys()):
+            movable = kind == "image" and unlabelled is not None and len(own[identifier]) == 1
             problems.append(
                 Problem(
                     own[identifier][0][0],
                     f"{kind} without {other}",
                     f"one {other} for each {kind}",
                     f"no {other} of {identifier}",
-                    f"add it, or take the {kind} away",
+                    f"add it, or take the {kind} away" + f", or move it to {UNLABELLED}/" * movable,
                     case=identifier,
                 )
             )
@@ -176,7 +183,7 @@ def with_scribbles(entries: Iterable[Entry], folder: Path) -> tuple[list[Entry],
     problems += [
         Problem(
             found[identifier][0],
-            "scribble without image",
+            UNDRAWN,
             f"names of images in {folder.name}",
             f"no image of {identifier}",
             "add it, or take the scribble away",

@@ -35,9 +35,8 @@ class Averaged(Objective):
     def networks(self) -> dict[str, nn.Module]:
         return {self._first: self.network, **self.others}
 
-    @property
-    def labellers(self) -> dict[str, nn.Module]:
-        return self.objective.labellers
+    def labellers(self, done: float) -> dict[str, nn.Module]:
+        return self.objective.labellers(done)
 
     def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         return self.objective(batch, step, done)

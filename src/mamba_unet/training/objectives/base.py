@@ -40,9 +40,12 @@ class Objective(nn.Module):
         """All that are validated, by name; `network` is the first, the others are reported beside it."""
         return {"network": self.network}
 
-    @property
-    def labellers(self) -> dict[str, nn.Module]:
-        """Those whose answers are taken for labels, by name."""
+    def labellers(self, done: float) -> dict[str, nn.Module]:
+        """Those whose answers are taken for labels, by name.
+
+        Args:
+            done: how much of the training is over, from 0 to 1.
+        """
         return {}
 
     def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:

@@ -57,8 +57,7 @@ class MeanTeacher(Objective):
         both = {"student": self.student, "teacher": self.teacher}
         return {self.validated: both[self.validated]} | both
 
-    @property
-    def labellers(self) -> dict[str, nn.Module]:
+    def labellers(self, done: float) -> dict[str, nn.Module]:
         return {"teacher": self.teacher}
 
     def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:

@@ -32,8 +32,7 @@ class Members(Objective):
     def networks(self) -> dict[str, nn.Module]:
         return {self.validated: self.network} | dict(zip(self.names, self.members, strict=True))
 
-    @property
-    def labellers(self) -> dict[str, nn.Module]:
+    def labellers(self, done: float) -> dict[str, nn.Module]:
         return dict(zip(self.names, self.members, strict=True))
 
 

@@ -1,6 +1,6 @@
 """Learning from scribbles: labels of which most pixels are `IGNORE`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class PartialCrossEntropy(Members):
         super().__init__(members, validated)
         self.streams = {"labelled": batch_size}
         self.entropy, self.mumford_shah = entropy, mumford_shah
+
+    def labellers(self, done: float) -> dict[str, nn.Module]:
+        return {}
 
     def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:
         image = batch["labelled"]["image"]
@@ -91,11 +94,12 @@ class MixedPseudoLabels(PartialCrossEntropy):
             raise ValueError(f"pseudo labels are mixed of two or three networks, got {', '.join(members)}")
         self.weight, self.seed, self.background = weight, seed, background
 
+    def labellers(self, done: float) -> dict[str, nn.Module]:
+        return {"even mixture": _Mixture(self.members, self.margin(done))}
+
     def losses(self, image: Tensor, label: Tensor, logits: list[Tensor], step: int, done: float) -> dict[str, Tensor]:
         losses = super().losses(image, label, logits, step, done)
-        shares = self.shares(step)
-        mixture = sum(share * one.detach().float().softmax(dim=1) for share, one in zip(shares, logits, strict=True))
-        mixture[:, 0] += self.margin(done)
+        mixture = mixed([one.detach() for one in logits], self.shares(step), self.margin(done))
         pseudo = sum(soft_dice_loss(one, mixture.argmax(dim=1)) for one in logits)
         return {**losses, "loss": losses["loss"] + self.weight(done) * pseudo, "pseudo": pseudo}
 
@@ -108,3 +112,23 @@ class MixedPseudoLabels(PartialCrossEntropy):
         generator = torch.Generator().manual_seed(((self.seed << 32) + step) % 2**63)
         ends = torch.rand(len(self.members) - 1, generator=generator, dtype=torch.float64).sort().values.tolist()
         return [end - start for start, end in zip([0.0, *ends], [*ends, 1.0], strict=True)]
+
+
+def mixed(logits: Sequence[Tensor], shares: Sequence[float], margin: float) -> Tensor:
+    """The probabilities of several answers in these shares, (B, K, *size); the background is ahead by the margin."""
+    mixture = sum(share * one.float().softmax(dim=1) for share, one in zip(shares, logits, strict=True))
+    mixture[:, 0] += margin
+    return mixture
+
+
+class _Mixture(nn.Module):
+    """The middle of the mixtures that are drawn, as a network: what the training takes for labels, on the whole."""
+
+    def __init__(self, members: nn.ModuleList, margin: float) -> None:
+        super().__init__()
+        self.members, self.margin = members, margin
+        self.training = members.training
+
+    def forward(self, image: Tensor) -> Tensor:
+        shares = [1 / len(self.members)] * len(self.members)
+        return mixed([member(image) for member in self.members], shares, self.margin).clamp(min=1e-30).log()
