@@ -177,6 +177,14 @@ def test_an_unknown_layout_and_a_folder_in_use_are_refused(generic, tmp_path):
     assert (tmp_path / "empty" / "dataset.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["ignore", "background"])
+def test_a_class_whose_name_nnunet_takes_otherwise_is_refused(generic, tmp_path, name):
+    generic.class_names = ["background", "one", name, "three"]
+    with pytest.raises(ValueError, match=f"a class is called '{name}'; .*rename it"):
+        export(generic, tmp_path / "out", "nnunet", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_that_fails_leaves_nothing_behind(generic, tmp_path):
     (generic.folder / "images" / f"{generic.split('test')[0]}.npy").write_bytes(b"cut short")
     before = sorted(tmp_path.iterdir())

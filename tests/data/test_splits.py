@@ -180,6 +180,7 @@ def test_users_split_takes_what_prepare_wrote(tmp_path):
         ({"train": [*PATIENTS, "nobody", "p99"]}, "unknown names: nobody, p99"),
         ({"train": PATIENTS[:18]}, "patients in no split: p18, p19"),
         (["p00"], "no split"),
+        ([{"train": PATIENTS[2:], "val": PATIENTS[:2]}] * 5, r"nnU-Net's folds.* list of 5 .*write one fold so"),
         ({"train": "p00"}, "no split"),
         ({"train": {"val": ["p00"]}}, "no split"),
         ({"train": [["p00"], ["p01"]]}, "no split"),

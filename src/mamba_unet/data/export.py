@@ -61,8 +61,8 @@ def export(
         What the exported folder does not tell or leaves out, in words.
 
     Raises:
-        ValueError: the layout is another, or cannot hold the data or a voxel size; `out` holds files; there is no split
-            `train`.
+        ValueError: the layout is another, or cannot hold the data, a voxel size or a class of this name; `out` holds
+            files; there is no split `train`.
     """
     writers = {
         TRANSUNET.name: _write_transunet,
@@ -81,6 +81,11 @@ def export(
                 f"the layout {layout} holds no voxel size; leave the spacing out, or export to {NNUNET.name}"
             )
         _check_transunet(prepared, [identifier for split in splits.values() for identifier in split])
+    elif taken := {"background", "ignore"}.intersection(prepared.class_names[1:]):
+        raise ValueError(
+            f"{prepared.folder}: a class is called {min(taken)!r}; expected another name, for in the layout {layout} "
+            "background is the value 0 and ignore what has no ground truth; rename it (--class-names) and prepare again"
+        )
 
     out.parent.mkdir(parents=True, exist_ok=True)
     total = sum(map(len, splits.values()))

@@ -286,7 +286,8 @@ def _run(
             duplicates=duplicate_patients(records),
         )
     except SplitError as error:
-        problems.append(Problem(Path(error.origin), error.problem, error.expected, error.found, error.remedy))
+        if plan.listing.entries:  # else there is nothing to divide, and the problems say why
+            problems.append(Problem(Path(error.origin), error.problem, error.expected, error.found, error.remedy))
     problems += check_across(records, split, plan.classes.names, plan.source)
     names = {entry.identifier for entry in plan.listing.entries} | {
         problem.case for problem in problems if problem.case

@@ -187,6 +187,14 @@ def user_split(
         raise SplitError(str(file), "unreadable", "JSON", str(error), "correct the file") from error
     if isinstance(said, dict) and isinstance(said.get("patients"), dict):
         said = said["patients"]
+    if _is_folds(said):
+        raise SplitError(
+            str(file),
+            "nnU-Net's folds, not a split",
+            '{"train": [names], "val": [names], "test": [names]}',
+            f'a list of {len(said)} {{"train": [...], "val": [...]}}',
+            "write one fold so into a file of its own, with every patient in one of the three",
+        )
     if not isinstance(said, dict) or not all(map(_is_names, said.values())):
         raise SplitError(
             str(file),
@@ -289,6 +297,11 @@ def choose_split(
 
 def _is_names(members: object) -> bool:
     return isinstance(members, list) and all(isinstance(name, str) for name in members)
+
+
+def _is_folds(said: object) -> bool:
+    """Whether this is nnU-Net's `splits_final.json`."""
+    return isinstance(said, list) and {"train", "val"} in [set(each) for each in said if isinstance(each, dict)]
 
 
 def _fold(split: str) -> str:

@@ -135,8 +135,8 @@ def _intensity(
 ) -> tuple[Mapping[str, Any], ...]:
     """A rule for each channel of the images: as given, else 0 to 255 for colours and minimum to maximum for others.
 
-    How many channels there are is known only from the images; a few are read for it, since some pictures of a data set
-    in colours may be all grey.
+    How many channels there are is known by their names, or only from the images; a few are read for it, since some
+    pictures of a data set in colours may be all grey.
     """
     channels, colours = 1, False
     for entry in listing.entries[:: max(1, len(listing.entries) // PROBED)][:PROBED]:
@@ -146,7 +146,7 @@ def _intensity(
             continue  # reported with the case
         if image.channels > channels:
             channels, colours = image.channels, image.channels == 3 and image.array.dtype == np.uint8
-    return intensity_rules(rules or (COLOUR if colours else MINMAX), channels)
+    return intensity_rules(rules or (COLOUR if colours else MINMAX), len(listing.channel_names) or channels)
 
 
 def _with_patients(listing: Listing, regex: str | None) -> tuple[Listing, str]:
@@ -308,8 +308,9 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
     if problems:
         return None, problems
     image, label, scribble = (volumes.get(kind) for kind in ("image", "label", "scribble"))
-    if grey := image.channels == 1 and len(plan.intensity) == 3:
+    if grey := image.channels == 1 and len(plan.intensity) == 3 and not plan.listing.frames_are_channels:
         image = replace(image, array=np.repeat(image.array, 3, axis=1))
+    names = plan.listing.channel_names
     rounded = False
     if label is not None:
         values, rounded = plan.classes.stored(label.array)
@@ -321,10 +322,22 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         entry.label[0] if entry.label else None,
         label,
         plan.classes.values,
-        channels=len(plan.intensity),
+        channels=image.channels if names else len(plan.intensity),
         scaled=plan.listing.scaled,
         empty_is_error=plan.empty_is_error,
     )
+    if names and image.channels != len(names):
+        problems.append(
+            Problem(
+                entry.image[0][0],
+                "other channels than named",
+                f"{len(names)}: {some(names)}",
+                str(image.channels),
+                "name each channel in dataset.json (R, G, B for the colours of a picture), or convert colours to grey "
+                "values",
+                case=entry.identifier,
+            )
+        )
     if grey:
         problems.append(
             Problem(

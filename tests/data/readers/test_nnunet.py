@@ -10,7 +10,7 @@ from mamba_unet.data.readers import nnunet as reader
 
 
 def test_second_version(nnunet, tmp_path, make):
-    source = nnunet(name="Hearts")
+    source = nnunet(name="Hearts", dataset="Hearts")
     assert detect_layout(source)[0] is reader.NNUNET
     prepared = prepare(source, tmp_path / "out", progress=False)
     assert prepared.name == "Hearts" and prepared.class_names == ["background", "one", "two", "three"]
@@ -57,6 +57,9 @@ def test_labels_are_classes_in_the_order_of_their_values(nnunet, tmp_path, make)
         ({"labels": {"background": 0, "one": 1, "ignore": 1}}, "distinct values"),
         ({"labels": {"background": 0, "one": 2**32 - 1}}, "whole number of 0..65535"),
         ({"labels": {"background": 0, "one": {"x": 1}}}, "whole number"),
+        ({"labels": {"one": 0, "background": 1, "two": 2}}, r"json: label 'background' = 1; expected 0"),
+        ({"labels": {"0": "one", "1": "Background"}}, r"label 'Background' = 1; .*another name"),
+        ({"dataset": {"s0": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}}, r"json: \"dataset\" .*link the files"),
         ({"labels": {"0": "background", "1": "one", "2": "one"}}, "two labels are called 'one'"),
         ({"channel_names": {"first": "T1"}}, "numbered from 0"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "without a gap"),
@@ -106,6 +109,48 @@ def test_a_missing_channel_names_its_file_and_leaves_the_other_cases(nnunet, mak
     assert [entry.identifier for entry in listing.entries] == ["s0", "s2", "s3", "s4"]
 
 
+def test_a_channel_missing_everywhere_is_told_though_its_name_asks_for_another_intensity(nnunet, make):
+    source = with_channels(nnunet(), make, 0, ["CT", "PET"])
+    (source / "imagesTr" / "s0.json").write_text('{"spacing": [5, 1, 1]}')
+    report = check(source, progress=False)
+    assert {problem.problem for problem in report.errors} == {"channel missing"}
+    assert {problem.file.name for problem in report.errors} == {f"s{seed}_0001.nii.gz" for seed in range(5)}
+    assert any("voxel sizes in .json files beside the images are not read" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("said", "without", "found"),
+    [
+        (50, 0, ["5"]),
+        (4, 0, ["5"]),
+        (5, 0, []),
+        ("50", 0, []),
+        (True, 0, []),
+        (5, 2, []),
+        (7, 2, []),
+        (8, 2, ["5 with a label and 2 without"]),
+    ],
+)
+def test_another_number_of_training_cases_than_described_is_a_warning(nnunet, make, said, without, found):
+    source = nnunet(numTraining=said)
+    for folder, seed in (("imagesTr", 8), ("unlabelled", 9))[:without]:
+        make.nifti(source / folder / f"s{seed}_0000.nii.gz", make.subject(seed).image)
+    for folder, name in (("imagesTs", "t_0000"), ("labelsTs", "t")):  # not for training
+        make.nifti(source / folder / f"{name}.nii.gz", make.subject(7).label)
+    problems = detect_layout(source)[1].problems
+    warnings = [problem for problem in problems if problem.problem == "another number of training cases"]
+    assert [(problem.found, problem.severity) for problem in warnings] == [(text, "warning") for text in found]
+    assert all(problem.file.name == "dataset.json" for problem in warnings)
+
+
+def test_folders_without_any_case_are_said_to_be_empty(nnunet):
+    source = nnunet(count=0, numTraining=50)
+    for folder in ("imagesTr", "labelsTr"):
+        (source / folder).mkdir()
+    with pytest.raises(ValueError, match="there is no case in it"):
+        check(source, progress=False)
+
+
 def test_a_case_of_links_to_nothing_is_there_all_the_same(nnunet, tmp_path):
     source = nnunet()
     for file in (source / "imagesTr" / "s1_0000.nii.gz", source / "labelsTr" / "s1.nii.gz"):
@@ -148,6 +193,36 @@ def test_colours_of_a_picture_are_in_one_file(tmp_path, save_picture):
     assert listing.intensity == {"method": "window", "low": 0, "high": 255}
 
 
+@pytest.mark.parametrize(
+    ("names", "problem", "remedy"),
+    [
+        (["zscore"] * 3, "channel missing", "name its channels R, G, B"),
+        (["photo"], "other channels than named", "R, G, B for the colours of a picture"),
+    ],
+)
+def test_colours_under_other_names_are_refused_and_how_to_name_them_is_said(
+    tmp_path, save_picture, names, problem, remedy
+):
+    for seed in range(3):
+        save_picture(tmp_path / "imagesTr" / f"s{seed}_0000.png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3) + seed)
+        save_picture(tmp_path / "labelsTr" / f"s{seed}.png", np.eye(4, dtype=np.uint8))
+    described = {"channel_names": names, "labels": {"background": 0, "road": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    errors = [error for error in check(tmp_path, progress=False).errors if error.case]
+    assert {error.problem for error in errors} == {problem} and {error.case for error in errors} == {"s0", "s1", "s2"}
+    assert all(remedy in error.remedy for error in errors)
+
+
+def test_pictures_named_in_colours_may_all_be_grey(tmp_path, save_picture):
+    for seed in range(3):
+        save_picture(tmp_path / "imagesTr" / f"s{seed}_0000.png", np.arange(16, dtype=np.uint8).reshape(4, 4) + seed)
+        save_picture(tmp_path / "labelsTr" / f"s{seed}.png", np.eye(4, dtype=np.uint8))
+    described = {"channel_names": ["R", "G", "B"], "labels": {"background": 0, "road": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    report = check(tmp_path, progress=False)
+    assert not report.errors and "grey picture among" in report.warnings[0].problem
+
+
 def test_the_ignore_label_is_no_class(nnunet, tmp_path):
     source = nnunet(labels={"background": 0, "one": 1, "two": 2, "ignore": 3})
     assert detect_layout(source)[1].ignore == 3
@@ -181,6 +256,16 @@ def test_decathlon(tmp_path, make):
     assert listing.channel_names == ["FLAIR", "T1w", "t1gd", "T2w"] and listing.name == "BRATS"
     assert [entry.identifier for entry in listing.entries] == ["BRATS_000", "BRATS_001", "BRATS_002"]
     assert len({entry.patient for entry in listing.entries}) == 3 and "imagesTs is left alone" in listing.notes[0]
+    for names, told in (
+        (["FLAIR", "T1w"], "4"),
+        (["FLAIR", "T1w", "T2w"], "1"),  # not taken for a grey picture
+    ):
+        described["modality"] = names
+        (tmp_path / "dataset.json").write_text(json.dumps(described))
+        if told == "1":
+            make.nifti(tmp_path / "imagesTr" / "BRATS_001.nii.gz", make.subject(1).image)
+        errors = {error.case: error.found for error in check(tmp_path, progress=False).errors}
+        assert errors["BRATS_001"] == told and errors["BRATS_002"] == "4"
     described["modality"] = {"0": "MRI"}
     (tmp_path / "dataset.json").write_text(json.dumps(described))
     assert not detect_layout(tmp_path)[1].frames_are_channels

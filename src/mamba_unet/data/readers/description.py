@@ -22,6 +22,8 @@ class Description:
         channel_names: in order; empty where it does not say.
         name, description: of the data set.
         training: names of the images it lists for training, relative to its folder.
+        cases: how many it says there are for training (numTraining).
+        elsewhere: it says of each case where its image and label lie ("dataset").
     """
 
     labels: Mapping[str, int] | None = None
@@ -30,6 +32,8 @@ class Description:
     name: str | None = None
     description: str = ""
     training: Sequence[str] = ()
+    cases: int | None = None
+    elsewhere: bool = False
 
     @property
     def intensity(self) -> dict[str, Any] | list[dict[str, Any]] | None:
@@ -60,7 +64,7 @@ def read_description(file: Path) -> Description:
     if not isinstance(said, dict):
         raise ValueError(f'{file}: expected {{"labels": ..., ...}}, found {type(said).__name__}')
     labels, ignore = _labels(file, said)
-    listed = said.get("training")
+    listed, cases, elsewhere = (said.get(key) for key in ("training", "numTraining", "dataset"))
     return Description(
         labels,
         ignore,
@@ -72,6 +76,8 @@ def read_description(file: Path) -> Description:
             for pair in (listed if isinstance(listed, list) else ())
             if isinstance(pair, dict) and "image" in pair
         ],
+        cases=cases if isinstance(cases, int) and not isinstance(cases, bool) else None,
+        elsewhere=isinstance(elsewhere, dict) and bool(elsewhere),
     )
 
 
@@ -115,6 +121,11 @@ def _labels(file: Path, described: Mapping[str, Any]) -> tuple[dict[str, int], i
             ignore = int(number)
         else:
             labels[name] = int(number)
+        if name.lower() == "background" and int(number):
+            raise ValueError(
+                f"{file}: label {name!r} = {number}; expected 0, which is the background here and in nnU-Net; store "
+                "the background as 0, or give this class another name"
+            )
     if len({*labels.values(), ignore}) <= len(labels) or 0 not in labels.values():
         raise ValueError(f"{file}: labels {str(said)[:200]}; expected distinct values, 0 among them for the background")
     return dict(sorted(labels.items(), key=lambda item: item[1])), ignore

@@ -1,7 +1,8 @@
 """nnU-Net's raw layout, of its first and its second version, and the Medical Segmentation Decathlon's."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mamba_unet.data.problems import Problem
@@ -35,7 +36,8 @@ def find(source: Path) -> Listing | None:
     """`imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz` and `dataset.json`; labelled `imagesTs` are the test split.
 
     Raises:
-        ValueError: a `dataset.json` that is absent, unreadable, or describes regions; images without a channel number.
+        ValueError: a `dataset.json` that is absent, unreadable, describes regions or says that files lie elsewhere;
+            images without a channel number.
     """
     return _find(source, decathlon=False)
 
@@ -59,9 +61,16 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
     # nnU-Net's first version lists images too, but not by the names that they have on disk
     if decathlon != any((source / name).is_file() for name in description.training):
         return None
+    if description.elsewhere:
+        raise ValueError(
+            f'{described}: "dataset" says where each image and label lies, which is not read; expected imagesTr/ and '
+            'labelsTr/: link the files there and take "dataset" out'
+        )
     read = _whole if decathlon else _channels
     images, problems = read(source / "imagesTr", description)
     labels = single(source / "labelsTr")
+    labelled = {identifier for identifier, _ in labels}
+    training = labelled.union((identifier for identifier, _ in images), (problem.case for problem in problems))
     notes, splits = [], None
     if (source / "labelsTs").is_dir():
         held_out = single(source / "labelsTs")
@@ -82,6 +91,12 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
     )
     entries, undrawn = with_scribbles(entries, source / f"{SCRIBBLES}Tr")
     unpaired = [*missing, *unpaired, *undrawn]
+    if entries and description.cases is not None:
+        unpaired += _miscounted(described, description.cases, labelled, training | without)
+    if any(file.suffix.lower() == ".json" for file in files(source / "imagesTr")):
+        notes.append(
+            "voxel sizes in .json files beside the images are not read: distances are in voxels; NIfTI has them"
+        )
     rules = [channel_intensity(name) for name in description.channel_names]
     if CT in rules:
         notes.append(f"{CT_NOTE} to -125..275 HU, for abdominal organs; choose another intensity for others")
@@ -148,6 +163,23 @@ def _unlabelled(
     return alone, problems
 
 
+def _miscounted(file: Path, said: int, labelled: Collection[str], training: Collection[str]) -> list[Problem]:
+    """A warning where cases seem to be missing; those without label may be counted or not."""
+    if len(labelled) <= said <= len(training):
+        return []
+    besides = len(training) - len(labelled)
+    return [
+        Problem(
+            file,
+            "another number of training cases",
+            f"{said}, as numTraining says",
+            f"{len(labelled)}" + (f" with a label and {besides} without" if besides else ""),
+            "copy the rest, or correct the number",
+            "warning",
+        )
+    ]
+
+
 def _channels(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
     found = []
     for name, file in named(files(folder)):
@@ -156,23 +188,19 @@ def _channels(folder: Path, description: Description) -> tuple[list[tuple[str, t
             raise ValueError(f"{file}: expected CASE_0000{end}, with the number of its channel; rename it")
         found.append((match[1], match[2], file))
     expected = [f"{number:04d}" for number in range(len(description.channel_names) or 1)]
-    if _colours_in_one_file(found, description.channel_names):
-        expected = ["0000"]
-    return join_channels(found, expected, _renumbered)
+    one_file = len(expected) == 3 and all(channel == "0000" and ending(file, PICTURES) for _, channel, file in found)
+    if one_file and all(channel_intensity(name) == COLOUR for name in description.channel_names):
+        return join_channels(found, ["0000"], _renumbered)  # red, green and blue of a picture, as nnU-Net keeps them
+    cases, problems = join_channels(found, expected, _renumbered)
+    if one_file:
+        colours = "if each file is a picture in colours, name its channels R, G, B in dataset.json"
+        problems = [replace(problem, remedy=f"{problem.remedy}; {colours}") for problem in problems]
+    return cases, problems
 
 
 def _renumbered(file: Path, channel: str) -> Path:
     end = ending(file, ENDINGS) or ""
     return file.with_name(file.name[: -len(end) - 4] + channel + file.name[-len(end) :])
-
-
-def _colours_in_one_file(found: Sequence[tuple[str, str, Path]], channel_names: Sequence[str]) -> bool:
-    """nnU-Net keeps red, green and blue of a picture in one file, `CASE_0000.png`, and names them in dataset.json."""
-    return (
-        len(channel_names) == 3
-        and all(channel_intensity(name) == COLOUR for name in channel_names)
-        and all(channel == "0000" and ending(file, PICTURES) for _, channel, file in found)
-    )
 
 
 def _whole(folder: Path, description: Description) -> tuple[list[tuple[str, tuple[Files, ...]]], list[Problem]]:
