@@ -95,6 +95,11 @@ def test_check_finds_what_is_broken_and_says_so_by_its_exit_code(work, tmp_path,
         (["predict", "acdcc", "x.nii", "--out", "{work}/x"], "did you mean 'acdc'"),
         (["predict", "{work}/run", "--out", "{work}/x"], "nothing to predict"),
         (["predict", "{work}/run", "absent.nii.gz", "--out", "{work}/x"], "absent.nii.gz"),
+        (["predict", "{work}/run", "--data", "{work}/data", "--out", "{work}/recipe.yaml"], "recipe.yaml is a file,"),
+        (["measure", "{work}/raw/labelsTr", "--out", "{work}/recipe.yaml"], "recipe.yaml is a file, and a folder was"),
+        (["prepare", "{work}/raw", "{work}/recipe.yaml/x"], "recipe.yaml is a file, and a folder was"),
+        (["compare", "demo", "--iterations", "2", "unet", "--data", "d", "--out", "o"], "unet is out of place"),
+        (["compare", "--iterations", "2", "demo", "--data", "d", "--out", "o"], "--iterations is out of place"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(work, capsys, words, message):
@@ -113,10 +118,36 @@ def test_check_takes_patients_and_classes_from_the_command_line(work, capsys):
     assert "values from 1 on are 'heart'" in capsys.readouterr().out
 
 
-def test_a_command_with_an_unknown_option_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info", "--devise", "cpu"], "--devise"),
+        (["phantom", ""], "an empty word after phantom; was a shell variable not set?"),
+        (["train", "demo", "--data", "data", "--out", ""], "an empty word after --out;"),
+        (["train", "demo", "--data=", "--out", "out"], "an empty word after --data=;"),
+        (["info", "--models", "--size", "0", "224"], "--size: expected a whole number from 1 on"),
+        (["info", "--models", "--depth", "0"], "--depth: expected a whole number from 1 on"),
+        (["info", "--models", "--batch", "-1"], "--batch: expected a whole number from 1 on"),
+        (["serve", "--max-upload-mb", "-5"], "--max-upload-mb: expected a whole number from 1 on"),
+        (["serve", "--max-disk-mb", "0"], "--max-disk-mb: expected a whole number from 1 on"),
+        (["serve", "--keep-minutes", "nan"], "--keep-minutes: expected minutes, more than 0"),
+        (["listen", "acdc", "--aet", "A", "--max-instances", "0"], "--max-instances: expected a whole number"),
+    ],
+)
+def test_words_that_a_command_cannot_take_are_refused(capsys, words, message):
     with pytest.raises(SystemExit):
-        main(["info", "--devise", "cpu"])
-    assert "--devise" in capsys.readouterr().err
+        main(words)
+    assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_leaves_the_work_whole(work, tmp_path):
+    reader, output = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "mamba_unet", "prepare", str(work / "raw"), str(tmp_path / "data")]
+    done = subprocess.run(words, stdout=output, stderr=subprocess.PIPE, text=True)
+    os.close(output)
+    assert done.returncode == 141 and "pipe" not in done.stderr
+    assert (tmp_path / "data" / "dataset.json").is_file()
 
 
 def test_train_wants_its_recipe_first(capsys):

@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from mamba_unet import __version__
 from mamba_unet.commands import COMMANDS
@@ -22,7 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for bad data, 2 for wrong words or input, 130 at Ctrl-C."""
+    """Run a command and return its exit code.
+
+    0, 1 for bad data, 2 for wrong words or input, 130 at Ctrl-C, 141 where the reader of the output has closed it.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without "±" shows "?" for it, after hours of work as before
             stream.reconfigure(errors="replace")
@@ -32,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
+    for before, word in pairwise([parser.prog, *words]):
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
+            parser.error(f"an empty word after {word or before}; was a shell variable not set?")
     args, rest = parser.parse_known_args(words)
     if rest and not args.takes_keys:
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -44,10 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mamba_unet.volumes.limits import set_limit
 
             set_limit(args.max_memory)
-        return args.run(args)
+        code = args.run(args)
+        print(end="", flush=True)  # here, where a reader that is gone is told, and not as the interpreter ends
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed as the interpreter ends
+        return 141
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"mamba-unet: {error}", file=sys.stderr)
+        print(f"mamba-unet: {_file_for_folder(error) or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mamba-unet: interrupted", file=sys.stderr)
         return 130
+
+
+def _file_for_folder(error: Exception) -> str | None:
+    """What to say where a file stands in a folder's place: the system may name only what was to be below it."""
+    if isinstance(error, NotADirectoryError | FileExistsError) and isinstance(error.filename, str | Path):
+        path = Path(error.filename)
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file, and a folder was expected; choose another name"
+    return None

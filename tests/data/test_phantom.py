@@ -79,3 +79,22 @@ def test_phantoms_of_before_do_not_stay(tmp_path):
     write_phantom(tmp_path, cases=1, seed=1)
     assert [path.name for path in (tmp_path / "imagesTr").iterdir()] == ["phantom_001_0000.nii.gz"]
     assert [path.name for path in (tmp_path / "labelsTr").iterdir()] == ["phantom_001.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dataset.json", '{"name": "Task04_Hippocampus"}'),
+        ("dataset.json", "damaged"),
+        ("imagesTr/patient001_0000.nii.gz", "an image"),
+        ("labels/phantom_001.npy", "a label of prepared data"),
+    ],
+)
+def test_other_data_are_not_overwritten(name, content, tmp_path):
+    before = write_phantom(tmp_path, cases=1) / "imagesTr" / "phantom_001_0000.nii.gz"
+    other, image = tmp_path / name, before.read_bytes()
+    other.parent.mkdir(exist_ok=True)
+    other.write_text(content)
+    with pytest.raises(ValueError, match="holds other files; give a new or empty folder"):
+        write_phantom(tmp_path, cases=1, seed=1)
+    assert other.read_text() == content and before.read_bytes() == image

@@ -62,6 +62,13 @@ def run(args: argparse.Namespace) -> int:
     for word in args.overrides:
         if word.split("=")[0] in ("--seed", "--fold"):
             raise ValueError(f"{word} cannot be set in a comparison; give all of them: --seeds 0,1,2, --folds 5")
+    keys = iter(args.overrides)
+    for key in keys:
+        if not key.startswith("--") or ("=" not in key and next(keys, None) is None):
+            raise ValueError(
+                f"{key} is out of place: recipes come first, then keys with one value each: "
+                "mamba-unet compare demo acdc_unet --iterations 2 --data DIR --out DIR"
+            )
     cluster = options.chosen_cluster(args)
     if cluster is not None and args.requeue:
         raise ValueError("--requeue is for a job that trains by itself; with --cluster start the same command again")

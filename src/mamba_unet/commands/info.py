@@ -2,7 +2,7 @@
 
 import argparse
 
-from mamba_unet.commands.options import Commands, command, device
+from mamba_unet.commands.options import Commands, command, device, positive
 
 
 def add(commands: Commands) -> None:
@@ -11,10 +11,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("checkpoint", nargs="?", help=checkpoint)
     parser.add_argument("--models", action="store_true", help="also measure what each network costs")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models"
+        "--size", type=positive, nargs=2, default=(224, 224), metavar=("HEIGHT", "WIDTH"), help="for --models"
     )
-    parser.add_argument("--depth", type=int, default=16, help="slices of a volume, for the 3D networks of --models")
-    parser.add_argument("--batch", type=int, default=1, help="images at a time, for --models")
+    parser.add_argument(
+        "--depth", type=positive, default=16, help="slices of a volume, for the 3D networks of --models"
+    )
+    parser.add_argument("--batch", type=positive, default=1, help="images at a time, for --models")
     device(parser)
 
 

@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command, device, memory
+from mamba_unet.commands.options import Commands, command, device, memory, positive
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
         ("--max-instances", 5000, "N", "instances of one series"),
         ("--max-disk-mb", 20480, "MIB", "size of all images and unsent results"),
     ):
-        group.add_argument(name, type=int, default=default, metavar=unit, help=f"{text} (default: %(default)s)")
+        group.add_argument(name, type=positive, default=default, metavar=unit, help=f"{text} (default: %(default)s)")
     keep = "remove images so long after they were segmented, failed or were left incomplete (default: %(default)s)"
     group.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and the kinds of words they accept."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +93,16 @@ def positive(word: str) -> int:
     if not (word.isdecimal() and int(word) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {word!r}")
     return int(word)
+
+
+def minutes(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected minutes, more than 0, such as 60, got {word!r}")
+    return number
 
 
 def share(word: str) -> float:

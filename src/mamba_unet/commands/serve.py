@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mamba_unet.commands.options import Commands, command, device, memory
+from mamba_unet.commands.options import Commands, command, device, memory, minutes, positive
 
 
 def add(commands: Commands) -> None:
@@ -17,12 +17,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--port", type=int, default=8765, help="port to listen on (default: %(default)s)")
     parser.add_argument(
-        "--max-upload-mb", type=int, default=2048, metavar="MIB", help="size of one upload (default: %(default)s)"
+        "--max-upload-mb", type=positive, default=2048, metavar="MIB", help="size of one upload (default: %(default)s)"
     )
     keep = "delete a result when nobody has asked for it for this long (default: %(default)s)"
     disk = "size of all uploads and results together (default: %(default)s)"
-    parser.add_argument("--max-disk-mb", type=int, default=20480, metavar="MIB", help=disk)
-    parser.add_argument("--keep-minutes", type=float, default=60, metavar="MINUTES", help=keep)
+    parser.add_argument("--max-disk-mb", type=positive, default=20480, metavar="MIB", help=disk)
+    parser.add_argument("--keep-minutes", type=minutes, default=60, metavar="MINUTES", help=keep)
     collect = "keep every edit in this folder as training data for prepare: image, both labels, who and when"
     parser.add_argument("--collect", type=Path, metavar="DIR", help=collect)
     metrics = "answer /metrics without the token, which other addresses than this machine's own demand"

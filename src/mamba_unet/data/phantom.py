@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mamba_unet.files import atomic_path, write_json
+from mamba_unet.files import atomic_path, read_record, write_json
 
+NAME = "phantom"  # of the data set, and how its cases' names begin
 LABELS = {"background": 0, "right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 SUPERSAMPLING = 3  # the picture is drawn finer and averaged, so its edges are as soft as a scanner's
 
@@ -19,7 +20,7 @@ SUPERSAMPLING = 3  # the picture is drawn finer and averaged, so its edges are a
 def write_phantom(out: str | Path, cases: int = 20, seed: int = 0) -> Path:
     """Write a phantom set in nnU-Net's raw layout: imagesTr, labelsTr and dataset.json, which says "synthetic".
 
-    Phantoms that are there already are replaced.
+    Phantoms that are there already are replaced; other data are refused.
 
     A case has 6 to 10 slices of 96..112 x 96..112 pixels, 8 to 10 mm apart with 1.4 to 1.6 mm pixels, about half of the
     cases with a contracted heart. The same seed writes the same numbers.
@@ -32,19 +33,24 @@ def write_phantom(out: str | Path, cases: int = 20, seed: int = 0) -> Path:
     if cases < 1 or seed < 0:
         raise ValueError(f"cases={cases}, seed={seed}; expected at least 1 case, and a seed from 0 on")
     out = Path(out)
-    for before in (*out.glob("imagesTr/phantom_*.nii.gz"), *out.glob("labelsTr/phantom_*.nii.gz")):
-        before.unlink()
+    described = out / "dataset.json"
+    is_other = described.exists() and read_record(described).get("name") != NAME
+    before = [path for folder in ("images*", "labels*") for path in out.glob(f"{folder}/[!.]*")]
+    if is_other or not all(path.match(f"*Tr/{NAME}_[0-9]*.nii.gz") for path in before):
+        raise ValueError(f"{out} holds other files; give a new or empty folder for the phantom")
+    for path in before:
+        path.unlink()
     for number in range(1, cases + 1):
         image, label, spacing_mm = draw_subject(np.random.default_rng([seed, number]))
         z, y, x = spacing_mm
         affine = np.diag([-x, -y, z, 1.0])  # columns to the patient's left, rows to the back: "SPL" in array order
         for folder, name, array in (("imagesTr", "_0000", image), ("labelsTr", "", label)):
-            with atomic_path(out / folder / f"phantom_{number:03d}{name}.nii.gz") as temporary:
+            with atomic_path(out / folder / f"{NAME}_{number:03d}{name}.nii.gz") as temporary:
                 nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), affine), temporary)
     write_json(
-        out / "dataset.json",
+        described,
         {
-            "name": "phantom",
+            "name": NAME,
             "description": "synthetic short-axis cardiac phantom drawn by mamba-unet; no patient data",
             "channel_names": {"0": "synthetic cine MRI"},
             "labels": LABELS,
