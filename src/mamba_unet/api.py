@@ -106,7 +106,7 @@ def predict(
         cardiac: also volumes and ejection fraction of the heart.
         overwrite: predict again what is finished in `out`.
         part: (k, n) takes every n-th case from the k-th on, to share a list between machines.
-        report: JSON file to write what was done to.
+        report: JSON file to write what was done to; only an earlier report is replaced.
         isolated: read images in a process of its own, so that a crash at one is one failed case; None does so unless
             all inputs are single files.
         cluster: "auto", "ray://HOST:10001" or "local": share the cases by Ray; a `mamba_unet.cluster.Cluster` also says
@@ -212,7 +212,8 @@ def measure(
         progress: show a bar.
 
     Raises:
-        ValueError: nothing to measure, two inputs of one name, or a data set that is not known.
+        ValueError: nothing to measure, two inputs of one name, a data set that is not known, or `out` is a folder of
+            `predict`, which writes tables of these names itself.
     """
     from mamba_unet.measures.cardiac import CARDIAC_FILES, cardiac_cases, write_cardiac
     from mamba_unet.measures.run import measure_files
@@ -224,12 +225,18 @@ def measure(
         if dataset not in DATASETS:
             raise ValueError(f"no data set is known as {dataset!r}; expected one of {', '.join(DATASETS)}")
         class_names = DATASETS[dataset].class_names
+    if out is not None and (Path(out) / "predict.json").is_file():
+        raise ValueError(f"{out} holds results of predict, and maybe its tables; give another folder (--out)")
     cases, failures = measure_files(_several(labels), _several(images), class_names, spacing_mm, progress)
     renewed = out is not None and (Path(out) / CARDIAC_FILES[0]).is_file()  # it may be of other labels
     hearts, unmeasured = cardiac_cases(cases) if cardiac or renewed else ([], {})
-    if out is not None and cases:
+    if out is not None:
         for kind in ("csv", "json"):
-            write_statistics(Path(out) / f"statistics.{kind}", cases)
+            table = Path(out) / f"statistics.{kind}"
+            if cases:
+                write_statistics(table, cases)
+            else:
+                table.unlink(missing_ok=True)  # it would be of other labels
         if cardiac or renewed:
             write_cardiac(out, hearts)
     return Measured(cases, hearts, failures | unmeasured) if cardiac else Measured(cases, [], failures)

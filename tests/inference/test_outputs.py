@@ -243,6 +243,48 @@ def test_the_report_tells_everything_that_a_result_hangs_on(checkpoint, save_sca
     assert json.loads(report.read_text())["skipped"] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("images/a.nii.gz", "is there already, and is no report of predict"),
+        ("images/settings.json", "is there already, and is no report of predict"),
+        ("images", "is there already, and is no report of predict"),
+        ("out/predict.json", "is the name of a result or a record in .*out"),
+        ("out/a.nii.gz", "is the name of a result or a record in .*out"),
+        ("out/cases/run.json", "is the name of a result or a record in .*out"),
+        ("images/a.nii.gz/new/run.json", "cannot be written: .*a.nii.gz is no folder"),
+        ("locked/run.json", "cannot be written: .* not yours to write to"),
+    ],
+)
+def test_a_report_replaces_nothing_but_a_report(checkpoint, save_scan, tmp_path, monkeypatch, report, message):
+    save_scan("a.nii.gz")
+    (tmp_path / "images" / "settings.json").write_text('{"lr": 1}')
+    monkeypatch.setattr(os, "access", lambda *_: "locked" not in report)  # to root nothing is
+    with pytest.raises(ValueError, match=rf"{message}.*; give another file \(--report\)"):
+        predict_files(
+            Predictor(checkpoint), [tmp_path / "images" / "a.nii.gz"], tmp_path / "out", report=tmp_path / report
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_input_was_before_it_broke_is_told_and_in_no_table(heart_run, save_scan, tmp_path):
+    box = np.ones((4, 4, 4, 2), np.float32) * (np.arange(4) < 2)[:, None, None, None]
+    files, out = [save_scan(f"{name}.nii.gz", array=box) for name in "ab"], tmp_path / "out"
+    wanted = {"outputs": ("nifti", "statistics"), "cardiac": True}
+    predict_files(Predictor(heart_run), files, out, **wanted)
+    files[1].write_bytes(files[1].read_bytes()[:60])
+    done = predict_files(Predictor(heart_run), files, out, **wanted)
+    kept = f"; results of the file that was there before are kept: {out / 'b.nii.gz'}, {out / 'b_statistics.json'}"
+    assert done.skipped == ["a"] and done.failures.keys() == {str(files[1])}
+    assert done.failures[str(files[1])].endswith(kept) and (out / "b.nii.gz").is_file()
+    for name in ("statistics.csv", "cardiac.csv"):
+        assert {row["case"] for row in table(out / name)} == {"a"}
+    files[0].unlink()
+    files[0].symlink_to(tmp_path / "nothing")
+    assert "are kept" in predict_files(Predictor(heart_run), files, out).failures[str(files[0])]
+    assert not (out / "statistics.csv").exists() and not (out / "cardiac.csv").exists()
+
+
 def test_the_hash_of_several_files_is_of_their_names_and_contents(tmp_path):
     for folder, name, text in (("a", "1", "x"), ("b", "1", "x"), ("c", "2", "x"), ("d", "1", "y")):
         (tmp_path / folder).mkdir()

@@ -168,6 +168,11 @@ def test_no_table_of_other_hearts_stays(tmp_path):
     assert (tmp_path / "out" / "cardiac.csv").is_file(), "they are of the same labels"
     assert main(["measure", str(tmp_path / "one"), "--cardiac", *out]) == 1
     assert not (tmp_path / "out" / "cardiac.csv").exists() and not (tmp_path / "out" / "cardiac.md").exists()
+    assert main(["measure", str(tmp_path / "labels"), "--cardiac", *out]) == 0
+    for file in (tmp_path / "labels").iterdir():
+        file.write_bytes(b"")
+    assert main(["measure", str(tmp_path / "labels"), *out]) == 1
+    assert not list((tmp_path / "out").iterdir()), "nothing could be measured"
 
 
 def test_a_file_that_ends_its_reader_is_one_failed_file(tmp_path, ends_its_reader):
@@ -264,6 +269,10 @@ def test_wrong_words_on_the_command_line_are_answered(tmp_path, capsys):
     assert main([*start, "--spacing", "10", "0", "1"]) == 1
     assert "expected three lengths in mm" in capsys.readouterr().err
     assert main(["measure", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    (tmp_path / "predict.json").write_text("{}")
+    assert main(["measure", str(tmp_path / "a.nii.gz"), "--out", str(tmp_path)]) == 2
+    assert "holds results of predict" in (error := capsys.readouterr().err) and "another folder (--out)" in error
+    assert not (tmp_path / "statistics.csv").exists()
 
 
 def test_measuring_needs_no_torch(tmp_path):

@@ -11,6 +11,7 @@ cardiac.csv, .md        of all hearts among them
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from mamba_unet.volumes.formats import PICTURES, TIFF, UnreadableError, ending
 
 AUTO = "auto"
 MOST_MERGES = 10  # of tables, while other machines go on
+# files of a folder beside those of its cases, of this module and of those that write failures and who did what
+RECORDS = ("predict.json", "statistics.csv", *CARDIAC_FILES, "failures*.json", "cluster.json", "cluster.md")
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
@@ -118,8 +121,7 @@ class OutputFolder:
         if self.overwrite:
             return
         record = _recorded(self._record_path(job.name))
-        moved = record and Path(record["source"]).resolve() != job.source.resolve()
-        if moved and job.inputs and record["input"] != stamp(job.inputs):
+        if record and _moved(record, job) and job.inputs and record["input"] != stamp(job.inputs):
             raise UnreadableError(
                 job.source, f"{self.folder} holds the result of {record['source']}, another image, under the name "
                 f"{job.name!r}; rename one, choose another folder (--out), or replace the result with --overwrite"
@@ -186,6 +188,24 @@ class OutputFolder:
                     f"{self.made_by.get(what)}; choose another folder (--out), or replace them with --overwrite"
                 )
 
+    def reserves(self, path: Path, jobs: Collection[Job]) -> bool:
+        """Whether this is the name of a result of these cases, of a record or of a table here, written yet or not."""
+        path, folder = path.resolve(), self.folder.resolve()
+        if folder / "cases" in (path, *path.parents):
+            return True
+        results = {file.name for job in jobs for file in self.files(job.name, job.source)}
+        return path.parent == folder and (path.name in results or any(path.match(name) for name in RECORDS))
+
+    def outdated(self, job: Job) -> list[Path]:
+        """What is here of a case that was made of its input as it was before."""
+        record, now = {}, {}
+        with suppress(OSError):  # a name that no disk takes; an input that is gone
+            record = _recorded(self._record_path(job.name))
+            now = stamp(job.inputs)
+        if not record or _moved(record, job) or record["input"] == now:
+            return []
+        return [file for file, _ in _outputs(self.folder, job.name, record).values() if file.is_file()]
+
     def finished(self, job: Job) -> bool:
         """Whether all that is wanted of a case was made by these networks from these very files."""
         words = set(self.words(job.source))
@@ -236,11 +256,15 @@ class OutputFolder:
         write_json(path, {**record, "outputs": made, "structures": structures})
         return list(files.values())
 
-    def merge(self) -> dict[str, str]:
+    def merge(self, without: Collection[str] = ()) -> dict[str, str]:
         """Write the tables of all cases that these networks finished here, by whichever machine; remove what killed
         runs left half-written.
 
-        Tables that are there already are written again too, because they may describe labels that were replaced.
+        Tables that are there already are written again too, because they may describe labels that were replaced; of no
+        case they are removed.
+
+        Args:
+            without: cases to leave out.
 
         Returns:
             For each heart that could not be measured the reason.
@@ -250,7 +274,7 @@ class OutputFolder:
         failures: dict[str, str] = {}
         for _ in range(MOST_MERGES):  # another machine may finish a case, and write its tables, before ours are written
             known = self._finished()
-            failures = self._write_tables()
+            failures = self._write_tables(without)
             if known == self._finished():
                 break
         return failures
@@ -259,11 +283,11 @@ class OutputFolder:
         """The records, and when they were written."""
         return {(path.name, path.stat().st_mtime_ns) for path in _records(self.folder)}
 
-    def _write_tables(self) -> dict[str, str]:
-        cases = []
-        for path in _records(self.folder):
+    def _write_tables(self, without: Collection[str]) -> dict[str, str]:
+        cases, records = [], _records(self.folder)
+        for path in records:
             record = self._record(path.stem)
-            if record is not None:
+            if record is not None and path.stem not in without:
                 structures = [
                     StructureStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
                     for one in record["structures"]
@@ -272,6 +296,8 @@ class OutputFolder:
         table = self.folder / "statistics.csv"
         if cases and ("statistics" in self.outputs or table.is_file()):
             write_statistics(table, cases)
+        elif records and not cases:
+            table.unlink(missing_ok=True)
         if not (self.cardiac or (self.folder / CARDIAC_FILES[0]).is_file()):
             return {}
         hearts, failures = cardiac_cases(cases)
@@ -290,6 +316,10 @@ class OutputFolder:
 def _records(folder: str | Path) -> list[Path]:
     """The records in a folder of results, without those that are being written, which `Path.glob` finds too."""
     return sorted(path for path in (Path(folder) / "cases").glob("*.json") if not TEMPORARY.match(path.name))
+
+
+def _moved(record: Mapping[str, Any], job: Job) -> bool:
+    return Path(record["source"]).resolve() != job.source.resolve()
 
 
 def _file_name(case: str, word: str, source: Path) -> str:

@@ -5,6 +5,7 @@ the image being read, those whose tiles are in the networks' batch and the one b
 """
 
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.environment import describe_environment
-from mamba_unet.files import sha256, write_json
+from mamba_unet.files import read_record, sha256, write_json
 from mamba_unet.inference.jobs import Job, JobReader, find_jobs
 from mamba_unet.inference.outputs import AUTO, OutputFolder, results_in, stamp
 from mamba_unet.inference.predictor import Predictor, PreparedVolume
@@ -31,6 +32,8 @@ from mamba_unet.volumes.isolated import Reader
 from mamba_unet.words import printable
 
 log = logging.getLogger(__name__)
+
+REPORT = {"checkpoints", "cases", "skipped", "failures"}  # keys by which an earlier report is told
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def predict_files(
         part: (k, n) takes every n-th case of the list sorted by name, beginning with the k-th.
         overwrite: redo finished cases, and replace results of other networks, settings or inputs, and files that were
             changed since or that this did not write.
-        report: file for a machine-readable report of this run; inputs are hashed for it.
+        report: file for a machine-readable report of this run, new or an earlier report; inputs are hashed for it.
         isolated: read images in a process of its own, so that a file at which a library crashes, hangs or takes all
             memory is one failed case; None does so unless all inputs are single files.
         workers: segment elsewhere; None does so in this process.
@@ -139,8 +142,8 @@ def predict_files(
         `out/failures_<k>_of_<n>.json`.
 
     Raises:
-        ValueError: there is no input, two inputs have one name, or the folder holds results of other networks or files
-            that this did not write.
+        ValueError: there is no input, two inputs have one name, the folder holds results of other networks or files
+            that this did not write, or the report cannot be written or would replace something else.
     """
     start = time.perf_counter()
     k, n = part
@@ -154,6 +157,8 @@ def predict_files(
     settings = {"tta": predictor.tta, "slice_axis": slice_axis}
     names = predictor.metadata.class_names
     folder = OutputFolder(out, outputs, cardiac, {"checkpoints": predictor.hashes, **settings}, names, overwrite)
+    if report is not None:
+        _check_report(Path(report), folder, jobs)
     folder.claim(jobs)
 
     share = sorted(jobs, key=lambda job: job.name)[k - 1 :: n]
@@ -168,13 +173,18 @@ def predict_files(
     done = [(job, outcomes[job.name]) for job in todo]
     written = {job.name: list(outcome.files) for job, outcome in done if not outcome.failure}
     often = Counter(job.source for job in todo)  # several series may be in one
-    failures = {
-        printable(str(job.source) if often[job.source] == 1 else f"{job.source} ({job.name})"): outcome.failure
-        for job, outcome in done
-        if outcome.failure
-    }
+    failures, outdated = {}, set()
+    for job, outcome in done:
+        if outcome.failure:
+            failure = outcome.failure
+            if left := folder.outdated(job):
+                outdated.add(job.name)
+                files = printable(", ".join(map(str, left)))
+                failure += f"; results of the file that was there before are kept: {files}"
+            shown = str(job.source) if often[job.source] == 1 else f"{job.source} ({job.name})"
+            failures[printable(shown)] = failure
     try:
-        hearts = folder.merge()
+        hearts = folder.merge(outdated)
     except OSError as error:  # a full disk; the failures are told all the same
         hearts, failures["tables of all cases"] = {}, str(error)
     if part == (1, 1):  # the other frame of a heart may be in another part
@@ -206,6 +216,18 @@ def predict_files(
             },
         )
     return Predicted(written, skipped, failures)
+
+
+def _check_report(path: Path, folder: OutputFolder, jobs: Sequence[Job]) -> None:
+    """Refuse a report that would replace something else or cannot be written, before anything is."""
+    remedy = "give another file (--report)"
+    if folder.reserves(path, jobs):
+        raise ValueError(f"{path} is the name of a result or a record in {folder.folder}; {remedy}")
+    if os.path.lexists(path) and not (path.is_file() and read_record(path).keys() >= REPORT):
+        raise ValueError(f"{path} is there already, and is no report of predict; {remedy}")
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise ValueError(f"{path} cannot be written: {above} is no folder, or not yours to write to; {remedy}")
 
 
 def _write_failures(file: Path, failures: dict[str, str]) -> None:
