@@ -426,6 +426,8 @@ def test_a_run_asked_to_stop_saves_at_the_next_step(recipe, tmp_path, signal_nam
     recipe.trainer.devices, recipe.trainer.strategy = devices, "ddp" if devices == 2 else "auto"
     words = command(recipe, tmp_path / "recipe.yaml")
     where = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    if signal_name == "SIGINT":  # which is ignored if these tests were started by "&"
+        where["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(words, text=True, start_new_session=True, **where)
     logs = Path(recipe.out) / "logs" / "version_0" / "metrics.csv"
     deadline = time.monotonic() + 120

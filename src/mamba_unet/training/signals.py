@@ -31,7 +31,10 @@ class TrainingStopped(SystemExit):
 
 
 class StopSignals:
-    """Inside the block, SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) do no more than to be noted in `received`."""
+    """Inside the block, SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) do no more than to be noted in `received`.
+
+    A SIGINT that is ignored, as a shell has it of what runs in the background, stays so.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -40,8 +43,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             for name in NAMES:
-                if hasattr(signal, name):  # Windows has no SIGUSR1
-                    number = getattr(signal, name)
+                number = getattr(signal, name, None)  # Windows has no SIGUSR1
+                if number is not None and (name != "SIGINT" or signal.getsignal(number) != signal.SIG_IGN):
                     self._before[number] = signal.signal(number, self._note)
         return self
 
