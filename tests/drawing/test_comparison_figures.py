@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mamba_unet.drawing.comparison_figures import Difference, forest, paired_scatter, validation_curves
+from mamba_unet.drawing.figures import to_png
 
 
 def test_a_point_per_patient_whose_two_values_are_finite():
@@ -42,3 +43,12 @@ def test_every_training_is_a_line_over_its_share_and_every_network_a_name():
     assert [list(line.get_xdata()) for line in axes.lines] == [[50, 100]] * 3
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mamba", "unet"]
     assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
+
+
+def test_many_networks_are_told_apart_and_named_below_the_curves():
+    curves = {f"network {number}, of a long name": [(np.array([0, 1]), np.array([0.2, 0.5]))] for number in range(28)}
+    figure = validation_curves(curves)
+    to_png(figure)  # else matplotlib warns that nothing is left of the axes, which is an error here
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.get_legend() is None and [text.get_text() for text in legend.get_texts()] == list(curves)
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == len(curves)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3  # panels side by side
+MOST_INSIDE = 6  # names of a legend among the curves; more stand below them
+DASHES = ("-", "--", ":", "-.")  # tell networks of one colour
 
 
 @dataclass(frozen=True)
@@ -98,23 +100,31 @@ def forest(differences: Sequence[Difference], reference: str, metric: str, theme
 def validation_curves(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], theme: Theme = LIGHT) -> "Figure":
     """Validation Dice of all trainings over the share of their iterations: a colour per network, a line per training.
 
+    Where there are more networks than colours, dashes tell those of one colour.
+
     Args:
         curves: network -> (steps, values) of each training.
         theme: of the page.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    is_long = len(curves) > MOST_INSIDE
+    longest = max((len(plain(name)) for name in curves), default=0)
+    columns = max(1, int(7.2 / (0.6 + 0.065 * longest)))  # of a legend below: a swatch, and inches a letter
+    figure = Figure(figsize=(7.2, 3.8 + is_long * 0.18 * -(-len(curves) // columns)), layout="constrained")
     axes = new_axes(figure, (1, 1, 1), theme)
     palette = [theme.text, *PALETTE]
     for number, (name, trainings) in enumerate(curves.items()):
         for which, (steps, values) in enumerate(trainings):
             share = 100 * (steps + 1) / (steps[-1] + 1)
             axes.plot(
-                share, values, ".-", color=palette[number % len(palette)], linewidth=1.4, markersize=4,
+                share, values, marker=".", linestyle=DASHES[number // len(palette) % len(DASHES)],
+                color=palette[number % len(palette)], linewidth=1.4, markersize=4,
                 label=plain(name) if which == 0 else None,
             )  # fmt: skip
-    finish_axes(axes, theme, "Dice on the validation patients", "% of the training", legend=True)
+    finish_axes(axes, theme, "Dice on the validation patients", "% of the training", legend=not is_long)
+    if is_long:
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=theme.text)
     axes.set_xlim(0, 100)
     axes.set_ylim(*dice_limits([values for trainings in curves.values() for _, values in trainings]))
     return figure
