@@ -15,7 +15,6 @@ Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
 ENDINGS = (*NIFTI, *ITK, *PICTURES)
 UNLABELLED = "unlabelled"  # a folder of images that are meant to have no label
 SCRIBBLES = "scribbles"  # a folder of scribbles beside the labels; nnU-Net's layout says scribblesTr
-UNDRAWN = "scribble without image"
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,6 @@ class Listing:
     scaled: bool = False
     splits: Mapping[str, Sequence[str]] | None = None
     image_hashes: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """The scribble of a case that is at fault already, as by an image without label, is no further fault."""
-        told = {problem.case for problem in self.problems if problem.problem != UNDRAWN}
-        left = [problem for problem in self.problems if problem.problem != UNDRAWN or problem.case not in told]
-        object.__setattr__(self, "problems", left)
 
 
 @dataclass(frozen=True)
@@ -174,16 +167,24 @@ def pair(
     return entries, problems
 
 
-def with_scribbles(entries: Iterable[Entry], folder: Path) -> tuple[list[Entry], list[Problem]]:
-    """The entries with their scribbles in a folder, where it is there; a scribble of no case is a problem."""
+def with_scribbles(
+    entries: Iterable[Entry], folder: Path, told: Iterable[Problem]
+) -> tuple[list[Entry], list[Problem]]:
+    """The entries with their scribbles in a folder, where it is there; a scribble of no case is a problem.
+
+    Args:
+        entries: the cases that are whole.
+        folder: of scribbles.
+        told: problems of the others, whose scribbles are no further fault.
+    """
     problems: list[Problem] = []
     drawn = _unique("scribble", [(name, (file,)) for name, file in single(folder)], problems)
     entries, found = list(entries), {name: file for name, (file,) in drawn.items()}
-    unknown = sorted(found.keys() - {entry.identifier for entry in entries})
+    unknown = sorted(found.keys() - {entry.identifier for entry in entries} - {problem.case for problem in told})
     problems += [
         Problem(
             found[identifier][0],
-            UNDRAWN,
+            "scribble without image",
             f"names of images in {folder.name}",
             f"no image of {identifier}",
             "add it, or take the scribble away",

@@ -57,7 +57,7 @@ def find(source: Path) -> Listing | None:
     if unlabelled and channels:
         raise ValueError(f"{alone}: images of several channels without label are read in nnU-Net's layout alone")
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name), unlabelled)
-    entries, undrawn = with_scribbles(entries, drawn)
+    entries, undrawn = with_scribbles(entries, drawn, [*problems, *unpaired])
     unpaired = [*unpaired, *undrawn]
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(

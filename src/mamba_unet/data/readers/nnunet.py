@@ -89,8 +89,9 @@ def _find(source: Path, decathlon: bool) -> Listing | None:
         {identifier: origin["patient"] for identifier, origin in origins.items()},
         unlabelled=alone,
     )
-    entries, undrawn = with_scribbles(entries, source / f"{SCRIBBLES}Tr")
-    unpaired = [*missing, *unpaired, *undrawn]
+    unpaired = [*missing, *unpaired]
+    entries, undrawn = with_scribbles(entries, source / f"{SCRIBBLES}Tr", [*problems, *unpaired])
+    unpaired += undrawn
     if entries and description.cases is not None:
         unpaired += _miscounted(described, description.cases, labelled, training | without)
     if any(file.suffix.lower() == ".json" for file in files(source / "imagesTr")):
