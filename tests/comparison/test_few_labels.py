@@ -14,6 +14,7 @@ from mamba_unet.inference.evaluate import evaluate_checkpoint
 from mamba_unet.report import write_report
 from mamba_unet.training.batches import TrainingData
 from mamba_unet.training.recipe import RecipeError, load_recipe
+from mamba_unet.training.train import train
 from mamba_unet.views.labels import IGNORE
 from mamba_unet.views.slices import Slices
 
@@ -60,10 +61,23 @@ def test_checkpoints_and_evaluations_say_what_was_learned_from(compared, drawn, 
     assert "learned from 2 patients and 3 without labels." in capsys.readouterr().out
 
 
-def test_scribbles_are_not_learned_with_background_that_nobody_marked(recipes, drawn, tmp_path):
-    keys = {**KEYS["scribbles"], "view": {"outside": "background"}}
-    with pytest.raises(RecipeError, match=r"annotation is scribble, and view\.outside is background: .*outside=ignore"):
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [("scribble", "annotation is scribble"), ("label", "objective is partial_ce, pixels of the labels are open")],
+)
+def test_scribbles_are_not_learned_with_background_that_nobody_marked(
+    recipes, drawn, tmp_path, monkeypatch, annotation, said
+):
+    monkeypatch.setattr(PreparedDataset, "has_ignored", True)
+    keys = {**KEYS["scribbles"], "view": {"outside": "background"}, "annotation": annotation}
+    with pytest.raises(RecipeError, match=rf"{said}, and view\.outside is background: .*outside=ignore"):
         compare({"a": load_recipe(load_recipe(recipes[0]), keys)}, drawn.folder, tmp_path)
+
+
+def test_scribbles_that_were_forgotten_are_asked_for(recipes, drawn, tmp_path, caplog):
+    keys = {**KEYS["scribbles"], "annotation": "label", "iterations": 1, "out": str(tmp_path / "run")}
+    train(load_recipe(load_recipe(recipes[0], keys), {"data": str(drawn.folder)}))
+    assert "objective partial_ce is for scribbles, but every pixel of the training cases' labels has" in caplog.text
 
 
 def test_a_complete_run_is_not_compared_when_its_scribbles_have_changed(compared, drawn, monkeypatch):

@@ -104,14 +104,15 @@ def test_labelled_patients_who_are_to_be_unlabelled_are_refused_with_the_way(nnu
 
 def test_an_image_of_a_fold_that_is_tested_is_not_learned_from_under_another_name(nnunet, make, tmp_path):
     source = nnunet(count=6)
-    make.nifti(source / "unlabelled" / "copy_0000.nii.gz", make.subject(0).image)  # of s0
+    make.nifti(source / "unlabelled" / "copy_frame1_0000.nii.gz", make.subject(0).image)  # of s0
+    make.nifti(source / "unlabelled" / "copy_frame2_0000.nii.gz", make.subject(9).image)  # so of s0 too
     write_json(tmp_path / "splits.json", {"train": ["s0", "s1", "s2", "s3"], "val": ["s4"], "test": ["s5"]})
     prepared = prepare(source, tmp_path / "out", splits=tmp_path / "splits.json", folds=3, progress=False)
     tested = []
     for fold in range(3):
         held = {case for part in ("val", "test") for case in prepared.splits[f"fold{fold}/{part}"]}
         without = choose_labelled(prepared, fold, 2, "label", 0)[1]
-        assert ("copy" in without) == ("s0" not in held)
+        assert all((f"copy_frame{n}" in without) == ("s0" not in held) for n in (1, 2))
         tested += prepared.splits[f"fold{fold}/test"]
     assert "s0" in tested
 
@@ -183,6 +184,24 @@ def test_a_folder_of_images_and_masks_may_have_both(picture_set, save_picture, t
     assert sorted(prepared.splits["unlabelled"]) == ["p4", "q"]
     assert sorted(prepared.annotated(prepared.identifiers, "scribble")) == ["p3", "p4"]
     assert prepared.annotation("p3", "scribble")[0, 0, :4].tolist() == [0, 1, 2, 255]
+
+
+def test_an_image_without_label_is_of_the_patient_whose_name_it_begins_with(picture_set, save_picture, tmp_path):
+    source = picture_set([f"P{n}/{name}" for n in range(6) for name in ("a", "b")])
+    rng = np.random.default_rng(1)
+    for name in ("P0_coronal", "P1_a_again", "P12_coronal", "P4", "new", "P2/c"):
+        save_picture(source / "unlabelled" / f"{name}.png", rng.integers(0, 256, (8, 9), dtype=np.uint8))
+    prepared = prepare(source, tmp_path / "out", progress=False)
+    patients = {case: prepared.patient(case) for case in prepared.splits["unlabelled"]}
+    assert patients == {
+        "P0_coronal": "P0",
+        "P1_a_again": "P1",
+        "P12_coronal": "P12_coronal",
+        "P4": "P4",
+        "new": "new",
+    }
+    told = (prepared.folder / "check.txt").read_text()
+    assert "folder in unlabelled" in told and "which is not looked into" in told
 
 
 def test_a_split_of_the_users_need_not_name_images_without_labels(nnunet, make, tmp_path):

@@ -87,11 +87,13 @@ class TrainingData:
         fold: train and validate on this fold's splits; None on `train` and `val`.
         labelled: how many of the training patients are used with their labels, or who; None: all.
         annotation: "label" or "scribble", which training learns from; validation takes the labels.
+        streams: those that are learned from, "labelled" and "unlabelled"; None: all that the data has.
 
     Attributes:
         samples: stream -> the samples that its batches are drawn from.
         training_cases: identifiers of those that are learned from with their labels.
-        unlabelled_cases: of those that are learned from without; none is of a patient that is validated or tested.
+        unlabelled_cases: of those that are learned from without; none is of a patient that is validated or tested, and
+            none is there where no such stream is learned from.
         validation_cases: identifiers.
 
     Raises:
@@ -108,6 +110,7 @@ class TrainingData:
         fold: int | None = None,
         labelled: int | Sequence[str] | None = None,
         annotation: str = "label",
+        streams: Iterable[str] | None = None,
     ) -> None:
         train, val = (split_name(name, fold) for name in ("train", "val"))
         for split in (train, val):
@@ -120,6 +123,8 @@ class TrainingData:
         self.prepared, self.seed = prepared, seed
         self.validation_cases, self.annotation = prepared.splits[val], annotation
         self.training_cases, self.unlabelled_cases = choose_labelled(prepared, fold, labelled, annotation, seed)
+        if streams is not None and "unlabelled" not in streams:
+            self.unlabelled_cases = []  # no image is counted as seen, or resampled, that is not
         given = [("labelled", self.training_cases, annotation), ("unlabelled", self.unlabelled_cases, None)]
         self.samples: dict[str, Samples] = {}
         for stream, identifiers, kind in given:

@@ -83,7 +83,7 @@ class TrainerRecipe:
 
 @dataclass
 class FewLabelsRecipe:
-    """What few labels and scribbles need; all defaults but `background` are the published ones.
+    """What few labels and scribbles need; docs/few_labels.md says where a default is not the published one.
 
     Attributes:
         partners: networks that learn beside `model`, each with the keys of `model`. `cps` and `semi_mamba_unet` take
@@ -98,8 +98,8 @@ class FewLabelsRecipe:
             margin, which falls from 1 to 0 meanwhile; 0 is no margin, as published.
         teacher_decay: what a mean teacher keeps of itself at each step, min(1 - 1 / t, teacher_decay).
         noise: standard deviation of the noise on the teacher's images, cut off at twice that.
-        pseudo_loss: how `cps` and `semi_mamba_unet` learn pseudo labels: `ce_dice`, or `dice` as the public code of
-            Semi-Mamba-UNet does.
+        pseudo_loss: how `cps` and `semi_mamba_unet` learn pseudo labels: `ce_dice`, by cross-entropy and Dice; `ce`, as
+            cross pseudo supervision was published; `dice`, as the public code of Semi-Mamba-UNet does.
         contrast: term of `semi_mamba_unet`: `pixel`, as the paper says it; `pooled`, as its code does.
         contrast_weight: its weight for each network.
         entropy: weight of the entropy of all pixels, for `partial_ce` and `mixed`.
@@ -114,7 +114,7 @@ class FewLabelsRecipe:
     background: float = 0.3
     teacher_decay: float = 0.99
     noise: float = 0.1
-    pseudo_loss: Literal["ce_dice", "dice"] = "ce_dice"
+    pseudo_loss: Literal["ce_dice", "ce", "dice"] = "ce_dice"
     contrast: Literal["pixel", "pooled"] = "pixel"
     contrast_weight: float = 0.5
     entropy: float = 0.0
@@ -123,6 +123,7 @@ class FewLabelsRecipe:
 
 Objectives = Literal["supervised", "mean_teacher", "cps", "semi_mamba_unet", "partial_ce", "mixed"]
 UNLABELLED = ("mean_teacher", "cps", "semi_mamba_unet")  # half of whose batches has no labels
+SCRIBBLED = ("partial_ce", "mixed")  # what is made for labels with open pixels
 # objective -> how many networks it may have, without the teacher
 NETWORKS = {
     "supervised": (1, 1),
@@ -156,9 +157,7 @@ def member_recipes(objective: str, model: ModelRecipe, few: FewLabelsRecipe) -> 
     return [model, *partners]
 
 
-def check_few_labels(
-    objective: str, model: ModelRecipe, few: FewLabelsRecipe, batch_size: int | str, deep: bool
-) -> None:
+def check_few_labels(objective: str, model: ModelRecipe, few: FewLabelsRecipe, batch_size: int | str) -> None:
     """Raise RecipeError for keys that do not fit together."""
     members = member_recipes(objective, model, few)
     least, most = NETWORKS[objective]
@@ -167,8 +166,6 @@ def check_few_labels(
             f"objective {objective} trains {least if least == most else f'{least} or {most}'} "
             f"network{'s' * (most > 1)}, but model and few_labels.partners are {len(members)}"
         )
-    if deep and objective != "supervised":
-        raise RecipeError(f"deep_supervision is for objective supervised, not for {objective}; leave one of them out")
     if few.decoders not in (1, 2) or (few.decoders == 2 and (objective != "mixed" or few.partners)):
         raise RecipeError(
             f"few_labels.decoders is {few.decoders}; expected 1, or 2 for objective mixed without few_labels.partners"

@@ -45,15 +45,10 @@ def choose_labelled(
     split = split_name("train", fold)
     held_out = _held_out(prepared, fold)
     images = {prepared.image_hash(case) for case in held_out}  # the same image may be there under another name
+    without = prepared.splits.get(UNLABELLED, ())
     patients_held = {prepared.patient(case) for case in held_out}
-    training = [
-        *prepared.splits[split],
-        *(
-            case
-            for case in prepared.splits.get(UNLABELLED, ())
-            if prepared.patient(case) not in patients_held and prepared.image_hash(case) not in images
-        ),
-    ]
+    patients_held |= {prepared.patient(case) for case in without if prepared.image_hash(case) in images}
+    training = [*prepared.splits[split], *(case for case in without if prepared.patient(case) not in patients_held)]
     annotated = prepared.annotated(training, annotation)
     if not annotated:
         raise ValueError(
@@ -61,24 +56,29 @@ def choose_labelled(
             "folder scribbles/, in nnU-Net's layout scribblesTr/; docs/few_labels.md), or train with annotation: label"
         )
     patients = sorted({prepared.patient(case) for case in annotated})
-    chosen = patients if labelled is None else _chosen(prepared, patients, labelled, seed, split)
+    chosen = patients if labelled is None else _chosen(prepared, patients, labelled, annotation, seed, split)
     with_labels = [case for case in annotated if prepared.patient(case) in chosen]
     return with_labels, [case for case in training if case not in set(with_labels)]
 
 
 def _chosen(
-    prepared: PreparedDataset, patients: Sequence[str], labelled: int | Sequence[str], seed: int, split: str
+    prepared: PreparedDataset,
+    patients: Sequence[str],
+    labelled: int | Sequence[str],
+    annotation: str,
+    seed: int,
+    split: str,
 ) -> set[str]:
     if isinstance(labelled, int):
         if labelled > len(patients):
             raise ValueError(
-                f"labelled is {labelled}, but {prepared.folder} has {len(patients)} patients with labels in the split "
-                f"{split!r}; it counts patients, not images"
+                f"labelled is {labelled}, but {prepared.folder} has {len(patients)} patients with {annotation}s in "
+                f"the split {split!r}; it counts patients, not images"
             )
         return set(shuffled(patients, seed)[:labelled])
     if unknown := sorted(set(labelled) - set(patients)):
         raise ValueError(
-            f"labelled names {some(unknown)}, expected patients with labels in the split {split!r} of "
+            f"labelled names {some(unknown)}, expected patients with {annotation}s in the split {split!r} of "
             f"{prepared.folder}: {some(patients)}; --labelled N draws N of them"
         )
     return set(labelled)

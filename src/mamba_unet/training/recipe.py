@@ -53,8 +53,8 @@ class Recipe:
         annotation: what training learns from: `label`, or `scribble` where the data has scribbles. Validation and tests
             are on labels always.
         few_labels: what learning from few labels and from scribbles needs.
-        pretrained: what to start from: a run folder, a checkpoint of this package or a public one, or a hub id; null
-            for random weights.
+        pretrained: what `model` starts from: a run folder, a checkpoint of this package or a public one, or a hub id;
+            null for random weights.
         view: what the network sees of a case, of `view.kind` `slices` or `patches`; `image_size` is another name of
             `view.size`.
         augment: `paper`: its rotations and flips; `nnunet`: nnU-Net's rotation, zoom, mirrors, noise, blur, brightness,
@@ -144,7 +144,7 @@ class Recipe:
             raise RecipeError(
                 f"labelled must be a number of patients from 1 on, or a list of them, got {self.labelled}"
             )
-        check_few_labels(self.objective, self.model, self.few_labels, self.batch_size, self.deep_supervision)
+        check_few_labels(self.objective, self.model, self.few_labels, self.batch_size)
 
     @property
     def members(self) -> list[ModelRecipe]:

@@ -30,6 +30,7 @@ from mamba_unet.models.loading import LoadReport, load_pretrained
 from mamba_unet.models.registry import build_model, model_spec, resolve_config
 from mamba_unet.runs import RunFolder
 from mamba_unet.training.batches import TrainingData
+from mamba_unet.training.groups import SCRIBBLED
 from mamba_unet.training.labelled import choose_labelled, learned_from
 from mamba_unet.training.loop import Training
 from mamba_unet.training.objectives.build import build_objective, member_names, streams
@@ -101,10 +102,9 @@ def train(
         recipe.fold,
         recipe.labelled,
         recipe.annotation,
+        streams(recipe),
     )
     source.require(streams(recipe))
-    if "unlabelled" not in streams(recipe):
-        source.unlabelled_cases = []  # no image is counted as seen that is not
     absent, unseen = source.absent_classes(), set(prepared.class_names[1:]) - set(source.validated_classes)
     if leader:
         check_resumable(run, recipe, prepared)
@@ -179,6 +179,12 @@ def _begun(
                     "no label of the validation cases shows %s: checkpoints are chosen by the other classes, and how "
                     "well it is learned is not known", ", ".join(unseen),
                 )  # fmt: skip
+            learned = training.data.describe()
+            if recipe.objective in SCRIBBLED and learned["marked"] == 1:
+                log.warning(
+                    "objective %s is for scribbles, but every pixel of the training cases' %ss has a class; to learn "
+                    "from scribbles set annotation: scribble", recipe.objective, recipe.annotation,
+                )  # fmt: skip
             if prepared.has_ignored and recipe.view.outside == "background":
                 log.warning("some pixels of the labels are open, and %s", OUTSIDE)
             _warn_of_warmup(recipe, recipe.iterations)
@@ -191,7 +197,7 @@ def _begun(
                 _warn_of_leak(prepared, recipe, loaded)
             save_recipe(run.recipe, recipe)
             write_json(run.split, split_of(recipe, prepared))
-            write_json(run.annotation, training.data.describe())
+            write_json(run.annotation, learned)
             write_json(run.versions, describe_environment())
             yield
         except BaseException:
@@ -240,8 +246,11 @@ def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -
     """Raise RecipeError if the run in a folder is another experiment: another recipe, another split or other data; or
     if a new one would learn background that nobody marked."""
     recipe = with_plan(recipe, prepared)
-    if not run.exists and recipe.annotation == "scribble" and recipe.view.outside == "background":
-        raise RecipeError(f"annotation is scribble, and {OUTSIDE}")
+    if not run.exists and recipe.view.outside == "background":
+        if recipe.annotation == "scribble":
+            raise RecipeError(f"annotation is scribble, and {OUTSIDE}")
+        if prepared.has_ignored and recipe.objective in SCRIBBLED:
+            raise RecipeError(f"objective is {recipe.objective}, pixels of the labels are open, and {OUTSIDE}")
     if run.exists:
         before, now = experiment(load_recipe(run.recipe)), experiment(recipe)
         if changed := [key for key in {**before, **now} if now.get(key) != before.get(key)]:
@@ -381,9 +390,9 @@ def _fabric(recipe: Recipe, run: RunFolder) -> Fabric:
     parts, processes = streams(recipe), fabric.world_size
     if any(samples % processes for samples in parts.values()):  # before there are several processes to say it
         each = processes * len(parts)
-        halves = " in each half" if len(parts) > 1 else ""
+        shares = f", {' and '.join(map(str, parts.values()))} with and without labels," if len(parts) > 1 else ""
         raise RecipeError(
-            f"batch_size {recipe.batch_size} is not a multiple{halves} of the {processes} processes it is shared by; "
+            f"batch_size {recipe.batch_size}{shares} cannot be shared equally by {processes} processes; "
             f"take {recipe.batch_size // each * each or each}"
         )
     if t.deterministic:

@@ -130,14 +130,16 @@ def test_the_teachers_noise_is_the_samples_own_and_is_cut_off():
     assert not torch.equal(noise[0], noise[1]) and not torch.equal(objective._noise(image, ["a/0", "b/0"], 8), noise)
 
 
-@pytest.mark.parametrize(("dice_only", "contrast"), [(False, None), (True, PixelContrast(2, "pooled"))])
-def test_cross_pseudo_labels_by_hand(dice_only, contrast):
+@pytest.mark.parametrize(
+    ("learned", "contrast"), [("ce_dice", None), ("ce", None), ("dice", PixelContrast(2, "pooled"))]
+)
+def test_cross_pseudo_labels_by_hand(learned, contrast):
     members = {"a": Constant(0.75, 0.25), "b": Constant(0.25, 0.75)}
-    objective = CrossPseudo(members, "b", 4, Ramp(0.1, 0), dice_only, contrast)
+    objective = CrossPseudo(members, "b", 4, Ramp(0.1, 0), learned, contrast)
     said = objective({"labelled": batch((2, 2), 0), "unlabelled": batch((2, 2), IGNORE)}, 0, 0.0)
     # each gives the other's class 1/4: the loss of either is cross-entropy ln 4 and Dice 1 - 2 / 4 / (1/16 + 1) / 2
     dice = 1 - 0.5 / (1 + 1 / 16) / 2
-    each = dice if dice_only else 0.5 * (math.log(4) + dice)
+    each = {"ce_dice": 0.5 * (math.log(4) + dice), "ce": math.log(4), "dice": dice}[learned]
     assert said["pseudo"].item() == pytest.approx(2 * each, abs=1e-4)
     expected = said["supervised"].item() + 0.1 * 2 * each
     if contrast is not None:

@@ -142,6 +142,7 @@ def test_what_does_not_fit_together_is_said(recipe):
         ({"labelled": ["nobody"]}, "labelled names nobody, expected patients"),
         ({"objective": "mean_teacher"}, "no unlabelled images to train on; label fewer"),
         ({"annotation": "scribble", "view": {"outside": "ignore"}}, "has no scribbles"),
+        ({"trainer": {"devices": 3}, "batch_size": 4, **RECIPES["cps"]}, "4, 2 and 2 with and .* cannot be shared"),
     ):
         with pytest.raises(ValueError, match=message):
             train(load_recipe(recipe, keys))

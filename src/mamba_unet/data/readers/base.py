@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import normalize
 
 from mamba_unet.data.problems import SKIP, Problem
-from mamba_unet.data.readers.patients import group_patients
+from mamba_unet.data.readers.patients import group_patients, patient_like
 from mamba_unet.volumes.formats import ITK, NIFTI, PICTURES, dangles, ending
 
 Files = tuple[Path, ...]  # the slices of one volume in order, usually one file
@@ -133,7 +133,8 @@ def pair(
     Args:
         images: (identifier, files of one channel, or of each of several channels).
         labels: (identifier, files).
-        patients: identifier -> patient; None: by the names, see `group_patients`.
+        patients: identifier -> patient; None: by the names, see `group_patients`. An image without label is of the
+            labelled patient whose name, or whose case's name, it begins with.
         unlabelled: images that are meant to have no label; None: the layout has no place for them.
     """
     problems: list[Problem] = []
@@ -161,10 +162,30 @@ def pair(
             )
     both = sorted(image_files.keys() & label_files.keys())
     grouped = group_patients([*both, *sorted(alone)])
-    patients = grouped if patients is None else grouped | dict(patients)
+    told = dict(patients or {})
+    labelled = {one: told.get(one, grouped[one]) for one in both}
+    like = {one: patient for one in alone if (patient := patient_like(one, labelled))}
+    patients = grouped | like | told
     entries = [Entry(one, patients[one], found[one], label_files[one][0]) for one in both]
     entries += [Entry(one, patients[one], found[one], None) for one in sorted(alone)]
     return entries, problems
+
+
+def not_looked_into(folder: Path) -> list[Problem]:
+    """A warning of each folder in one whose files are read and whose folders are not."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [
+        Problem(
+            path,
+            f"folder in {folder.name}",
+            f"all files directly in {folder.name}",
+            "a folder, which is not looked into",
+            "move its files up; begin their names with the patient's",
+            "warning",
+        )
+        for path in inside
+        if not path.name.startswith((".", "__MACOSX"))
+    ]
 
 
 def with_scribbles(
@@ -177,7 +198,7 @@ def with_scribbles(
         folder: of scribbles.
         told: problems of the others, whose scribbles are no further fault.
     """
-    problems: list[Problem] = []
+    problems = not_looked_into(folder)
     drawn = _unique("scribble", [(name, (file,)) for name, file in single(folder)], problems)
     entries, found = list(entries), {name: file for name, (file,) in drawn.items()}
     unknown = sorted(found.keys() - {entry.identifier for entry in entries} - {problem.case for problem in told})

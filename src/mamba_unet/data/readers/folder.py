@@ -15,6 +15,7 @@ from mamba_unet.data.readers.base import (
     Listing,
     join_channels,
     named,
+    not_looked_into,
     pair,
     single,
     with_scribbles,
@@ -58,7 +59,7 @@ def find(source: Path) -> Listing | None:
         raise ValueError(f"{alone}: images of several channels without label are read in nnU-Net's layout alone")
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name), unlabelled)
     entries, undrawn = with_scribbles(entries, drawn, [*problems, *unpaired])
-    unpaired = [*unpaired, *undrawn]
+    unpaired = [*unpaired, *undrawn, *not_looked_into(alone)]
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(
         f"masks in {some(places, 4)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",

@@ -16,6 +16,7 @@ from mamba_unet.data.readers.base import (
     files,
     join_channels,
     named,
+    not_looked_into,
     pair,
     single,
     with_scribbles,
@@ -160,7 +161,7 @@ def _unlabelled(
     ]
     if (source / UNLABELLED).is_dir():
         more, wrong = read(source / UNLABELLED, description)
-        return [*alone, *more], [*problems, *wrong]
+        return [*alone, *more], [*problems, *wrong, *not_looked_into(source / UNLABELLED)]
     return alone, problems
 
 

@@ -38,6 +38,19 @@ def group_patients(identifiers: Iterable[str]) -> dict[str, str]:
     return patients
 
 
+def patient_like(name: str, patients: Mapping[str, str]) -> str | None:
+    """The patient with whose name, or with whose case's name, another name begins; of several the longest; else None.
+
+    Args:
+        name: of an image, `P01_coronal`.
+        patients: case -> patient, of others.
+    """
+    known = {**{patient: patient for patient in patients.values()}, **patients}
+    ends = (match.start() for match in re.finditer(r"[ _-]", name))
+    found = [known[name[:end]] for end in (*ends, len(name)) if name[:end] in known]
+    return found[-1] if found else None
+
+
 def match_patients(identifiers: Iterable[str], regex: str) -> dict[str, str]:
     """Case -> patient: the first group of the regular expression, or all that it matches.
 

@@ -18,6 +18,11 @@ class Batch(TypedDict):
     name: list[str]
 
 
+def halves(batch_size: int) -> dict[str, int]:
+    """Streams of a batch that is half labelled; of an odd one the labelled half is the smaller."""
+    return {"labelled": batch_size // 2, "unlabelled": batch_size - batch_size // 2}
+
+
 class Objective(nn.Module):
     """One objective of training; a method such as mean teacher is a subclass in a file of its own.
 

@@ -7,11 +7,11 @@ from torch import nn
 
 from mamba_unet.training.groups import UNLABELLED, RecipeError
 from mamba_unet.training.objectives.averaged import Averaged
-from mamba_unet.training.objectives.base import Objective
+from mamba_unet.training.objectives.base import Objective, halves
 from mamba_unet.training.objectives.contrast import PixelContrast
 from mamba_unet.training.objectives.cross_pseudo import CrossPseudo
 from mamba_unet.training.objectives.deep import DeeplySupervised
-from mamba_unet.training.objectives.mean_teacher import MeanTeacher, halves
+from mamba_unet.training.objectives.mean_teacher import MeanTeacher
 from mamba_unet.training.objectives.members import share_encoder
 from mamba_unet.training.objectives.ramp import Ramp
 from mamba_unet.training.objectives.scribble import MixedPseudoLabels, PartialCrossEntropy
@@ -74,8 +74,7 @@ def build_objective(recipe: Recipe, networks: Sequence[nn.Module], num_classes: 
             objective = MeanTeacher(networks[0], recipe.batch_size, ramp, *how)
         case "cps" | "semi_mamba_unet":
             contrast = PixelContrast(num_classes, few.contrast) if recipe.objective == "semi_mamba_unet" else None
-            dice_only = few.pseudo_loss == "dice"
-            how = (dice_only, contrast, few.contrast_weight)
+            how = (few.pseudo_loss, contrast, few.contrast_weight)
             objective = CrossPseudo(members, validated, recipe.batch_size, ramp, *how)
         case "partial_ce":
             objective = PartialCrossEntropy(members, validated, recipe.batch_size, *general)

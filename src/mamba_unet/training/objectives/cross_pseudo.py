@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mamba_unet.training.objectives.base import Batch
+from mamba_unet.training.objectives.base import Batch, halves
 from mamba_unet.training.objectives.contrast import PixelContrast
 from mamba_unet.training.objectives.losses import segmentation_loss
-from mamba_unet.training.objectives.mean_teacher import halves
 from mamba_unet.training.objectives.members import Members
 from mamba_unet.training.objectives.ramp import Ramp
+
+PSEUDO_LOSS = {"ce_dice": "loss", "ce": "cross_entropy", "dice": "dice_loss"}  # -> the part of `segmentation_loss`
 
 
 class CrossPseudo(Members):
@@ -21,7 +22,7 @@ class CrossPseudo(Members):
         validated: name of the one that is saved.
         batch_size: samples in a batch.
         weight: of the loss on pseudo labels.
-        dice_only: learn pseudo labels by the Dice loss alone, not by cross-entropy and Dice.
+        pseudo_loss: how pseudo labels are learned, a key of `PSEUDO_LOSS`.
         contrast: the contrastive term between the networks, of the whole batch; None for none.
         contrast_weight: of it, for each network.
 
@@ -36,7 +37,7 @@ class CrossPseudo(Members):
         validated: str,
         batch_size: int,
         weight: Ramp,
-        dice_only: bool = False,
+        pseudo_loss: str = "ce_dice",
         contrast: PixelContrast | None = None,
         contrast_weight: float = 0.5,
     ) -> None:
@@ -44,7 +45,7 @@ class CrossPseudo(Members):
         if len(members) != 2:
             raise ValueError(f"cross pseudo supervision is between two networks, got {', '.join(members)}")
         self.streams = halves(batch_size)
-        self.weight, self.pseudo_loss = weight, "dice_loss" if dice_only else "loss"
+        self.weight, self.pseudo_loss = weight, PSEUDO_LOSS[pseudo_loss]
         self.contrast, self.contrast_weight = contrast, contrast_weight
 
     def forward(self, batch: Mapping[str, Batch], step: int, done: float) -> dict[str, Tensor]:

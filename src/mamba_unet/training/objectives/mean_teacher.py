@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mamba_unet.training.objectives.base import Batch, Objective
+from mamba_unet.training.objectives.base import Batch, Objective, halves
 from mamba_unet.training.objectives.losses import segmentation_loss
 from mamba_unet.training.objectives.ramp import Ramp
 from mamba_unet.training.objectives.regularisers import probability_distance
@@ -84,8 +84,3 @@ class MeanTeacher(Objective):
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{step}/{name}".encode()))
             drawn.append(torch.randn(sample.shape, generator=generator))
         return (self.noise * torch.stack(drawn)).clamp(-2 * self.noise, 2 * self.noise).to(image)
-
-
-def halves(batch_size: int) -> dict[str, int]:
-    """Streams of a batch that is half labelled; of an odd one the labelled half is the smaller."""
-    return {"labelled": batch_size // 2, "unlabelled": batch_size - batch_size // 2}
