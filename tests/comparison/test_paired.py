@@ -25,6 +25,7 @@ def found(**changes):
         "trainings": 3,
         "pairs_of_trainings": 9,
         "better_pairs": 7,
+        "worse_pairs": 2,
         "p_trainings": 0.4,
         "p_holm": 0.0009,
     } | changes
@@ -41,6 +42,7 @@ def test_what_could_not_be_computed_is_a_dash():
     missing = dict.fromkeys(("median_difference", "interval", "effect", "p", "p_trainings", "p_holm"))
     row = table([found(**missing)], COLUMNS, "mamba").rows[0]
     assert row[5:10] == ["-"] * 5 and row[11] == "-"
+    assert table([found(better_pairs=0, worse_pairs=0)], COLUMNS, "mamba").rows[0][10] == "-"
 
 
 def test_words_stand_to_the_left_and_numbers_to_the_right():

@@ -57,6 +57,7 @@ def test_millimetres_and_voxels_are_not_tested_together():
     one, two = (evaluation([[dice, 0.5]] * 3, FLAT, units=("mm", "voxels")) for dice in (0.6, 0.7))
     said = comparison(entry("a", one), entry("b", two))
     assert said.evaluation.distance_unit == "mixed" and {test["metric"] for test in said.tests} == {"dice"}
+    assert not {"hd95", "asd"} & set(said.to_json()["networks"]["a"]["patients"]), "mm and voxels have no mean"
 
 
 def test_the_table_averages_seeds_of_means_of_classes():
@@ -238,8 +239,8 @@ def test_better_trainings_are_counted_over_all_pairs_of_seeds():
     mamba = entry("mamba", evaluation([[0.6, 0.6]] * 3, FLAT), evaluation([[0.9, 0.9]] * 3, [[INF, 1.0]] * 3))
     unet = entry("unet", evaluation([[0.5, 0.7]] * 3, FLAT), evaluation([[0.7, 0.9]] * 3, [[1.0, 1.0]] * 3))
     dice, hd95 = comparison(mamba, unet).tests  # unet 0.6, 0.8 against mamba 0.6, 0.9
-    assert (dice["better_pairs"], dice["pairs_of_trainings"]) == (1, 4)
-    assert (hd95["better_pairs"], hd95["pairs_of_trainings"]) == (3, 4)  # 3, 1 against 3, inf
+    assert [dice[key] for key in ("better_pairs", "worse_pairs", "pairs_of_trainings")] == [1, 2, 4]
+    assert [hd95[key] for key in ("better_pairs", "worse_pairs", "pairs_of_trainings")] == [3, 0, 4]  # 3, 1; 3, inf
     assert (dice["p_trainings"], hd95["p_trainings"]) == (1.0, pytest.approx(4 / 6))
 
 

@@ -98,6 +98,13 @@ def test_what_is_complete_is_not_trained_again_and_the_same_is_written(out, reci
     assert trained == [] and contents(out) == before
 
 
+def test_nothing_of_an_earlier_comparison_stays_beside_another(out, recipes, phantom, trained, tmp_path):
+    folder = shutil.copytree(out, tmp_path / "out")
+    assert main(words(recipes[:1], phantom.folder, folder, "--seeds", "0,1")) == 0 and trained == []
+    of_two = {"significance.csv", "significance.md", "figures/differences.png", "figures/patients.png"}
+    assert {name for name in WRITTEN if not (folder / name).is_file()} == of_two
+
+
 def test_runs_whose_weights_and_predictions_are_gone_give_the_same_tables(out, recipes, phantom, trained, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(out, folder)

@@ -108,6 +108,8 @@ def test_the_labels_themselves_score_one_and_missing_cases_are_listed(prepared, 
     evaluation = evaluate_predictions(tmp_path, prepared, "train", tmp_path / "out")
     assert evaluation.mean_foreground_dice == 1 and list(evaluation.cases) == names
     assert (tmp_path / "out" / "summary.json").is_file()
+    with pytest.raises(ValueError, match=f"out holds an evaluation of other cases .{names[0]}"):
+        evaluate_predictions(tmp_path, prepared, "test", tmp_path / "out")
     for name in names[:2]:
         (tmp_path / f"{name}.npy").unlink()
         (tmp_path / f"{name}.npz").unlink()

@@ -68,6 +68,14 @@ def test_an_evaluation_that_is_being_written_is_not_a_finished_one(prepared, sav
         patched.setattr("mamba_unet.evaluation.summary.Evaluation.write", killed)
         evaluate_checkpoint(run, prepared)
     assert not (run / "evaluation_test" / "made_by.json").exists()
+    evaluate_checkpoint(run, prepared)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(
+            "mamba_unet.inference.evaluate.evaluate_cases",
+            lambda predict, cases, *_, **__: killed(predict(next(cases)), 0),
+        )
+        evaluate_checkpoint(run, prepared)
+    assert not {"made_by.json", "summary.json"} & {path.name for path in (run / "evaluation_test").iterdir()}
     half = run / "evaluation_test" / "predictions" / ".0a1b2c3d.a.npz"
     half.touch()
     os.utime(half, (0, 0))

@@ -155,6 +155,20 @@ def test_shapes_with_two_or_four_axes_are_kept(checkpoint, corner, tmp_path, sha
     assert nib.load(tmp_path / "b.nii.gz").shape == shape
 
 
+def test_nothing_is_measured_in_units_that_nobody_told(checkpoint, corner, tmp_path):
+    """Neither ml of a NIfTI file without a voxel size, nor a mean of values that `prepare` scaled."""
+    image = nib.Nifti1Image(corner, np.eye(4))
+    for unit, known in (("unknown", False), ("mm", True)):
+        image.header.set_xyzt_units(unit)
+        nib.save(image, tmp_path / f"{unit}.nii.gz")
+        segmentation = Predictor(checkpoint)(tmp_path / f"{unit}.nii.gz")
+        assert all((one.volume_ml is not None) == known for one in segmentation.statistics)
+        assert all(np.isfinite(one.mean_intensity) for one in segmentation.statistics)
+    predictor = Predictor(checkpoint)
+    (scaled,) = predictor.segment([predictor.prepare(Volume.from_array(corner), scaled=True)])
+    assert all(one.mean_intensity is None for one in scaled.statistics)
+
+
 def test_scaled_and_offset_integers_are_read_as_their_values(checkpoint, corner, tmp_path):
     image = nib.Nifti1Image(corner.astype(np.int16), np.eye(4))
     image.header.set_slope_inter(2.0, -5.0)

@@ -81,6 +81,18 @@ def test_two_inputs_of_one_name_are_both_named(images):
         find_volumes([images, images.parent / "more" / "b.nii.gz"])
 
 
+def test_two_files_that_would_be_one_channel_or_one_case_are_both_named(tmp_path):
+    write_nifti(*(tmp_path / "a" / name for name in ("c_0000.nii.gz", "c_0000.nii", "c_0001.nii.gz")))
+    with pytest.raises(ValueError, match=r"c_0000\.nii and .*c_0000\.nii\.gz would both be channel 0000 of 'c'"):
+        find_volumes([tmp_path / "a"], channels=2)
+    write_nifti(*(tmp_path / "b" / f"c{end}.nii.gz" for end in ("", "_0000", "_0001")))
+    with pytest.raises(ValueError, match=r"c\.nii\.gz and .*c_0000\.nii\.gz would both be called 'c'"):
+        find_volumes([tmp_path / "b"], channels=2)
+    files = [tmp_path / "b" / f"c_000{channel}.nii.gz" for channel in (0, 1)]
+    (case,) = find_volumes([*files, tmp_path / "b" / "*_000?.nii.gz"], channels=2)
+    assert case.channels == tuple(files)
+
+
 def test_what_stands_for_nothing_says_what_is_taken(images):
     (images / "empty").mkdir()
     write_nifti(images.parent / "data" / "a_labels" / "a.nii", images.parent / "data" / "imagesTr" / "a.nii")

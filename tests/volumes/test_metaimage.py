@@ -118,11 +118,20 @@ def test_lengths_are_brought_to_millimetres(tmp_path, unit, mm):
 
 def test_a_scale_of_values_that_itk_leaves_out_is_noted(tmp_path):
     fields = {"ElementToIntensityFunctionSlope": "0.5", "ElementToIntensityFunctionOffset": "-1000"}
-    path = write(tmp_path / "a.mha", **fields)
+    path = write(tmp_path / "a.mha", ElementSpacing="2 1 1", **fields)
     volume = read_volume(path)
     assert np.array_equal(volume.array, Volume.from_sitk(sitk.ReadImage(path)).array)
     assert "slope 0.5, offset -1000" in volume.notes[0]
-    assert not read_volume(write(tmp_path / "b.mha", **dict(zip(fields, "10", strict=True)))).notes
+    plain = dict(zip(fields, "10", strict=True))
+    assert not read_volume(write(tmp_path / "b.mha", ElementSpacing="2 1 1", **plain)).notes
+
+
+def test_a_size_that_the_header_does_not_tell_is_noted(tmp_path):
+    (note,) = read_volume(write(tmp_path / "a.mha")).notes
+    assert note == "the header tells no size of its voxels; 1 mm is taken, so volumes are a guess"
+    flat = {"NDims": "2", "DimSize": "10 6", "ElementSpacing": "0.5 0.5"}
+    (note,) = read_volume(write(tmp_path / "b.mha", **flat)).notes
+    assert note == "a single slice without its thickness; 1 mm is taken, so volumes are a guess"
 
 
 def test_packed_values_of_another_size_are_refused(tmp_path):

@@ -41,6 +41,8 @@ def test_a_header_means_what_it_means_to_simpleitk(tmp_path, fields):
     path = write(tmp_path / "a.nrrd", values, **fields)
     ours, theirs = read_volume(path), Volume.from_sitk(sitk.ReadImage(path))
     assert np.array_equal(ours.array, theirs.array) and ours.affine == pytest.approx(theirs.affine)
+    sized = "spacings" in fields or "space_directions" in fields
+    assert [note.split(";")[0] for note in ours.notes] == ([] if sized else ["the header tells no size of its voxels"])
 
 
 @pytest.mark.parametrize(

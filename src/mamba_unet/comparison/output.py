@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLES_SEED = 0
+SIGNIFICANCE = ("significance.md", "significance.csv")
+FIGURES = ("differences", "patients", "training", "segmentations", "image_dice")
 
 
 def write_comparison(comparison: Comparison, out: str | Path) -> None:
@@ -50,17 +52,24 @@ def write_comparison(comparison: Comparison, out: str | Path) -> None:
     ]
     if comparison.tests:
         tests, test_notes = comparison.significance(), comparison.significance_notes()
-        write_text(
-            out / "significance.md", f"# {title}: paired tests\n\n{tests.markdown()}\n{_markdown_list(test_notes)}"
-        )
-        write_text(out / "significance.csv", to_csv(comparison.tests))
+        text = f"# {title}: paired tests\n\n{tests.markdown()}\n{_markdown_list(test_notes)}"
+        for name, content in zip(SIGNIFICANCE, (text, to_csv(comparison.tests)), strict=True):
+            write_text(out / name, content)
         parts.insert(1, section("Is there a difference?", tests.html() + bullets(test_notes)))
+    else:
+        for name in SIGNIFICANCE:  # of an earlier comparison
+            (out / name).unlink(missing_ok=True)
 
+    drawn = []
     for name, heading, text, draw in _figures(comparison):
         with atomic_path(out / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(to_png(draw()))
+        drawn.append(name)
         picture = themed_figure(draw, f"{heading}, every network", css="wide")
         parts.append(section(heading, f"<p>{text}</p><div class='scroll' tabindex='0'>{picture}</div>"))
+    for name in FIGURES:
+        if name not in drawn:
+            (out / "figures" / f"{name}.png").unlink(missing_ok=True)
     header = f"<header><h1>{escape(title)}</h1>{warning(SYNTHETIC) if comparison.synthetic else ''}</header>"
     write_text(out / "comparison.html", page(title, "\n".join([header, *parts])))
     write_json(out / "comparison.json", comparison.to_json())

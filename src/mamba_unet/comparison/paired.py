@@ -43,8 +43,8 @@ def paired_tests(entries: Mapping[str, Entry], reference: str, metrics: Sequence
 
     Returns:
         network, metric, `trainings` of either that count over patients, what `paired_test` finds there, p_holm; in how
-        many of the pairs of a training of the network and one of the reference the network's mean is the better one,
-        and p of `rank_sum` over trainings.
+        many of the pairs of a training of the network and one of the reference the network's mean is the better and
+        the worse one, and p of `rank_sum` over trainings.
     """
     tests = []
     for metric in metrics:
@@ -58,11 +58,12 @@ def paired_tests(entries: Mapping[str, Entry], reference: str, metrics: Sequence
                 [values[patient] for patient in expected], list(expected.values()), higher_is_better=higher
             )
             ours, theirs = entry.per_training(metric), entries[reference].per_training(metric)
-            better = sum(one > two if higher else one < two for one, two in product(ours, theirs))
+            leads = [one - two if higher else two - one for one, two in product(ours, theirs)]
             trainings = {
                 "trainings": len(own),
                 "pairs_of_trainings": len(ours) * len(theirs),
-                "better_pairs": better,
+                "better_pairs": sum(lead > 0 for lead in leads),
+                "worse_pairs": sum(lead < 0 for lead in leads),
                 "p_trainings": rank_sum(ours, theirs),
             }
             tests.append({"network": name, "metric": metric, **asdict(found), **trainings})
@@ -90,12 +91,17 @@ def tests_table(tests: Sequence[Mapping[str, Any]], columns: Sequence[Column], r
                 number(test["effect"], 2, signed=True),
                 p_text(test["p"]),
                 p_text(test["p_holm"]),
-                f"{test['better_pairs']} of {test['pairs_of_trainings']}",
+                f"{test['better_pairs']} of {differing}" if (differing := _differing(test)) else "-",
                 p_text(test["p_trainings"]),
             ]
         )
     titles = [f"against {reference}", "metric", "patients", "ties", "left out", "median difference"]
     return Table([*titles, "95 % interval", "rank-biserial r", "p", "p (Holm)", *TRAININGS], rows, left=(0, 1))
+
+
+def _differing(test: Mapping[str, Any]) -> int:
+    """Pairs of trainings with different means, none of them undefined."""
+    return test["better_pairs"] + test["worse_pairs"]
 
 
 def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training: Sequence[str]) -> list[str]:
@@ -118,7 +124,8 @@ def tests_notes(tests: Sequence[Mapping[str, Any]], reference: str, one_training
         "p and p (Holm) take patients as the sample: a small p says that more patients like these would show the "
         "difference between these very trainings; a large p does not say that the networks are equally good.",
         "Better trainings: of the pairs of a training of the network and one of the reference, those in which the "
-        "network's mean over patients is the better one. p over trainings takes trainings as the sample: the rank-sum "
+        "network's mean over patients is the better one; pairs of equal means are not among them, and a mean distance "
+        "is infinite if one patient's is. p over trainings takes trainings as the sample: the rank-sum "
         f"test of their means, exact up to {MOST_ASSIGNMENTS:,} assignments, not corrected; with three trainings each "
         "it cannot be below 0.1. Where it is large, other seeds may reverse the difference.",
     ]

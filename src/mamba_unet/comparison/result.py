@@ -253,7 +253,11 @@ class Comparison:
                     for metric, statistic in self.statistics[name].items()
                 },
                 "summaries": entry.summaries,
-                "patients": {metric: entry.per_patient(metric) for metric in self.evaluation.metrics},
+                "patients": {
+                    metric: entry.per_patient(metric)
+                    for metric in self.evaluation.metrics
+                    if metric not in DISTANCE_METRICS or self.evaluation.distance_unit != "mixed"
+                },
             }
         return _jsonable(
             {

@@ -158,7 +158,7 @@ def slice_dice(prediction: np.ndarray, label: np.ndarray, num_classes: int | Non
         raise ValueError(f"slice-wise Dice needs arrays of (D, H, W), got shape {maps.label.shape}")
     counts = _confusion(maps.prediction, maps.label, maps.num_classes)  # (D, K, K)
     both = counts.diagonal(axis1=1, axis2=2)
-    return _ratio(2 * both, counts.sum(axis=1) + counts.sum(axis=2))[:, 1:]
+    return ratio(2 * both, counts.sum(axis=1) + counts.sum(axis=2))[:, 1:]
 
 
 def ignored_pixels(label: np.ndarray, num_classes: int | None) -> np.ndarray:
@@ -240,19 +240,19 @@ def _overlap(counts: np.ndarray) -> dict[int, dict[str, float]]:
     # With one mask empty, precision or sensitivity is 0 / 0: a missed or an invented structure, hence 0 and not NaN.
     present = (tp + fp + fn > 0).astype(int)
     metrics = {
-        "dice": _ratio(2 * tp, 2 * tp + fp + fn),
-        "iou": _ratio(tp, tp + fp + fn),
-        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
-        "precision": _ratio(tp, np.maximum(tp + fp, present)),
-        "sensitivity": _ratio(tp, np.maximum(tp + fn, present)),
-        "specificity": _ratio(tn, tn + fp),
+        "dice": ratio(2 * tp, 2 * tp + fp + fn),
+        "iou": ratio(tp, tp + fp + fn),
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "precision": ratio(tp, np.maximum(tp + fp, present)),
+        "sensitivity": ratio(tp, np.maximum(tp + fn, present)),
+        "specificity": ratio(tn, tn + fp),
     }
     return {index: {name: float(values[index]) for name, values in metrics.items()} for index in range(1, len(counts))}
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
+    return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator > 0)
 
 
 def _surface_distances(

@@ -12,7 +12,7 @@ from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
-from mamba_unet.evaluation.summary import MADE_BY, Evaluation
+from mamba_unet.evaluation.summary import MADE_BY, Evaluation, refuse_other_cases
 from mamba_unet.volumes.formats import FILES, PICTURES, UnreadableError, ending
 from mamba_unet.volumes.geometry import misplacement
 from mamba_unet.volumes.isolated import Reader
@@ -42,13 +42,15 @@ def evaluate_predictions(
 
     Raises:
         ValueError: predictions are missing (all are listed), there twice, or do not fit their case; `out` holds the
-            evaluation of a checkpoint, whose numbers these are not.
+            evaluation of a checkpoint, whose numbers these are not, or one of other cases.
     """
-    if out is not None and (Path(out) / MADE_BY).exists():
-        raise ValueError(
-            f"{out} holds the evaluation of a checkpoint of ours; write that of these predictions elsewhere"
-        )
     identifiers = prepared.split(split)
+    if out is not None:
+        if (Path(out) / MADE_BY).exists():
+            raise ValueError(
+                f"{out} holds the evaluation of a checkpoint of ours; write that of these predictions elsewhere"
+            )
+        refuse_other_cases(Path(out), identifiers)
     files = find_predictions(folder, identifiers)
 
     def predict(case: Case) -> np.ndarray:

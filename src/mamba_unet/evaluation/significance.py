@@ -8,9 +8,8 @@ from math import comb
 
 import numpy as np
 
-BOOTSTRAP_SAMPLES = 10_000
-BOOTSTRAP_SEED = 0
-INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
+from mamba_unet.evaluation.summary import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED, INTERVAL_PERCENTILES
+
 EXACT_UP_TO = 200  # differences; the exact distribution takes time that grows with the third power of their number
 MOST_ASSIGNMENTS = 20_000  # of values to two groups that are enumerated
 DECIMALS = 12  # differences closer than this are ties: sums of the same numbers in another order differ by less

@@ -22,14 +22,16 @@ from mamba_unet.evaluation.metrics import (
     OVERLAP_METRICS,
     Conventions,
     metric_title,
+    ratio,
 )
 from mamba_unet.files import read_json, to_csv, write_json, write_text
 from mamba_unet.tables import Table, number
-from mamba_unet.words import counted
+from mamba_unet.words import counted, some
 
 BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 INTERVAL_PERCENTILES = (2.5, 97.5)  # of 95 %
+SUMMARY = "summary.json"
 MADE_BY = "made_by.json"  # beside an evaluation of a checkpoint: of which, and of which data
 
 # columns of the tables; "ci95" is the interval of the Dice
@@ -153,7 +155,7 @@ class Evaluation:
         sums, counts = (np.zeros((len(patients), *values.shape[1:])) for _ in range(2))
         np.add.at(sums, member, np.where(finite, values, 0))
         np.add.at(counts, member, finite)
-        drawn = _ratio(np.tensordot(draws, sums, 1), np.tensordot(draws, counts, 1))  # (samples, classes, metrics)
+        drawn = ratio(np.tensordot(draws, sums, 1), np.tensordot(draws, counts, 1))  # (samples, classes, metrics)
 
         foreground, classes = {}, {name: {} for name in self.class_names[1:]}
         for m, metric in enumerate(self.metrics):
@@ -216,7 +218,7 @@ class Evaluation:
         write_text(out_dir / "metrics_per_case.csv", to_csv(self.rows))
         write_text(out_dir / "slice_dice.csv", to_csv(self.slice_rows))
         write_text(out_dir / "summary.md", self.markdown())
-        write_json(out_dir / "summary.json", self.summary())
+        write_json(out_dir / SUMMARY, self.summary())
 
     @classmethod
     def read(cls, out_dir: str | Path) -> "Evaluation":
@@ -227,7 +229,7 @@ class Evaluation:
             ValueError: its summary is damaged.
         """
         out_dir = Path(out_dir)
-        summary = read_json(out_dir / "summary.json", "evaluate again")
+        summary = read_json(out_dir / SUMMARY, "evaluate again")
         rows = _from_csv(out_dir / "metrics_per_case.csv")
         slice_rows = _from_csv(out_dir / "slice_dice.csv")
         conventions = Conventions(**summary["conventions"]) if summary["conventions"] else None
@@ -237,6 +239,15 @@ class Evaluation:
         """(cases, foreground classes) of one metric."""
         return np.array([row[metric] for row in self.rows], dtype=float).reshape(
             len(self.cases), len(self.class_names) - 1
+        )
+
+
+def refuse_other_cases(out: Path, identifiers: Sequence[str]) -> None:
+    """Raise ValueError if a folder holds an evaluation of cases that are not among these: of another split."""
+    if (out / SUMMARY).is_file() and (other := sorted(set(Evaluation.read(out).cases) - set(identifiers))):
+        raise ValueError(
+            f"{out} holds an evaluation of other cases ({some(other)}), expected a new folder, or one of the same "
+            "cases; give another one (--out)"
         )
 
 
@@ -318,12 +329,7 @@ def _statistics(
 def _mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Mean of the finite values, NaN where there are none."""
     finite = np.isfinite(values)
-    return _ratio(np.where(finite, values, 0).sum(axis=axis), finite.sum(axis=axis))
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator > 0)
+    return ratio(np.where(finite, values, 0).sum(axis=axis), finite.sum(axis=axis))
 
 
 def _from_csv(path: Path) -> list[dict[str, Any]]:

@@ -10,12 +10,11 @@ from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
 from mamba_unet.evaluation.cases import evaluate_cases
 from mamba_unet.evaluation.metrics import DEFAULT_CONVENTIONS, Conventions
-from mamba_unet.evaluation.summary import MADE_BY, Evaluation
+from mamba_unet.evaluation.summary import MADE_BY, SUMMARY, Evaluation, refuse_other_cases
 from mamba_unet.files import STALE_S, atomic_path, remove_temporaries, write_json
 from mamba_unet.inference import Predictor
 from mamba_unet.models.checkpoint import HUB, find_checkpoint, read_metadata
 from mamba_unet.runs import RunFolder
-from mamba_unet.words import some
 
 
 def evaluate_checkpoint(
@@ -49,7 +48,7 @@ def evaluate_checkpoint(
     if out is None:
         out = evaluation_folder(checkpoint, split, prepared)
     else:
-        _refuse_other_cases(out := Path(out), identifiers)
+        refuse_other_cases(out := Path(out), identifiers)
     _refuse_leak(weights.parent, split, identifiers)
     predictor = Predictor(weights, device)
     _refuse_leak_of_lineage(checkpoint, predictor.metadata.lineage, split, prepared)
@@ -57,6 +56,8 @@ def evaluate_checkpoint(
 
     def predict(case: Case) -> np.ndarray:
         label = predictor.predict_case(case)
+        for name in (MADE_BY, SUMMARY):  # unfinished from here on: its files may be of two evaluations
+            (out / name).unlink(missing_ok=True)
         with atomic_path(out / "predictions" / f"{case.identifier}.npz") as temporary:
             np.savez_compressed(temporary, label=label)
         return label
@@ -65,7 +66,6 @@ def evaluate_checkpoint(
     evaluation = evaluate_cases(predict, cases, prepared.class_names, conventions=conventions, progress=progress)
     for folder in (out, out / "predictions"):
         remove_temporaries(folder, STALE_S)
-    (out / MADE_BY).unlink(missing_ok=True)  # unfinished from here on: its files may be of two evaluations
     evaluation.write(out)
     write_json(out / MADE_BY, made_by(predictor.hashes[0], prepared))
     return evaluation
@@ -98,15 +98,6 @@ def evaluation_folder(checkpoint: str | Path, split: str, prepared: PreparedData
     network = weights.stem.removeprefix("best_") + "_" if weights.stem.startswith("best_") else ""  # beside the best
     other = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', prepared.name)}-{prepared.fingerprint[:8]}_"
     return RunFolder(weights.parent).evaluation(network + (split if own else other + split))
-
-
-def _refuse_other_cases(out: Path, identifiers: Sequence[str]) -> None:
-    """What is in a folder that was named is not replaced by the evaluation of another split."""
-    if (out / "summary.json").is_file() and (other := sorted(set(Evaluation.read(out).cases) - set(identifiers))):
-        raise ValueError(
-            f"{out} holds an evaluation of other cases ({some(other)}), expected a new folder, or one of the same "
-            "cases; give another one (--out)"
-        )
 
 
 def _refuse_leak(run: Path, split: str, identifiers: list[str]) -> None:

@@ -48,6 +48,7 @@ class PreparedVolume:
         tiles: what the networks see, of each view that they have, and their answers so far.
         weights: share of the networks that see it so.
         misfits: in what it is unlike the images of the training.
+        scaled: see `Segmentation`.
         network_seconds: the time in the networks.
         failure: why there is no answer; None where there is.
     """
@@ -60,9 +61,10 @@ class PreparedVolume:
         tiles: Sequence[Tiles],
         weights: Sequence[float] = (1,),
         misfits: Sequence[str] = (),
+        scaled: bool = False,
     ) -> None:
         self.volume, self.image, self.turn, self.tiles, self.weights = volume, image, turn, tiles, weights
-        self.misfits = list(misfits)
+        self.misfits, self.scaled = list(misfits), scaled
         self.network_seconds = 0.0
         self.failure: Exception | None = None
 
@@ -91,6 +93,7 @@ class PreparedVolume:
             label_values=metadata.label_values,
             network_seconds=self.network_seconds,
             misfits=[*self.misfits, *misfits],
+            scaled=self.scaled,
         )
 
 
@@ -240,7 +243,7 @@ class Predictor:
         stored = None if scaled or self.preprocessing.is_scaled(volume) else volume.array[0]
         keeps_pixels = view.spacing_mm is None and getattr(view, "fit", "crop") == "crop"
         misfits = image_misfits(self.metadata.seen, turned[0], stored, rules, spacing_mm, keeps_pixels)
-        return PreparedVolume(volume, image, turn, tiles, weights, misfits)
+        return PreparedVolume(volume, image, turn, tiles, weights, misfits, scaled)
 
     def segment(
         self,

@@ -36,6 +36,7 @@ class Segmentation:
         network_seconds: the time in the networks, its share of the batches.
         misfits: in what image or answer are unlike those of the training, see `inference.fit`.
         edited: a person has changed the labels.
+        scaled: the values of `volume` are a prepared data set's, 0..1, not the image's own.
     """
 
     volume: Volume
@@ -48,6 +49,7 @@ class Segmentation:
     network_seconds: float = 0.0
     misfits: Sequence[str] = ()
     edited: bool = False
+    scaled: bool = False
 
     @property
     def warning(self) -> str:
@@ -64,12 +66,13 @@ class Segmentation:
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size of D, H, W; None where the image does not tell."""
-        return self.volume.spacing_mm
+        return self.volume.spacing_mm if self.volume.tells_size else None
 
     @cached_property
     def statistics(self) -> list[StructureStatistics]:
         """Volume, mean intensity, area per slice and more of every structure in every frame."""
-        image = self.volume.grey if self.volume.channels == 1 else None  # a mean over several channels says nothing
+        # a mean over several channels says nothing, and one over scaled values is in no unit
+        image = self.volume.grey if self.volume.channels == 1 and not self.scaled else None
         return structure_statistics(
             self.labels, self.class_names, self.spacing_mm, image, self.slice_axis, self.uncertainty
         )

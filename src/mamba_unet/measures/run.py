@@ -204,8 +204,7 @@ def align(image: Volume, label: Volume) -> np.ndarray:
 def read_labels(file: VolumeFile, reader: Reader) -> Volume:
     """A label map with its geometry: class indices (T, 1, D, H, W), uint8.
 
-    What a slope or another program's rounding left a hair beside a whole number is rounded, with a note. An identity
-    affine without a unit is what a NIfTI file has that nobody gave a size: the spacing is unknown then.
+    What a slope or another program's rounding left a hair beside a whole number is rounded, with a note.
 
     Raises:
         UnreadableError: damaged, or an image rather than a label map.
@@ -234,8 +233,5 @@ def read_labels(file: VolumeFile, reader: Reader) -> Volume:
         elif others <= MOST_UNDECLARED:
             label = np.where(label == WHITE, 0, label).astype(np.uint8)
             notes = (*notes, f"{WHITE} beside small values is taken for voxels that nobody labelled, and not measured")
-    spacing_mm, affine = volume.spacing_mm, volume.affine
-    unit = "mm" if volume.header is None else volume.header.get_xyzt_units()[0]
-    if unit == "unknown" and np.array_equal(np.abs(affine), np.eye(4)):
-        spacing_mm = affine = None
-    return replace(volume, name=file.name, array=label, spacing_mm=spacing_mm, affine=affine, notes=notes)
+    geometry = {} if volume.tells_size else {"spacing_mm": None, "affine": None}
+    return replace(volume, name=file.name, array=label, notes=notes, **geometry)

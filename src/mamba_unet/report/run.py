@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mamba_unet.drawing.figures import Curves, read_curves
-from mamba_unet.evaluation.summary import MADE_BY, Evaluation
+from mamba_unet.evaluation.summary import MADE_BY, SUMMARY, Evaluation
 from mamba_unet.files import read_record
 from mamba_unet.runs import RunFolder
 
@@ -128,8 +128,8 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     if evaluation_dir is None:
         found = list(folder.evaluations.values())
         evaluation_dir = next(filter(folder.is_current, found), next(iter(found), None))
-    elif not (Path(evaluation_dir) / "summary.json").is_file():
-        raise ValueError(f"{evaluation_dir}: expected what `mamba-unet evaluate` writes, but summary.json is not there")
+    elif not (Path(evaluation_dir) / SUMMARY).is_file():
+        raise ValueError(f"{evaluation_dir}: expected what `mamba-unet evaluate` writes, but {SUMMARY} is not there")
 
     checkpoint = None
     if folder.best.is_file():

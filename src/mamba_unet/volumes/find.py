@@ -138,11 +138,15 @@ def _join_channels(files: Sequence[VolumeFile], count: int, called: Mapping[Path
         key = (file.path.parent, match[1])
         if key not in cases:
             joined.append(VolumeFile(match[1], file.path, partial(_read_channels, cases.setdefault(key, {}))))
-        cases[key][int(match[2])] = file.path
+        other = cases[key].setdefault(int(match[2]), file.path)
+        if other.resolve() != file.path.resolve():
+            raise ValueError(f"{other} and {file.path} would both be channel {match[2]} of {match[1]!r}; leave one out")
     if count == 1:
         return _refuse_further_channels(files, cases)
     return [
-        _complete(one, channels, count) if (channels := cases.get((one.path.parent, one.name))) else one
+        _complete(one, channels, count)
+        if one.path in (channels := cases.get((one.path.parent, one.name), {})).values()
+        else one
         for one in joined
     ]
 

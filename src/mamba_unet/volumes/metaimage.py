@@ -84,11 +84,12 @@ def read_metaimage(path: Path, kind: Kind, name: str) -> Volume:
         raise RefusedError(f"DistanceUnits is {unit[:60]!r}; expected one of {', '.join(MM)}")
     mm = np.array([MM[unit]] * 3 + [1])[:axes]  # not of time
     origin = geometry("Offset", axes, " ".join("0" * axes))
-    volume = in_lps(array, mm[:, None] * steps, mm * origin, name, colours=channels != 1)
+    sized = "ElementSpacing" in header or "ElementSize" in header
+    volume = in_lps(array, mm[:, None] * steps, mm * origin, name, channels != 1, sized)
     scale = [float(geometry(field, 1, default)[0]) for field, default in zip(SCALE, "10", strict=True)]
     if scale != [1, 0]:
         note = f"its header tells a scale of its values (slope {scale[0]:g}, offset {scale[1]:g}), which is left out"
-        volume = replace(volume, notes=(f"{note}, as ITK does",))
+        volume = replace(volume, notes=(*volume.notes, f"{note}, as ITK does"))
     return volume
 
 

@@ -76,10 +76,11 @@ def read_nrrd(path: Path, kind: Kind, name: str) -> Volume:
     if time is not None:
         array = np.moveaxis(array, dimension - 1 - time, 0)
         values = [axis for axis in values if axis != time]
-    steps, origin = _geometry(fields, dimension, [axis for axis in range(dimension) if axis not in (*values, time)])
+    places = [axis for axis in range(dimension) if axis not in (*values, time)]
+    steps, origin = _geometry(fields, dimension, places)
     if values:  # colours last
         array = np.moveaxis(array, dimension - 1 - values[0], -1)
-    volume = in_lps(array, steps, origin, name, colours=bool(values))
+    volume = in_lps(array, steps, origin, name, bool(values), _sized(fields, dimension, places))
     return replace(volume, class_names=_segments(pairs))
 
 
@@ -178,6 +179,12 @@ def _geometry(fields: dict[str, str], dimension: int, places: list[int]) -> tupl
     signs[:2] = SPACES.get(space, (1, 1))
     mm = signs * _units(fields.get("space units", ""), count)
     return mm[:, None] * steps, mm * origin
+
+
+def _sized(fields: dict[str, str], dimension: int, places: list[int]) -> bool:
+    """Whether the header tells the size of a voxel along each axis of the space, of which there are three at most."""
+    spacings = numbers("spacings", fields.get("spacings", "nan " * dimension), dimension)
+    return "space directions" in fields or not np.isnan([spacings[axis] for axis in places[:3]]).any()
 
 
 def _directions(fields: dict[str, str]) -> list[str]:

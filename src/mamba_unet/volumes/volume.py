@@ -71,6 +71,14 @@ class Volume:
         return self.array.shape[1]
 
     @property
+    def tells_size(self) -> bool:
+        """Whether its voxels have a known size; an identity affine without a unit is what a NIfTI file has that nobody
+        gave one."""
+        if self.spacing_mm is None or self.header is None:
+            return self.spacing_mm is not None
+        return self.header.get_xyzt_units()[0] != "unknown" or not np.array_equal(np.abs(self.affine), np.eye(4))
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(D, H, W)."""
         return self.array.shape[2:]
@@ -167,7 +175,9 @@ class Volume:
         return in_lps(array, direction * image.GetSpacing(), np.array(image.GetOrigin()), name, colour)
 
 
-def in_lps(array: np.ndarray, steps: np.ndarray, origin: np.ndarray, name: str, colours: bool = False) -> Volume:
+def in_lps(
+    array: np.ndarray, steps: np.ndarray, origin: np.ndarray, name: str, colours: bool = False, sized: bool = True
+) -> Volume:
     """A volume of an array in the space of ITK, left posterior superior, as MetaImage, NRRD and SimpleITK tell it.
 
     Args:
@@ -176,6 +186,7 @@ def in_lps(array: np.ndarray, steps: np.ndarray, origin: np.ndarray, name: str, 
         origin: of the first voxel.
         name: of the volume.
         colours: whether there are, of three or four bytes (the fourth, opacity, is left out).
+        sized: whether the steps are known; else a note says that they were taken.
 
     Raises:
         RefusedError: other vectors than colours, or axes that do not span a space.
@@ -195,7 +206,9 @@ def in_lps(array: np.ndarray, steps: np.ndarray, origin: np.ndarray, name: str, 
         raise RefusedError("its axes do not span a space: voxel size or direction is lost")
     size = array.shape[-2::-1] if colours else array.shape[::-1]
     volume = Volume.from_array(array[..., :3] if colours else array, name=name, channel_axis=-1 if colours else None)
-    return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=tuple(size))
+    what = "the header tells no size of its voxels" if not sized else "a single slice without its thickness"
+    notes = () if sized and axes == 3 else (f"{what}; 1 mm is taken, so volumes are a guess",)
+    return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=tuple(size), notes=notes)
 
 
 def native(array: np.ndarray) -> np.ndarray:
