@@ -760,6 +760,58 @@ def test_a_volume_cancelled_and_started_again_while_it_is_read_runs_once(predict
     assert calls == ["a"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_another_volume_started_while_a_cancelled_one_is_read_is_the_one_that_runs(
+    client, volume_file, monkeypatch, damaged
+):
+    reading, go_on, image, reads = threading.Event(), threading.Event(), nib.load(volume_file), []
+
+    def slow(folder, volume, *args):
+        reads.append(volume.name)
+        if len(reads) == 1:
+            reading.set()
+            assert go_on.wait(PATIENCE_S)
+            if damaged:
+                raise ValueError("damaged")
+        return write_image(folder, volume, *args)
+
+    monkeypatch.setattr("mamba_unet.serve.jobs.write_image", slow)
+    arrays = [np.roll(image.dataobj, number, axis=0) for number in range(3)]
+    files = [
+        (f"{name}.nii.gz", gzip.compress(nib.Nifti1Image(array, image.affine).to_bytes()))
+        for name, array in zip("abc", arrays, strict=True)
+    ]
+    job = upload(client, *files).json()["id"]
+    with ThreadPoolExecutor(2) as people:
+        starts = [people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart", "volume": 2})]
+        assert reading.wait(PATIENCE_S)
+        try:
+            client.post(f"/api/jobs/{job}/cancel")
+            starts.append(people.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart", "volume": 1}))
+            wait(client, job, "reading")
+        finally:
+            go_on.set()
+        assert [start.result(PATIENCE_S).status_code for start in starts] == [200, 200]
+    done = wait(client, job)
+    assert (done["state"], done["volume"], done["name"], reads) == ("done", 1, "b", ["c", "b"])
+    assert np.array_equal(loaded(client, done, "image.nii.gz").dataobj, arrays[1])
+    assert np.array_equal(loaded(client, done, "segmentation.nii.gz").dataobj, np.digitize(arrays[1], [40, 80]))
+    assert client.get(f"/api/jobs/{job}/statistics.csv").text.splitlines()[1].startswith("b,")
+
+
+def test_what_was_read_of_a_volume_after_it_was_cancelled_is_not_given(client, volume_file, slow_reading):
+    reading, go_on = slow_reading
+    job = client.post("/api/jobs").json()["id"]
+    client.put(f"/api/jobs/{job}/upload", params={"name": "a.nii.gz"}, content=volume_file.read_bytes())
+    with ThreadPoolExecutor(1) as somebody:
+        start = somebody.submit(client.post, f"/api/jobs/{job}/start", json={"model": "heart"})
+        assert reading.wait(PATIENCE_S)
+        client.post(f"/api/jobs/{job}/cancel")
+        go_on.set()
+        assert start.result(PATIENCE_S).json()["image"] is None
+    assert client.get(f"/api/jobs/{job}/image.nii.gz").status_code == 409
+
+
 def test_a_volume_removed_while_it_is_read_leaves_nothing(client, volume_file, monkeypatch):
     def removed(folder, *args):
         client.delete(f"/api/jobs/{job}")

@@ -283,6 +283,21 @@ def test_edits_are_collected_as_a_data_set_that_prepare_reads(predictor, volume_
     assert list(prepared.class_names) == ["background", "myocardium", "left ventricle"]
 
 
+def test_a_collected_dicom_series_keeps_nothing_of_its_folder_s_name(predictor, dicom_study, tmp_path):
+    files = [(f"DOE_JOHN/{path.name}", path.read_bytes()) for path in sorted((dicom_study / "series3").iterdir())]
+    with client_of(predictor, collect=tmp_path) as client:
+        job = segmented(client, *files)
+        assert job["name"] == "DOE_JOHN"
+        assert send(client, job, edited(client, job)[1], by="Anna").status_code == 201
+    (case,) = (path.name[:-7] for path in (tmp_path / "heart" / "labelsTr").iterdir())
+    about = json.loads((tmp_path / "heart" / "edits" / case / "1" / "edit.json").read_text())
+    assert about["image"] == about["case"] == case and case.startswith("P")
+    for path in tmp_path.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        assert "DOE" not in path.name and b"DOE" not in content, path
+
+
 def test_two_servers_that_collect_at_once_lose_nothing(predictor, volume_file, tmp_path, monkeypatch):
     def slowly(path, *args, **options):
         time.sleep(0.05)

@@ -14,9 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from fastapi.concurrency import run_in_threadpool
 from fastapi.testclient import TestClient
 
-from mamba_unet.serve import create_app
+from mamba_unet.serve import create_app, monai_label
 
 pytest.importorskip("python_multipart", reason="`pip install mamba-unet` brings it")
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with:DeprecationWarning")
@@ -210,6 +211,45 @@ def test_a_client_logs_in_with_the_token_for_a_password(predictor):
     with TestClient(create_app({"heart": predictor}), base_url="http://127.0.0.1:8765") as client:
         assert client.get("/auth/").json()["enabled"] is False
         assert client.get("/info/", headers={"Host": "elsewhere"}).status_code == 403
+
+
+@pytest.mark.parametrize("moment", ["before it looks again", "while it takes the files"])
+def test_a_segmentation_of_another_request_is_no_answer(predictor, volume_file, monkeypatch, moment):
+    def other(volume, **options):
+        return predictor(volume, **options)
+
+    def ask_again():
+        """Somebody else has the image segmented by another network, from beginning to end."""
+        wait_for_the_end()
+        assert client.post(f"/api/jobs/{name}/start", json={"model": "other"}).status_code == 200
+        wait_for_the_end()
+
+    def wait_for_the_end():
+        deadline = time.monotonic() + PATIENCE_S
+        while client.app.state.jobs.get(name).state != "done" and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    async def finished(*args):
+        await run_in_threadpool(ask_again)
+        await on_time(*args)
+
+    def image(*args):
+        ask_again()
+        return read(*args)
+
+    other.metadata, other.preprocessing = predictor.metadata, predictor.preprocessing
+    on_time, read = monai_label._finished, monai_label._image
+    with TestClient(create_app({"heart": predictor, "other": other}), base_url="http://127.0.0.1:8765") as client:
+        name = session(client, volume_file)
+        with monkeypatch.context() as patch:
+            if moment == "before it looks again":
+                patch.setattr(monai_label, "_finished", finished)
+            else:
+                patch.setattr(monai_label, "_image", image)
+            answer = infer(client, session_id=name)
+        assert client.get(f"/api/jobs/{name}").json()["model"] == "other"
+        assert answer.status_code == 409 and "started again meanwhile" in answer.json()["detail"]
+        assert infer(client, model="other", session_id=name).status_code == 200
 
 
 @pytest.fixture

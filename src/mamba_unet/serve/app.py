@@ -147,15 +147,16 @@ def create_app(
 
     async def take_on(
         job: Job, model: str, slice_axis: str | None, volume: int | None = None, uncertainty: bool = False
-    ) -> None:
-        """Have a job read, and put it into the queue."""
-        jobs.start(job, model, slice_axis, uncertainty)
+    ) -> object:
+        """Have a job read, and put it into the queue; what `Jobs.start` returns."""
+        start = jobs.start(job, model, slice_axis, uncertainty)
         async with job.turn:
             async with readers:
-                await run_in_threadpool(jobs.find, job, volume)
+                await run_in_threadpool(jobs.find, job, start, volume)
             if job.state == "reading":
                 async with large if job.large else readers:
-                    await run_in_threadpool(jobs.read, job)
+                    await run_in_threadpool(jobs.read, job, start)
+        return start
 
     @app.post("/api/jobs/{identifier}/start")
     async def start(identifier: str, wanted: Start) -> dict[str, Any]:
@@ -220,7 +221,8 @@ def create_app(
         path = job.folder / file
         if file not in FILES or not path.is_file():
             raise Refused(404, f"There is no {file} of this volume.")
-        if file != IMAGE and job.state != "done":
+        ready = job.image is not None if file == IMAGE else job.state == "done"
+        if not ready:
             raise Refused(409, f"There is no {file} of this volume now; its state is {job.state!r}.")
         return FileResponse(path, media_type="application/octet-stream", filename=f"{job.name}_{file}")
 

@@ -82,7 +82,7 @@ class Collection:
             for frame in changed or range(len(person)):
                 one = replace(volume, array=volume.array[frame : frame + 1], stored_shape=None)
                 about = {
-                    "image": volume.name,
+                    "image": _name(volume),
                     "frame": frame if volume.frames > 1 else None,
                     "network": model,
                     "by": by or None,
@@ -125,8 +125,7 @@ class Collection:
         digest = hashlib.sha256(np.ascontiguousarray(volume.array))
         digest.update(np.ascontiguousarray(volume.affine if volume.affine is not None else np.eye(4)))
         image = digest.hexdigest()
-        names = volume.name if volume.dicom is None else _pseudonym(volume.dicom[0])
-        case = _case(folder, names, f"_frame{frame + 1:02d}" if is_cine else "", image)
+        case = _case(folder, about["image"], f"_frame{frame + 1:02d}" if is_cine else "", image)
         place = folder / "edits" / case
         if not (place / "image.json").exists():
             array = volume.array if volume.array.dtype.name in STORED else volume.array.astype(np.float32)
@@ -188,6 +187,11 @@ def _case(folder: Path, name: str, end: str, image: str) -> str:
 
 def _next(folder: Path) -> int:
     return 1 + max((int(one.name) for one in folder.iterdir() if one.name.isdecimal()), default=0)
+
+
+def _name(volume: "Volume") -> str:
+    """What its cases go by. The name of a DICOM folder is often the patient's, so a pseudonym stands for it."""
+    return volume.name if volume.dicom is None else _pseudonym(volume.dicom[0])
 
 
 def _pseudonym(header: Any) -> str:

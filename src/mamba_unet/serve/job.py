@@ -37,6 +37,7 @@ class Job:
         volumes: found in the upload.
         volume: which of them is meant.
         model, slice_axis, uncertainty: as asked for.
+        start: a mark of the newest start, see `Jobs.start`; None before the first and after a cancel.
         state: `choosing` waits for the owner to say which of several volumes is meant.
         slices: (done, all) while the network runs.
         error: why it failed, in words for its owner.
@@ -59,6 +60,7 @@ class Job:
     model: str = ""
     slice_axis: str | None = None
     uncertainty: bool = False
+    start: object | None = None
     state: State = "uploading"
     slices: tuple[int, int] = (0, 0)
     error: str = ""

@@ -183,7 +183,7 @@ class Jobs:
         self._cases.add(outcome)
         event(log, f"volume_{outcome}", level, job=job.log_name, **fields)
 
-    def start(self, job: Job, model: str, slice_axis: str | None = None, uncertainty: bool = False) -> None:
+    def start(self, job: Job, model: str, slice_axis: str | None = None, uncertainty: bool = False) -> object:
         """Take a job on, to be read next.
 
         Args:
@@ -191,6 +191,10 @@ class Jobs:
             model: name of a predictor.
             slice_axis: x, y or z, where the automatic choice is wrong.
             uncertainty: say how sure the network is of each voxel.
+
+        Returns:
+            A mark of this start, which `job.start` is until the job is cancelled or started again. Who works or waits
+            for this start goes on only while it is.
 
         Raises:
             Refused: there is no such model, or the job is not ready for it.
@@ -202,45 +206,60 @@ class Jobs:
                 raise Refused(409, "This volume is already on its way.")
             if job.arriving:
                 raise Refused(409, "A file of this upload is still on its way. Start when it is here.")
+            job.start = start = object()  # first: who takes the old result looks at this afterwards
             job.state, job.error, job.slices, job.image, job.result = "reading", "", (0, 0), None, None
             job.model, job.slice_axis, job.volume, job.uncertainty = model, slice_axis, 0, uncertainty
             job.edits = []
             for file in RESULTS:  # of another volume, or of another network
                 (job.folder / file).unlink(missing_ok=True)
         shutil.rmtree(job.folder / EDITS, ignore_errors=True)
+        return start
 
-    def find(self, job: Job, volume: int | None = None) -> None:
+    def find(self, job: Job, start: object, volume: int | None = None) -> None:
         """Find out what was uploaded, and wait for a choice where there are several volumes.
 
         Args:
-            job: started, and perhaps cancelled since.
+            job: started, and perhaps cancelled or started again since.
+            start: from `start`.
             volume: index in `job.volumes`, where it holds several.
 
         Raises:
             Refused: the upload cannot be read, or there is no such volume.
         """
-        if job.state != "reading":  # cancelled
-            return
-        with self._reading(job):
-            job.volumes = job.volumes or self._find(job)
-            if (volume or 0) >= len(job.volumes):
-                raise ValueError(f"There is no volume {volume}; the upload holds {len(job.volumes)}, counted from 0.")
-            job.volume = volume or 0
-            if volume is None and len(job.volumes) > 1:
-                self._go_on(job, "choosing")
+        with self._reading(job, start):
+            _check(job, start)
+            volumes = job.volumes or self._find(job)
+            with self._change:
+                _check(job, start)
+                job.volumes = volumes
+                if (volume or 0) >= len(volumes):
+                    raise ValueError(f"There is no volume {volume}; the upload holds {len(volumes)}, counted from 0.")
+                job.volume = volume or 0
+                if volume is None and len(volumes) > 1:
+                    job.state = "choosing"
 
-    def read(self, job: Job) -> None:
+    def read(self, job: Job, start: object) -> None:
         """Read a job's volume for the viewer, and queue it for the network.
+
+        Args:
+            job: as `find` left it, and perhaps cancelled or started again since.
+            start: from `start`.
 
         Raises:
             Refused: it cannot be read.
         """
-        if job.state != "reading":  # cancelled
-            return
-        with self._reading(job):
-            job.image = write_image(job.folder, job.read(self._readers), self.predictors[job.model], job.slice_axis)
+        with self._reading(job, start):
+            _check(job, start)
+            volume = job.read(self._readers)
+            _check(job, start)
+            image = write_image(job.folder, volume, self.predictors[job.model], job.slice_axis)
             self._weigh(job)
-            self._go_on(job, "queued")
+            with self._change:
+                _check(job, start)
+                job.image, job.state = image, "queued"
+                self._queue.append(job)
+                self._change.notify_all()
+                event(log, "volume_queued", job=job.log_name)
 
     def thumbnail(self, job: Job, volume: int) -> bytes:
         """A small picture (PNG) of one of its volumes.
@@ -281,27 +300,19 @@ class Jobs:
                 raise Refused(507 if full else 422, _said(job, error)) from error
 
     @contextmanager
-    def _reading(self, job: Job) -> Iterator[None]:
-        """A failure in the block is the job's, and said to its owner; unless the job was cancelled meanwhile."""
+    def _reading(self, job: Job, start: object) -> Iterator[None]:
+        """A failure in the block is the job's, and said to its owner; unless the start is over, see `_check`."""
         with self.using(job):
             try:
                 yield
             except Exception as error:
                 with self._change:
-                    if job.state != "reading":
+                    if job.start is not start:
                         return
-                    job.state, job.error = "failed", _said(job, error)
+                    said = _said(job, error)
+                    job.state, job.error = "failed", said
                 self._ended(job, "refused", logging.WARNING, error=type(error).__name__)
-                raise Refused(422, job.error) from error
-
-    def _go_on(self, job: Job, state: State) -> None:
-        with self._change:
-            if job.state == "reading":  # not cancelled
-                job.state = state
-                if state == "queued":
-                    self._queue.append(job)
-                    self._change.notify_all()
-                    event(log, "volume_queued", job=job.log_name)
+                raise Refused(422, said) from error
 
     def _find(self, job: Job) -> "list[VolumeFile]":
         from mamba_unet.volumes.find import find_volumes
@@ -335,7 +346,7 @@ class Jobs:
                 self._queue.remove(job)
             moving = job.state in MOVING
             if moving:
-                job.state = "cancelled"
+                job.state, job.start = "cancelled", None
         if moving:
             self._ended(job, "cancelled")
 
@@ -426,6 +437,12 @@ class Jobs:
 
     def _patience(self, job: Job) -> float:
         return min(self.keep_s, UPLOAD_S) if job.state == "uploading" else self.keep_s
+
+
+def _check(job: Job, start: object) -> None:
+    """Raise `_Cancelled` where a start is over: the job was cancelled or started again meanwhile."""
+    if job.start is not start:
+        raise _Cancelled
 
 
 def _idle(job: Job) -> bool:

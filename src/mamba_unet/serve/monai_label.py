@@ -37,7 +37,7 @@ DTYPES = ("uint8", "uint16", "int16")
 OUTPUTS = ("", "all", "image", "json", "dicom_seg")
 AUTOMATIC = "automatic"
 
-TakeOn = Callable[[Job, str, str | None], Awaitable[None]]  # (job, model, slice axis): have it read and queued
+TakeOn = Callable[[Job, str, str | None], Awaitable[object]]  # (job, model, slice axis): see `routes`
 
 
 def routes(predictors: "Mapping[str, Predictor]", jobs: Jobs, take_on: TakeOn, token: str | None) -> APIRouter:
@@ -46,7 +46,7 @@ def routes(predictors: "Mapping[str, Predictor]", jobs: Jobs, take_on: TakeOn, t
     Args:
         predictors: the networks, by the names that clients choose from.
         jobs: of the server.
-        take_on: reads a job and puts it into the queue.
+        take_on: reads a job, puts it into the queue and returns what `Jobs.start` does.
         token: what programs must bring; a client that asks people for a name and a password gets it for the password,
             which is the token itself.
     """
@@ -121,10 +121,10 @@ def routes(predictors: "Mapping[str, Predictor]", jobs: Jobs, take_on: TakeOn, t
         try:
             job = brought or jobs.get(session_id or image)
             wanted = _Wanted.of(words.get("params", "{}"), output)
-            await take_on(job, model, wanted.slice_axis)
-            await _finished(request, jobs, job)
+            start = await take_on(job, model, wanted.slice_axis)
+            await _finished(request, jobs, job, start)
             with jobs.using(job):
-                return await run_in_threadpool(_answer, job, wanted, output)
+                return await run_in_threadpool(_answer, job, start, wanted, output)
         finally:
             if brought:  # nobody else knows its name
                 jobs.remove(brought)
@@ -170,23 +170,42 @@ async def _uploaded(request: Request, jobs: Jobs) -> Job:
     return job
 
 
-async def _finished(request: Request, jobs: Jobs, job: Job) -> None:
+def _check(job: Job, start: object) -> None:
+    """Refuse to answer with what is of another start."""
+    if job.start is not start:
+        raise Refused(
+            409,
+            "Expected the segmentation that this request started, but the image was cancelled or started again "
+            "meanwhile. Ask again.",
+        )
+
+
+async def _finished(request: Request, jobs: Jobs, job: Job, start: object) -> None:
     """Wait for the network. A client that does not wait any more stops it."""
-    if job.state == "choosing":
-        raise Refused(422, f"It holds several volumes ({', '.join(job.titles[:10])}); hand in one of them.")
     gone = asyncio.ensure_future(request.receive())  # the form is read; what still comes is the end of the connection
     try:
-        while job.state in MOVING:
+        while job.start is start and job.state in MOVING:
             if gone.done():
                 jobs.cancel(job)
             await asyncio.sleep(POLL_S)
     finally:
         gone.cancel()
+    _check(job, start)
+    if job.state == "choosing":
+        raise Refused(422, f"It holds several volumes ({', '.join(job.titles[:10])}); hand in one of them.")
     if job.state != "done":
-        raise Refused(422 if job.error else 409, job.error or "It was cancelled.")
+        raise Refused(422, job.error)
 
 
-def _answer(job: Job, wanted: _Wanted, output: str) -> Response:
+def _answer(job: Job, start: object, wanted: _Wanted, output: str) -> Response:
+    """The segmentation of this start; refused where another one has removed or replaced its files meanwhile."""
+    try:
+        return _segmentation(job, wanted, output)
+    finally:
+        _check(job, start)  # also in place of a failure, which is then for the lack of the files
+
+
+def _segmentation(job: Job, wanted: _Wanted, output: str) -> Response:
     """The segmentation as it was asked for, with the labels that are in it.
 
     3D Slicer's plug-in gives the names to the labels in ascending order, those that are absent from the image left out.
