@@ -81,13 +81,18 @@ def test_the_metadata_names_classes_channels_and_the_licence_file_is_there(eyes)
     data = said["network_data_format"]
     assert data["inputs"]["image"]["channel_def"] == {"0": "MR"}
     assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "rim", "2": "cup"}
+    assert data["inputs"]["image"]["value_range"] == [0, 1]
     assert "eyes" in (eyes / "docs" / "LICENSE").read_text()
 
 
 def test_the_licence_file_holds_the_terms_that_the_checkpoint_states(eyes, tmp_path):
     manifest = json.loads((eyes / "configs" / "metadata.json").read_text())
-    manifest = {HEADER_KEY: json.dumps(json.loads(manifest[HEADER_KEY]) | {"license": "for research only"})}
+    header = json.loads(manifest[HEADER_KEY]) | {"license": "for research only"}
+    header["preprocessing"]["intensity"] = [{"method": "zscore"}]
+    manifest = {HEADER_KEY: json.dumps(header)}
     network = Exportable(bundle_network(eyes), torch.float32)
     write_bundle(tmp_path / "bundle", network, torch.zeros(1, 1, 40, 48), manifest)
     text = (tmp_path / "bundle" / "docs" / "LICENSE").read_text()
     assert text.endswith("The weights in models/: for research only\n") and "Add those terms" not in text
+    said = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert said["network_data_format"]["inputs"]["image"]["value_range"] == []  # a z-score is not clipped

@@ -154,7 +154,7 @@ def test_an_itk_image_lies_where_itk_says(axes):
     assert scan.grey[t, z, y, x] == image[index[:axes]]
     left, posterior, superior = (*image.TransformIndexToPhysicalPoint(index[:axes]), 0)[:3]
     assert scan.affine @ [x, y, z, 1] == pytest.approx([-left, -posterior, superior, 1])
-    assert scan.spacing_mm == ((3.4 if axes > 2 else 1.0), 2.3, 1.2)
+    assert scan.spacing_mm == ((3.4 if axes > 2 else 1.0), 2.3, 1.2) and scan.guessed_size == (axes == 2)
 
 
 def test_an_itk_image_lies_where_it_does_as_nifti(tmp_path):
@@ -235,6 +235,21 @@ def test_whatever_holds_the_image_gives_the_same_scan(tmp_path):
         assert np.array_equal(scan.grey[0], sitk.GetArrayFromImage(image))
         assert scan.affine == pytest.approx(nifti.affine, abs=1e-5)
     assert as_volume(tmp_path / "a.mha").name == "a" and as_volume(np.zeros((4, 3))).name == "image"
+
+
+def test_sizes_that_a_header_does_not_tell_are_a_guess(tmp_path):
+    sitk.WriteImage(itk_image(3), tmp_path / "a.mha")
+    image = nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), None)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    assert not as_volume(tmp_path / "a.mha").guessed_size and not as_volume(tmp_path / "a.nii").guessed_size
+
+    header = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(header.replace(b"ElementSpacing", b"ElementNothing"))
+    stored = bytearray((tmp_path / "a.nii").read_bytes())
+    stored[80:92] = bytes(12)  # pixdim of x, y and z
+    (tmp_path / "a.nii").write_bytes(stored)
+    assert as_volume(tmp_path / "a.mha").guessed_size and as_volume(tmp_path / "a.nii").guessed_size
 
 
 def test_a_spacing_is_for_images_that_have_none():

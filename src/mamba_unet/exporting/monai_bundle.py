@@ -119,6 +119,8 @@ def _inference(metadata: CheckpointMetadata) -> dict[str, Any]:
 def _described(metadata: CheckpointMetadata, channels: int, size: Sequence[int]) -> dict[str, Any]:
     classes = list(metadata.class_names)
     named = metadata.channel_names or [f"channel {number}" for number in range(channels)]
+    # a z-score is not clipped
+    clipped = all(rule["method"] != "zscore" for rule in metadata.preprocessing["intensity"])
     common = {"spatial_shape": list(size), "dtype": "float32", "is_patch_data": True}
     return {
         "schema": SCHEMA,
@@ -142,7 +144,7 @@ def _described(metadata: CheckpointMetadata, channels: int, size: Sequence[int])
                     "modality": "n/a",
                     "num_channels": channels,
                     **common,
-                    "value_range": [0, 1],
+                    "value_range": [0, 1] if clipped else [],
                     "channel_def": {str(number): name for number, name in enumerate(named)},
                 }
             },

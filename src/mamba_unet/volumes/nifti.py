@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,7 +52,8 @@ def read_nifti_file(path: Path, kind: Kind, name: str) -> Volume:
         stored = apply_read_scaling(stored, slope, intercept if np.isfinite(intercept) else 0.0)
     header.set_slope_inter(1, 0)
     affine, more = _affine(header, None, path)
-    return _volume(stored, shape, header, (affine, (*notes, *more)), path, name)
+    volume = _volume(stored, shape, header, (affine, (*notes, *more)), path, name)
+    return replace(volume, guessed_size=bool(notes))
 
 
 def _header(path: Path, stream: BinaryIO, packed: bool) -> tuple[Any, tuple[str, ...]]:

@@ -29,6 +29,8 @@ class Volume:
         spacing_mm: voxel size of D, H, W, from the affine where that is known; None where unknown. An array may have
             a spacing and no affine.
         directed: whether the source tells where the axes run; else the affine is a guess, but for its sizes.
+        guessed_size: whether the size of its voxels, or the thickness of a single slice, was taken because the source
+            does not tell it; volumes in ml are then a guess.
         slices_along: array axis (0 D, 1 H, 2 W) across which the slices were acquired, where the source says so (a
             DICOM series, a single slice, a caller's choice); None where it is to be found, see `geometry.slice_axis`.
         source: file or folder it was read from.
@@ -37,6 +39,7 @@ class Volume:
             ones.
         dicom: what a DICOM segmentation must refer to: the source's data sets in the order of D, without pixels; None
             for other sources.
+        dicom_frames: of each of these data sets, which of its frames it stands for, from 0; empty for other sources.
         notes: remarks on the file that its user should see.
         class_names: of a label whose file tells them; the first is background.
     """
@@ -46,11 +49,13 @@ class Volume:
     affine: np.ndarray | None = None
     spacing_mm: tuple[float, float, float] | None = None
     directed: bool = True
+    guessed_size: bool = False
     slices_along: int | None = None
     source: Path | None = None
     header: Any = None
     stored_shape: tuple[int, ...] | None = None
     dicom: Any = None
+    dicom_frames: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
 
@@ -71,12 +76,12 @@ class Volume:
         return self.array.shape[1]
 
     @property
-    def tells_size(self) -> bool:
-        """Whether its voxels have a known size; an identity affine without a unit is what a NIfTI file has that nobody
-        gave one."""
-        if self.spacing_mm is None or self.header is None:
-            return self.spacing_mm is not None
-        return self.header.get_xyzt_units()[0] != "unknown" or not np.array_equal(np.abs(self.affine), np.eye(4))
+    def told_mm(self) -> tuple[float, float, float] | None:
+        """The voxel size, where somebody gave one: an identity affine without a unit is what a NIfTI file has that
+        nobody gave a size."""
+        if self.spacing_mm != (1, 1, 1) or self.header is None or self.header.get_xyzt_units()[0] != "unknown":
+            return self.spacing_mm
+        return None if np.array_equal(np.abs(self.affine), np.eye(4)) else self.spacing_mm
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -208,7 +213,14 @@ def in_lps(
     volume = Volume.from_array(array[..., :3] if colours else array, name=name, channel_axis=-1 if colours else None)
     what = "the header tells no size of its voxels" if not sized else "a single slice without its thickness"
     notes = () if sized and axes == 3 else (f"{what}; 1 mm is taken, so volumes are a guess",)
-    return replace(volume, affine=affine, spacing_mm=voxel_size_mm(affine), stored_shape=tuple(size), notes=notes)
+    return replace(
+        volume,
+        affine=affine,
+        spacing_mm=voxel_size_mm(affine),
+        guessed_size=bool(notes),
+        stored_shape=tuple(size),
+        notes=notes,
+    )
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmread
 
 from mamba_unet.volumes.formats import UnreadableError
 
@@ -20,9 +21,13 @@ def test_a_cine_is_frames_of_volumes_in_the_order_of_time(read_only, write_serie
     assert len(image.dicom) == 12 and image.dicom[4].ImagePositionPatient == image.dicom[0].ImagePositionPatient
 
 
-def test_two_echoes_are_no_cine(read_only, write_series, tmp_path, volume):
+@pytest.mark.parametrize("anonymised", [False, True])
+def test_two_echoes_are_no_cine(read_only, write_series, tmp_path, volume, anonymised):
     def echo(dataset, t, d):
         dataset.EchoTime = (2.5, 5.0)[t]
+        if anonymised:
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            del dataset.SOPInstanceUID, dataset.InstanceNumber
 
     write_series(tmp_path, np.stack([volume, volume]), edit=echo)
     with pytest.raises(UnreadableError, match=r"differ in EchoTime \(2\.5, 5\.0\).*folder of its own"):
@@ -119,6 +124,36 @@ def test_a_series_that_was_sent_twice_is_taken_once_with_a_note(
     image = read_only(tmp_path)
     assert np.array_equal(image.grey, cine) and len(image.dicom) == 4 * phases
     assert f"{4 * phases} of the images are copies, with equal pixels at one position" in caplog.text
+
+
+@pytest.mark.parametrize("differs", ["PixelData", "RescaleSlope"])
+def test_two_images_of_one_uid_are_no_copies_of_a_file_where_they_differ(
+    read_only, write_series, tmp_path, volume, caplog, differs
+):
+    files = write_series(tmp_path, volume)
+    copy = dcmread(files[1])
+    copy.save_as(tmp_path / "copy")
+    assert np.array_equal(read_only(tmp_path).grey[0], volume) and not caplog.records
+    setattr(copy, differs, {"PixelData": volume[2].tobytes(), "RescaleSlope": 2}[differs])
+    copy.save_as(tmp_path / "copy")
+    with pytest.raises(UnreadableError, match=r"2 images at the position .*, but 1 at most others"):
+        read_only(tmp_path)
+
+
+def test_directions_of_diffusion_in_an_enhanced_object_are_no_cine(read_only, write_enhanced, tmp_path, volume):
+    write_enhanced(tmp_path / "one.dcm", np.stack([volume, volume + 1, volume + 2]), (1, 0, 0, 0, 1, 0))
+    assert read_only(tmp_path).frames == 3
+    dataset = dcmread(tmp_path / "one.dcm")
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        direction, diffusion = Dataset(), Dataset()
+        axis = np.eye(3)[group.FrameContentSequence[0].TemporalPositionIndex - 1]
+        direction.DiffusionGradientOrientation = axis.tolist()
+        diffusion.DiffusionBValue, diffusion.DiffusionDirectionality = 1000, "DIRECTIONAL"
+        diffusion.DiffusionGradientDirectionSequence = [direction]
+        group.MRDiffusionSequence = [diffusion]
+    dataset.save_as(tmp_path / "one.dcm")
+    with pytest.raises(UnreadableError, match="3 images at each position differ in DiffusionGradientOrientation"):
+        read_only(tmp_path)
 
 
 def test_one_slice_that_is_there_twice_is_taken_once_and_another_of_its_place_refused(

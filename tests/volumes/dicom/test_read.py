@@ -91,7 +91,7 @@ def test_one_file_is_one_slice_with_its_thickness(read_only, write_series, tmp_p
     files = write_series(tmp_path, volume)
     image = read_only(files[2])
     assert image.grey.shape == (1, 1, 6, 5) and np.array_equal(image.grey[0, 0], volume[2])
-    assert image.spacing_mm == (2.5, 1.5, 0.75) and image.affine[2, 3] == 110
+    assert image.spacing_mm == (2.5, 1.5, 0.75) and image.affine[2, 3] == 110 and not image.guessed_size
 
 
 @pytest.mark.parametrize("phases", [1, 3])
@@ -117,6 +117,22 @@ def test_private_groups_of_a_frame_tell_neither_its_place_nor_its_scale(read_onl
     dataset.save_as(tmp_path / "one.dcm")
     image = read_only(tmp_path)
     assert np.array_equal(image.grey, expected.grey) and np.allclose(image.affine, expected.affine)
+
+
+def test_a_scale_beside_the_groups_of_frames_is_taken_where_these_tell_none(
+    read_only, write_enhanced, tmp_path, volume, caplog
+):
+    from pydicom import dcmread
+
+    write_enhanced(tmp_path / "one.dcm", volume[None], ORIENTATIONS["coronal"])
+    dataset = dcmread(tmp_path / "one.dcm")
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    dataset.save_as(tmp_path / "one.dcm")
+    assert np.array_equal(read_only(tmp_path).grey[0], volume - 10) and not caplog.records  # that of the groups
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    dataset.save_as(tmp_path / "one.dcm")
+    assert np.array_equal(read_only(tmp_path).grey[0], volume - 1024)
+    assert "for the whole file alone (RescaleSlope 1.0, RescaleIntercept -1024.0)" in caplog.text
 
 
 @pytest.mark.parametrize("left", [200, 600, -100, -20])

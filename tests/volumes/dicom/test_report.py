@@ -79,6 +79,53 @@ def test_each_phase_of_a_cine_is_measured_in_its_own_segmentation_and_images(rea
     assert [segment for *_, segment, _ in told[::2]] == [(uid_of(file), 1) for file in files]
 
 
+def test_a_phase_of_an_enhanced_cine_refers_to_its_own_frames(read_only, write_enhanced, tmp_path, volume):
+    import pydicom
+
+    (tmp_path / "in").mkdir()
+    write_enhanced(tmp_path / "in" / "one.dcm", np.stack([volume, volume + 1]), (1, 0, 0, 0, 1, 0))
+    image, files = read_only(tmp_path / "in"), [tmp_path / "0.dcm", tmp_path / "1.dcm"]
+    for frame, file in enumerate(files):
+        save_dicom_seg(file, image, np.ones(volume.shape, np.uint8), NAMES, COLORS, frame, series_uid="1.2.3")
+    save_dicom_report(tmp_path / "sr.dcm", image, files, [[1, 0], [2, 0]], NAMES)
+
+    report, _ = read(tmp_path / "sr.dcm")
+    stored = pydicom.dcmread(tmp_path / "in" / "one.dcm").PerFrameFunctionalGroupsSequence
+    phases = [group.FrameContentSequence[0].TemporalPositionIndex for group in stored]
+    for group in report.content.get_volumetric_roi_measurement_groups():
+        _, source = (item.ReferencedSOPSequence[0] for item in group.referenced_segment)
+        assert len(source.ReferencedFrameNumber) == len(volume)
+        assert {phases[number - 1] for number in source.ReferencedFrameNumber} == {
+            int(group.tracking_identifier.rpartition(" ")[2])
+        }
+
+
+def test_the_side_of_an_organ_is_told_by_its_finding_site(read_only, write_series, tmp_path, volume):
+    write_series(tmp_path / "in", volume)
+    image, names = read_only(tmp_path / "in"), ["background", "left kidney", "right kidney", "liver"]
+    save_dicom_seg(tmp_path / "seg.dcm", image, np.zeros(volume.shape, np.uint8), names, [*COLORS, "#009e73"])
+    save_dicom_report(tmp_path / "sr.dcm", image, [tmp_path / "seg.dcm"], [[1, 2, 3]], names)
+    left, right, liver = read(tmp_path / "sr.dcm")[0].content.get_volumetric_roi_measurement_groups()
+    for group, side in ((left, "Left"), (right, "Right")):
+        (site,) = group.finding_sites
+        assert (group.finding_type.meaning, site.value.meaning, site.laterality.meaning) == ("Kidney", "Kidney", side)
+        assert "SegmentedPropertyTypeModifierCodeSequence" not in group.finding_type
+    assert not liver.finding_sites
+
+
+def test_no_volume_is_reported_where_the_thickness_of_a_slice_is_a_guess(read_only, write_series, tmp_path, volume):
+    import highdicom as hd
+
+    write_series(tmp_path / "in", volume[:1], SliceThickness=None)
+    image = read_only(tmp_path / "in")
+    assert image.guessed_size and image.spacing_mm == (1, 1.5, 0.75)
+    save_dicom_seg(tmp_path / "seg.dcm", image, np.ones((1, *volume.shape[1:]), np.uint8), NAMES, COLORS)
+    save_dicom_report(tmp_path / "sr.dcm", image, [tmp_path / "seg.dcm"], [[0.03, 0.0]], NAMES)
+    groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    assert [group.tracking_identifier for group in groups] == NAMES[1:]
+    assert not any(group.get_measurements() for group in groups)
+
+
 def test_an_image_that_is_not_from_dicom_is_refused(tmp_path, volume):
     with pytest.raises(ValueError, match="not from DICOM"):
         save_dicom_report(tmp_path / "sr.dcm", Volume.from_array(volume), [], [], NAMES)

@@ -38,6 +38,18 @@ def segment_mm(seg, number) -> set:
     return {tuple(p) for p in points.round(2).tolist()}
 
 
+def sources_of_frames(file) -> list:
+    """Of each frame, UID and frame number of the image it was made from, and its place."""
+    import pydicom
+
+    told = []
+    for group in pydicom.dcmread(file).PerFrameFunctionalGroupsSequence:
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        place = tuple(group.PlanePositionSequence[0].ImagePositionPatient)
+        told.append((source.ReferencedSOPInstanceUID, source.get("ReferencedFrameNumber"), place))
+    return told
+
+
 @pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, OBLIQUE])
 @pytest.mark.parametrize("upside_down", [False, True])
 def test_a_corner_comes_out_in_that_corner_under_its_name(
@@ -68,7 +80,7 @@ def test_a_corner_comes_out_in_that_corner_under_its_name(
     assert used == {dataset.SOPInstanceUID for dataset in image.dicom}
 
 
-def test_each_frame_refers_to_the_image_it_was_made_from(read_only, write_series, tmp_path, volume):
+def test_each_frame_refers_to_the_image_it_was_made_from(read_only, write_series, tmp_path, volume, monkeypatch):
     import highdicom as hd
 
     write_series(tmp_path / "in", volume)
@@ -79,6 +91,11 @@ def test_each_frame_refers_to_the_image_it_was_made_from(read_only, write_series
     uids = [dataset.SOPInstanceUID for dataset in image.dicom]
     marks = seg.get_pixels_by_source_instance(uids, combine_segments=True)
     assert np.array_equal(marks, label)
+    # in the form that highdicom writes itself for one file per slice
+    monkeypatch.setattr("mamba_unet.volumes.dicom.seg._refer_to_sources", lambda *_: None)
+    save_dicom_seg(tmp_path / "its own.dcm", image, label, NAMES, COLORS)
+    ours, its = (one.PerFrameFunctionalGroupsSequence for one in (seg, hd.seg.segread(tmp_path / "its own.dcm")))
+    assert [one.DerivationImageSequence for one in ours] == [one.DerivationImageSequence for one in its]
 
 
 def test_another_reader_sees_the_same_pixels_and_colours(read_only, write_series, tmp_path, volume):
@@ -157,6 +174,10 @@ def test_an_enhanced_object_is_segmented_in_its_place(read_only, write_enhanced,
     for number in (1, 3):
         assert segment_mm(seg, number) == voxels_mm(image.affine, label == number)
     assert {uid for _, _, uid in seg.get_source_image_uids()} == {image.dicom[0].SOPInstanceUID}
+    stored = image.dicom[0].PerFrameFunctionalGroupsSequence
+    for _, number, place in sources_of_frames(tmp_path / "out.dcm"):
+        assert stored[number - 1].FrameContentSequence[0].TemporalPositionIndex == phases
+        assert tuple(stored[number - 1].PlanePositionSequence[0].ImagePositionPatient) == place
 
 
 def test_a_frame_of_a_cine_refers_to_that_frames_images(read_only, write_series, tmp_path, volume):
@@ -190,6 +211,9 @@ def test_a_stack_joined_from_series_is_segmented_in_its_place(read_only, write_s
     seg = hd.seg.segread(tmp_path / "out.dcm")
     for number in (1, 3):
         assert segment_mm(seg, number) == voxels_mm(image.affine, label == number)
+    places = {dataset.SOPInstanceUID: tuple(dataset.ImagePositionPatient) for dataset in image.dicom[:4]}
+    told = sources_of_frames(tmp_path / "out.dcm")
+    assert [(places[uid], number) for uid, number, _ in told] == [(place, None) for *_, place in told]
 
 
 def test_what_cannot_be_written_is_said(read_only, write_series, tmp_path, volume):

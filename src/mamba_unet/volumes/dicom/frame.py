@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _TELLING_TILES = ("ImageType", "FrameType", "ImageComments", "DerivationDescription", "ScanOptions", "SequenceName")
+_SCALE = ("RescaleSlope", "RescaleIntercept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,9 @@ def frames_of(name: str, dataset: "Dataset", notes: list[str]) -> list[Frame]:
     if len(groups) != count:
         raise RefusedError(f"NumberOfFrames is {count}, but {len(groups)} frames are described; export it again")
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    return [Frame.of(name, dataset, index, _flattened((*shared, own))) for index, own in enumerate(groups)]
+    headers = [_flattened((*shared, own)) for own in groups]
+    _take_scale_of_the_whole(name, dataset, headers, notes)
+    return [Frame.of(name, dataset, index, header) for index, header in enumerate(headers)]
 
 
 def _flattened(groups: Sequence["Dataset"]) -> "Dataset":
@@ -92,7 +95,25 @@ def _flattened(groups: Sequence["Dataset"]) -> "Dataset":
         for element in group:
             if element.VR == "SQ" and not element.tag.is_private and element.value:
                 header.update(element.value[0])
+    if directions := header.get("DiffusionGradientDirectionSequence"):  # it lies one level deeper
+        header.update(directions[0])
     return header
+
+
+def _take_scale_of_the_whole(name: str, dataset: "Dataset", headers: Sequence["Dataset"], notes: list[str]) -> None:
+    """Give all frames the scale that some programs write beside the functional groups, where these tell none."""
+    told = [keyword for keyword in _SCALE if dataset.get(keyword) not in (None, "")]
+    if not told or any(header.get(keyword) not in (None, "") for header in headers for keyword in _SCALE):
+        return
+    for header in headers:
+        for keyword in told:
+            header[keyword] = dataset[keyword]
+    said = ", ".join(f"{keyword} {str(dataset.get(keyword))[:60]}" for keyword in told)
+    notes.append(
+        f"{name} tells the scale of its values for the whole file alone ({said}), not for its frames "
+        "(PixelValueTransformationSequence); it is taken for all of them: check that the values are in the scanner's "
+        "units"
+    )
 
 
 def _evenly_spaced(name: str, dataset: "Dataset", count: int, notes: list[str]) -> list[Frame]:
@@ -119,8 +140,7 @@ def _evenly_spaced(name: str, dataset: "Dataset", count: int, notes: list[str]) 
             "ImageOrientationPatient",
             "PixelSpacing",
             "SliceThickness",
-            "RescaleSlope",
-            "RescaleIntercept",
+            *_SCALE,
         ):
             if keyword in dataset:
                 header[keyword] = dataset[keyword]

@@ -47,7 +47,7 @@ def without_duplicates(
     for images in positions:
         kept: dict[Any, list[Frame]] = {}
         for image in images if len(images) > 1 else ():
-            alike = kept.setdefault(_identity(image.header), [])
+            alike = kept.setdefault(identity(image.header), [])
             first = next((other for other in alike if same_pixels(image, other)), None)
             if first is None:
                 alike.append(image)
@@ -67,7 +67,8 @@ def without_duplicates(
     return distinct
 
 
-def _identity(header: "Dataset") -> tuple:
+def identity(header: "Dataset") -> tuple:
+    """What images of equal pixels must share to be copies: time, kind and scale."""
     keywords = (*_TIME, *_KIND, "RescaleSlope", "RescaleIntercept")
     return tuple(_plain(header.get(keyword)) for keyword in keywords)
 

@@ -40,7 +40,7 @@ def read_series(series: Series) -> Volume:
                 check_pixel_data(files.place(name), dataset)
                 frames += frames_of(name, dataset, notes)
         stack = stack_of(frames, notes, same_pixels)
-        lps = affine_of(stack[0], notes)
+        lps, guessed = affine_of(stack[0], notes)
         array = values_of(series.path, stack, notes)
     name = stem(series.path) if series.path.is_file() else series.path.resolve().name
     return Volume(
@@ -48,8 +48,10 @@ def read_series(series: Series) -> Volume:
         array=array[:, None],
         affine=LPS_TO_RAS @ lps,
         spacing_mm=spacing_mm(lps),
+        guessed_size=guessed,
         slices_along=0,
         source=series.path,
         dicom=[frame.dataset for phase in stack for frame in phase],
+        dicom_frames=tuple(frame.index for phase in stack for frame in phase),
         notes=tuple(map(printable, notes)),
     )

@@ -1,5 +1,6 @@
 """Measured volumes as a DICOM structured report that refers to the segmentations they were measured in."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ def save_dicom_report(
     """Write a measurement report (Comprehensive SR) with one group of measurements for each structure of each frame.
 
     Each group names the structure as the segmentation does, refers to its segment and to the images that it was made
-    from, and holds the volume in millilitres and the algorithm. A structure that was not found has 0 ml. The report is
-    neither final nor verified: no person has seen it.
+    from, and holds the volume in millilitres and the algorithm. A structure that was not found has 0 ml. Where the size
+    of the voxels is a guess (`Volume.guessed_size`), no volume is written. The report is neither final nor verified: no
+    person has seen it.
 
     Args:
         path: the file to write, `case.dcm`.
@@ -44,22 +46,35 @@ def save_dicom_report(
     with writing(volume, "report"):
         masks = [dcmread(file, stop_before_pixels=True) for file in segmentations]
         groups = [
-            _group(name, index, ml, mask, sources, phase if len(masks) > 1 else None)
+            _group(name, index, None if volume.guessed_size else ml, mask, sources, phase if len(masks) > 1 else None)
             for phase, (mask, measured, sources) in enumerate(zip(masks, volumes_ml, frames, strict=True), start=1)
             for index, (name, ml) in enumerate(zip(class_names[1:], measured, strict=True), start=1)
         ]
-        images = list({id(source): source for sources in frames for source in sources}.values())
+        images = list({id(image): image for sources in frames for image, _ in sources}.values())
         report = _report(images, masks, groups)
         with atomic_path(path) as temporary:
             report.save_as(temporary)
 
 
-def _group(name: str, index: int, ml: float, mask: Any, sources: Sequence[Any], phase: int | None) -> Any:
+def _group(
+    name: str,
+    index: int,
+    ml: float | None,
+    mask: Any,
+    sources: Sequence[tuple[Any, int | None]],
+    phase: int | None,
+) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     identifier = name if phase is None else f"{name}, phase {phase}"
-    images = {source.SOPInstanceUID: source for source in sources}.values()
+    images = {image.SOPInstanceUID: image for image, _ in sources}
+    numbers = defaultdict(list)  # of the frames that were used, where an image has several
+    for image, number in sources:
+        if number is not None:
+            numbers[image.SOPInstanceUID].append(number)
+    concept, side = concept_of(name)
+    unit = hd.sr.CodedConcept("mL", "UCUM", "milliliter")
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=identifier[:64]),
         referenced_segment=hd.sr.ReferencedSegment(
@@ -67,16 +82,16 @@ def _group(name: str, index: int, ml: float, mask: Any, sources: Sequence[Any], 
             sop_instance_uid=mask.SOPInstanceUID,
             segment_number=index,
             source_images=[
-                hd.sr.SourceImageForSegmentation(image.SOPClassUID, image.SOPInstanceUID) for image in images
+                hd.sr.SourceImageForSegmentation(image.SOPClassUID, uid, sorted(numbers[uid]) or None)
+                for uid, image in images.items()
             ],
         ),
         time_point_context=None if phase is None else hd.sr.TimePointContext(str(phase)),
         finding_category=codes.SCT.AnatomicalStructure,
-        finding_type=concept_of(name),
+        finding_type=concept,
+        finding_sites=None if side is None else [hd.sr.FindingSite(concept, side)],
         algorithm_id=hd.sr.AlgorithmIdentification("mamba-unet", mamba_unet.__version__),
-        measurements=[
-            hd.sr.Measurement(codes.SCT.Volume, round(ml, 3), hd.sr.CodedConcept("mL", "UCUM", "milliliter"))
-        ],
+        measurements=None if ml is None else [hd.sr.Measurement(codes.SCT.Volume, round(ml, 3), unit)],
     )
 
 

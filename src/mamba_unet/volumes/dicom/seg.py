@@ -118,8 +118,12 @@ def save_dicom_seg(
             segmentation.save_as(temporary)
 
 
-def sources_of(volume: Volume, frame: int | None) -> list[Any]:
-    """The data sets of a volume's images, of one frame of a cine, once it is known that they can be referred to."""
+def sources_of(volume: Volume, frame: int | None) -> list[tuple[Any, int | None]]:
+    """The image of each slice, of one frame of a cine, once it is known that they can be referred to.
+
+    Returns:
+        Data sets, each with the number of its frame (from 1) where it is a multi-frame object.
+    """
     if volume.dicom is None:
         raise RefusedError(
             f"{volume.name} is not from DICOM, which a DICOM segmentation must refer to; write it as NIfTI"
@@ -152,7 +156,14 @@ def sources_of(volume: Volume, frame: int | None) -> list[Any]:
                 f"{volume.name}: its images have {len(set(uids))} values of {keyword}, expected one for all of them, "
                 "as a segmentation has; write it as NIfTI"
             )
-    return sources
+    numbers = [index + 1 for index in volume.dicom_frames][frame * slices : (frame + 1) * slices] or [None] * slices
+    return [
+        (source, number if _is_multiframe(source) else None) for source, number in zip(sources, numbers, strict=True)
+    ]
+
+
+def _is_multiframe(image: Any) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in image or int(image.get("NumberOfFrames") or 1) > 1
 
 
 @contextmanager
@@ -173,7 +184,7 @@ def writing(volume: Volume, what: str = "segmentation") -> Iterator[None]:
 
 def _segmentation(
     volume: Volume,
-    sources: Sequence[Any],
+    sources: Sequence[tuple[Any, int | None]],
     label: np.ndarray,
     class_names: Sequence[str],
     colors: Sequence[str],
@@ -193,19 +204,19 @@ def _segmentation(
             segment_number=number,
             segment_label=name[:64],
             segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=concept_of(name),
+            segmented_property_type=_property_type(name),
             algorithm_type=types.SEMIAUTOMATIC if edited else types.AUTOMATIC,
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*bytes.fromhex(color.removeprefix("#"))),
         )
         for number, (name, color) in enumerate(zip(class_names[1:], colors, strict=True), start=1)
     ]
-    images, others = _first_series(sources)
+    images, others = _first_series([image for image, _ in sources])
     file_by_file = len(images) == len(sources) and "NumberOfFrames" not in images[0]
-    return hd.seg.Segmentation(
+    segmentation = hd.seg.Segmentation(
         source_images=[completed(image) for image in images],
         further_source_images=others or None,
-        pixel_array=label if file_by_file else _placed(volume, sources, label),
+        pixel_array=label if file_by_file else _placed(volume, images[0], label),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         omit_empty_frames=bool(label.any()),  # a segmentation without any frame is not valid
@@ -221,6 +232,37 @@ def _segmentation(
         content_label="SEGMENTATION",
         specific_character_set="ISO_IR 192",  # UTF-8: class names are anyone's
     )
+    _refer_to_sources(segmentation, volume, sources)
+    return segmentation
+
+
+def _refer_to_sources(segmentation: Any, volume: Volume, sources: Sequence[tuple[Any, int | None]]) -> None:
+    """Say of each frame which image it was made from.
+
+    highdicom looks for images at its position, which all phases of a multi-frame cine share, and in one series only.
+    """
+    to_slice = np.linalg.inv(LPS_TO_RAS @ volume.affine)[2]
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        nearest = round(float(to_slice @ [*position, 1]))
+        group.DerivationImageSequence = [_derivation(*sources[min(max(nearest, 0), len(sources) - 1)])]
+
+
+def _derivation(image: Any, number: int | None) -> Any:
+    """An item of DerivationImageSequence (PS3.3, C.7.6.16.2.6)."""
+    from highdicom.sr import CodedConcept
+    from pydicom import Dataset
+    from pydicom.sr.codedict import codes
+
+    source, derivation = Dataset(), Dataset()
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    if number is not None:
+        source.ReferencedFrameNumber = number
+    purpose = CodedConcept.from_code(codes.cid7202.SourceImageForImageProcessingOperation)
+    source.PurposeOfReferenceCodeSequence, source.SpatialLocationsPreserved = [purpose], "YES"
+    derivation.DerivationCodeSequence = [CodedConcept.from_code(codes.cid7203.SegmentationImageDerivation)]
+    derivation.SourceImageSequence = [source]
+    return derivation
 
 
 def _first_series(sources: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -239,28 +281,38 @@ def series_number(image: Any, more: int = 1000) -> int:
     return wanted if 1 <= wanted <= _LARGEST_IS else more
 
 
-def _placed(volume: Volume, sources: Sequence[Any], label: np.ndarray) -> Any:
+def _placed(volume: Volume, image: Any, label: np.ndarray) -> Any:
     """The label with its place in the patient, where slices are not the sources' files one by one."""
     import highdicom as hd
 
     lps = LPS_TO_RAS @ volume.affine  # its own inverse
     return hd.Volume(
-        label, lps[:, [2, 1, 0, 3]], coordinate_system="PATIENT", frame_of_reference_uid=sources[0].FrameOfReferenceUID
+        label, lps[:, [2, 1, 0, 3]], coordinate_system="PATIENT", frame_of_reference_uid=image.FrameOfReferenceUID
     )
 
 
-def concept_of(name: str) -> "CodedConcept":
-    """The anatomy that a class name says, by its SNOMED code; a private code for any other name."""
+def _property_type(name: str) -> "CodedConcept":
+    """The anatomy of a segment, with its side as a modifier."""
+    concept, side = concept_of(name)
+    if side is not None:
+        concept.SegmentedPropertyTypeModifierCodeSequence = [side]
+    return concept
+
+
+def concept_of(name: str) -> tuple["CodedConcept", "CodedConcept | None"]:
+    """The anatomy that a class name says, by its SNOMED code; a private code for any other name.
+
+    Returns:
+        The anatomy, and its side where the name says one.
+    """
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes
 
     words = name.lower().replace("_", " ")
     side, _, organ = words.partition(" ")
     if words in _CONCEPTS:
-        return CodedConcept.from_code(getattr(codes.SCT, _CONCEPTS[words]))
+        return CodedConcept.from_code(getattr(codes.SCT, _CONCEPTS[words])), None
     if side in ("left", "right") and organ in _CONCEPTS:
-        concept = CodedConcept.from_code(getattr(codes.SCT, _CONCEPTS[organ]))
-        modifier = CodedConcept.from_code(getattr(codes.SCT, side.title()))
-        concept.SegmentedPropertyTypeModifierCodeSequence = [modifier]
-        return concept
-    return CodedConcept(value=name, scheme_designator="99MAMBAUNET", meaning=name[:64])
+        named = (getattr(codes.SCT, _CONCEPTS[organ]), getattr(codes.SCT, side.title()))
+        return tuple(map(CodedConcept.from_code, named))
+    return CodedConcept(value=name, scheme_designator="99MAMBAUNET", meaning=name[:64]), None

@@ -6,13 +6,13 @@ a guess is refused by name.
 T phases of a cine, D positions.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mamba_unet.volumes.dicom.frame import Frame, number
-from mamba_unet.volumes.dicom.phases import in_time, without_duplicates
+from mamba_unet.volumes.dicom.phases import identity, in_time, without_duplicates
 from mamba_unet.volumes.formats import RefusedError
 
 SAME_POSITION_MM = 1e-3
@@ -33,7 +33,7 @@ def stack_of(
     Raises:
         RefusedError: what makes the images no single even stack.
     """
-    frames = _without_copies(frames)
+    frames = _without_copies(frames, same_pixels)
     _check_uniform(frames, notes)
     depths = np.array([frame.position for frame in frames]) @ np.cross(*frames[0].axes)
     order = np.argsort(depths, kind="stable")
@@ -59,13 +59,22 @@ def stack_of(
     return [list(phase) for phase in zip(*in_time(positions, notes), strict=True)]
 
 
-def _without_copies(frames: Sequence[Frame]) -> list[Frame]:
-    """Without second copies of one file, as a folder may hold."""
-    distinct = {}
+def _without_copies(frames: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool] | None) -> list[Frame]:
+    """Without second copies of one file, as a folder may hold: of one UID, and alike in all that tells images apart."""
+    distinct = []
+    alike: dict[tuple, list[Frame]] = defaultdict(list)
     for frame in frames:
         uid, instance = frame.dataset.get("SOPInstanceUID"), frame.dataset.get("InstanceNumber")
-        distinct.setdefault((str(uid), frame.index, *frame.position, str(instance)), frame)
-    return list(distinct.values())
+        if uid:
+            others = alike[(str(uid), frame.index, *frame.position, str(instance))]
+            if any(
+                identity(other.header) == identity(frame.header) and (same_pixels is None or same_pixels(other, frame))
+                for other in others
+            ):
+                continue
+            others.append(frame)
+        distinct.append(frame)
+    return distinct
 
 
 def _check_uniform(frames: Sequence[Frame], notes: list[str]) -> None:
@@ -153,10 +162,15 @@ def names_of(frames: Sequence[Frame]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def affine_of(frames: Sequence[Frame], notes: list[str]) -> np.ndarray:
-    """(4, 4) from voxel (x, y, z) to millimetres, left posterior superior, of the images of one phase."""
+def affine_of(frames: Sequence[Frame], notes: list[str]) -> tuple[np.ndarray, bool]:
+    """(4, 4) from voxel (x, y, z) to millimetres, left posterior superior, of the images of one phase.
+
+    Returns:
+        The affine, and whether its slice step is a guess.
+    """
     row, column = frames[0].axes
     row_spacing, column_spacing = frames[0].spacing
+    guessed = False
     if len(frames) > 1:
         # of the line through all positions: rounded ones spoil it less than the first and the last alone
         numbers = np.arange(len(frames)) - (len(frames) - 1) / 2
@@ -165,11 +179,11 @@ def affine_of(frames: Sequence[Frame], notes: list[str]) -> np.ndarray:
         thickness = number(frames[0].header, "SliceThickness")
         if not thickness or not 0 < thickness < 1e6:
             notes.append("a single slice without its thickness (SliceThickness); 1 mm is taken, so volumes are a guess")
-            thickness = 1.0
+            thickness, guessed = 1.0, True
         step = np.cross(row, column) * thickness
     affine = np.eye(4)
     affine[:3] = np.stack([row * column_spacing, column * row_spacing, step, frames[0].position], axis=1)
-    return affine
+    return affine, guessed
 
 
 def spacing_mm(affine: np.ndarray) -> tuple[float, float, float]:
