@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mamba_unet.cli import main
-from mamba_unet.data import export, prepare
+from mamba_unet.data import PreparedDataset, export, prepare
 
 CT = {"method": "window", "low": -125.0, "high": 275.0}
 
@@ -127,12 +127,21 @@ def test_cases_without_a_voxel_size_get_1_mm_and_a_note(tmp_path, make):
     (note,) = export(prepared, tmp_path / "out", "nnunet", progress=False)
     assert "1 x 1 x 1 mm" in note and "3 cases" in note and "patient091_frame01" in note
     image = nib.load(tmp_path / "out" / "imagesTs" / "patient091_frame01_0000.nii.gz")
-    assert np.array_equal(image.affine, np.eye(4))
+    assert image.header.get_zooms() == (1, 1, 1)
+    assert (image.header["sform_code"], image.header["qform_code"]) == (0, 0), "no directions are invented"
     (note,) = export(prepared, tmp_path / "said", "nnunet", spacing_mm=(8, 1.5, 1.25), progress=False)
     assert "8 x 1.5 x 1.25 mm" in note
     again = prepare(tmp_path / "said", tmp_path / "again", progress=False)
-    assert again.spacing_mm("patient001_frame01") == (8, 1.5, 1.25)
+    assert again.spacing_mm("patient001_frame01") == (8, 1.5, 1.25) and again.orientation is None
     assert np.array_equal(again.case("patient001_frame01").image, prepared.case("patient001_frame01").image)
+
+
+def test_a_window_that_nnunets_layout_does_not_tell_is_said(synapse, tmp_path):
+    described = json.loads((synapse.folder / "dataset.json").read_text())
+    described["intensity"][0]["low"] = -1000.0
+    (synapse.folder / "dataset.json").write_text(json.dumps(described))
+    (note,) = export(PreparedDataset(synapse.folder), tmp_path / "out", "nnunet", progress=False)
+    assert "channel 0 is a window from -1000 to 275" in note and "`prepare` reads as -125 to 275" in note
 
 
 def test_cases_of_other_splits_are_left_out_and_named(nnunet, tmp_path):

@@ -52,6 +52,16 @@ def test_patients_who_are_not_trained_on_have_no_part_in_the_window(tmp_path, ma
         tmp_path / "more", tmp_path / "c", splits=more.folder / "splits.json", progress=False, intensity="nnunet"
     )
     assert more.intensity == again.intensity == prepared.intensity
+    shutil.copytree(source, tmp_path / "bad")
+    far = make.subject(3, (4, 30, 30))  # of the training, its label another size than its image: left out
+    make.nifti(tmp_path / "bad" / "imagesTr" / "s3_0000.nii.gz", np.where(far.label > 0, 900, -1000).astype(np.int16))
+    make.nifti(tmp_path / "bad" / "labelsTr" / "s3.nii.gz", far.label, affine=np.diag([9, 9, 9, 1]))
+    how = {"splits": tmp_path / "splits.json", "progress": False, "intensity": "nnunet", "skip_bad": True}
+    bad = prepare(tmp_path / "bad", tmp_path / "e", **how)
+    assert "s3" not in bad.identifiers and bad.intensity[0]["high"] < 200
+    folded = prepare(source, tmp_path / "f", folds=3, progress=False, intensity="nnunet")
+    said = "measured on the split train for all folds"
+    assert said in (folded.folder / "check.txt").read_text() and said not in (bad.folder / "check.txt").read_text()
     write_json(tmp_path / "none.json", {"test": [f"s{seed}" for seed in range(6)]})
     with pytest.raises(ValueError, match=r"measures the training patients, and the split has none"):
         prepare(source, tmp_path / "d", splits=tmp_path / "none.json", progress=False, intensity="nnunet")

@@ -83,6 +83,8 @@ def test_the_command_prints_the_plan_and_writes_it_beside_the_data(nnunet, tmp_p
     said = json.loads((prepared.folder / "plan.json").read_text())
     (prepared.folder / "plan.json").write_text(json.dumps({**said, "data": {**said["data"], "voxel_sizes": "other"}}))
     assert read_plan(prepared) is None  # of other voxel sizes
+    (prepared.folder / "plan.json").write_text(json.dumps({**said, "data": {**said["data"], "training": ["s9"]}}))
+    assert read_plan(prepared) is None  # of other training cases
     (prepared.folder / "plan.json").write_text(json.dumps({**said, "format": 9}))
     with pytest.raises(ValueError, match="of another version; run `mamba-unet plan"):
         read_plan(PreparedDataset(prepared.folder))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -218,6 +219,16 @@ def test_a_finished_set_is_unfinished_while_its_cases_are_removed(nnunet, tmp_pa
         prepare(source, tmp_path / "out", progress=False)
     with pytest.raises(ValueError, match="unfinished"):
         PreparedDataset(tmp_path / "out")
+
+
+def test_a_voxel_size_that_nobody_told_is_unknown(nnunet, tmp_path):
+    """An identity affine without a unit, as programs write that know no size."""
+    source = nnunet()
+    for file in [*source.glob("*Tr/s0*")]:
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)), file)
+    prepared = prepare(source, tmp_path / "out", progress=False)
+    assert prepared.spacing_mm("s0") is None and prepared.spacing_mm("s1") is not None
 
 
 def test_unknown_dataset_is_named(nnunet, tmp_path):

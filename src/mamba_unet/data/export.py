@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.prepared import PreparedDataset
+from mamba_unet.data.readers.description import CT
 from mamba_unet.data.readers.nnunet import NNUNET, ORIGINS
 from mamba_unet.data.readers.synapse import TRANSUNET
 from mamba_unet.data.registry import DATASETS
@@ -149,7 +150,6 @@ def _write_nnunet(
     scribble: Callable[[Case], np.ndarray] | None,
     spacing_mm: Sequence[float],
 ) -> list[str]:
-    assumed = np.diag([*reversed(spacing_mm), 1.0])
     unplaced, labels = [], {name if index else "background": index for index, name in enumerate(prepared.class_names)}
     drawn = set(prepared.annotated(prepared.identifiers, "scribble"))
     if prepared.has_ignored or scribble or drawn:  # nnU-Net wants the value of its ignore label to be the highest
@@ -157,10 +157,12 @@ def _write_nnunet(
     for split, identifiers in splits.items():
         part = "Ts" if split == "test" else "Tr"
         for case in map(prepared.case, identifiers):
-            affine = assumed if case.affine is None else case.affine
+            placed = case.affine is not None and case.spacing_mm is not None
+            affine = case.affine if placed else np.diag([*reversed(case.spacing_mm or spacing_mm), 1.0])
+            save = partial(_save_nifti, affine=affine, directed=case.orientation is not None)
             for number, (channel, rule) in enumerate(zip(case.image, prepared.intensity, strict=True)):
                 path = folder / f"images{part}" / f"{case.identifier}_{number:04d}"
-                _save_nifti(_in_units(channel, rule), affine, path)
+                save(_in_units(channel, rule), path)
             annotations = {"labels": case.label}
             if scribble and split == "train":
                 annotations["scribbles"] = scribble(case)
@@ -168,8 +170,8 @@ def _write_nnunet(
                 annotations["scribbles"] = prepared.annotation(case.identifier, "scribble")
             for name, array in annotations.items():
                 label = np.where(array == IGNORE, np.uint8(prepared.num_classes), array)
-                _save_nifti(label, affine, folder / f"{name}{part}" / case.identifier)
-            if case.affine is None:
+                save(label, folder / f"{name}{part}" / case.identifier)
+            if case.spacing_mm is None:
                 unplaced.append(case.identifier)
             bar.update()
     origins = {
@@ -190,17 +192,29 @@ def _write_nnunet(
             "file_ending": ".nii.gz",
         },
     )
-    if not unplaced:
-        return []
-    size = " x ".join(f"{mm:g}" for mm in spacing_mm)
-    return [f"voxels of {size} mm are assumed in {counted(len(unplaced), 'case')} without a size: {some(unplaced)}"]
+    notes = [
+        f"channel {number} is a window from {rule['low']:g} to {rule['high']:g}, and the layout says only CT, which "
+        f"`prepare` reads as {CT['low']:g} to {CT['high']:g}: what is prepared from this export is scaled otherwise"
+        for number, rule in enumerate(prepared.intensity)
+        if rule["method"] == "window" and rule != CT and prepared.intensity != (COLOUR,) * 3
+    ]
+    if unplaced:
+        size = " x ".join(f"{mm:g}" for mm in spacing_mm)
+        notes.append(
+            f"voxels of {size} mm are assumed in {counted(len(unplaced), 'case')} without a size: {some(unplaced)}"
+        )
+    return notes
 
 
-def _save_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+def _save_nifti(array: np.ndarray, path: Path, affine: np.ndarray, directed: bool) -> None:
+    """With the voxel size alone where the directions of the axes are not known."""
     import nibabel as nib
 
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
+    if not directed:
+        image.set_sform(affine, code=0)
+        image.set_qform(affine, code=0)
     image.header.set_xyzt_units("mm")
     nib.save(image, path.with_name(f"{path.name}.nii.gz"))
 

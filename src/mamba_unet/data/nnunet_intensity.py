@@ -20,13 +20,14 @@ from mamba_unet.volumes.formats import UnreadableError
 from mamba_unet.volumes.isolated import Reader
 
 NNUNET_NOTE = "intensities as nnU-Net chooses them: CT between percentiles of its foreground, else z-scores"
+NNUNET_FOLDS = "windows of CT are measured on the split train for all folds, and each of its patients is tested in one"
 PERCENTILES = (0.5, 99.5)
 SAMPLES = 10_000  # foreground voxels of a case
 AIR_HU = -500  # images whose values go below are in Hounsfield units
 
 
 def nnunet_intensity(
-    plan: Plan, patients: Collection[str], reader: Reader, progress: bool = False
+    plan: Plan, patients: Collection[str], reader: Reader, progress: bool = False, without: Collection[str | None] = ()
 ) -> tuple[Mapping[str, Any], ...]:
     """A rule for each channel of a data set.
 
@@ -35,11 +36,13 @@ def nnunet_intensity(
         patients: those of the training, whose images are looked at.
         reader: the process that reads them.
         progress: show a bar.
+        without: cases that are left out.
     """
     if all(rule == COLOUR for rule in plan.intensity) or plan.listing.scaled:
         return tuple(plan.intensity)
     found: list[list[np.ndarray]] = [[] for _ in plan.intensity]
     entries = [entry for entry in plan.listing.entries if entry.patient in patients and entry.label is not None]
+    entries = [entry for entry in entries if entry.identifier not in without]
     for entry in tqdm(entries, "intensity", unit="case", disable=None if progress else True):
         try:
             image, label = read_image(entry, plan.listing, reader), read_label(entry, reader)

@@ -156,12 +156,12 @@ def plan(data: str | Path, memory_gib: float = MEMORY_GIB, spacing_mm: Sequence[
 def write_plan(prepared: PreparedDataset, plan: VolumePlan) -> Path:
     """Write the plan beside the data; recipes that leave something to the plan find it there."""
     path = prepared.folder / FILE
-    write_json(path, {"format": FORMAT, "data": prepared.identity, **asdict(plan)})
+    write_json(path, {"format": FORMAT, "data": _planned_for(prepared), **asdict(plan)})
     return path
 
 
 def read_plan(prepared: PreparedDataset) -> VolumePlan | None:
-    """The plan beside the data; None where there is none, or only that of other data.
+    """The plan beside the data; None where there is none, or only that of other data or other training cases.
 
     Raises:
         ValueError: another version's.
@@ -172,9 +172,14 @@ def read_plan(prepared: PreparedDataset) -> VolumePlan | None:
     said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if said.pop("format", None) != FORMAT:
         raise ValueError(f"{path} is of another version; run `mamba-unet plan {prepared.folder}` again")
-    if said.pop("data") != prepared.identity:
+    if said.pop("data") not in (_planned_for(prepared), prepared.identity):  # the latter of earlier versions
         return None
     return VolumePlan(**{key: tuple(value) if isinstance(value, list) else value for key, value in said.items()})
+
+
+def _planned_for(prepared: PreparedDataset) -> dict[str, Any]:
+    """What tells the training cases that a plan looked at."""
+    return {**prepared.identity, "training": sorted(prepared.splits.get("train", ()))}
 
 
 def _target(spacings: np.ndarray, shapes: np.ndarray) -> Three:

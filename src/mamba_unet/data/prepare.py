@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mamba_unet.data.case import Case
 from mamba_unet.data.checks import check_across, duplicate_patients
-from mamba_unet.data.nnunet_intensity import NNUNET_NOTE, nnunet_intensity
+from mamba_unet.data.nnunet_intensity import NNUNET_FOLDS, NNUNET_NOTE, nnunet_intensity
 from mamba_unet.data.prepared import FORMAT, PreparedDataset
 from mamba_unet.data.problems import BadDataError, CheckReport, Problem, by_severity
 from mamba_unet.data.readers import Entry
@@ -135,12 +135,16 @@ def prepare(
         if intensity == "nnunet":
             measured, asked = _training_patients(plan, splits, seed), plan
             notes = [*(note for note in plan.notes if not note.startswith(CT_NOTE)), NNUNET_NOTE]
+            notes += [NNUNET_FOLDS] if folds else []
             plan = replace(plan, intensity=nnunet_intensity(asked, measured, reader, progress), notes=notes)
         done = _run(plan, reader, out, splits, folds, seed, progress)
-        if intensity == "nnunet" and done.split and (training := set(done.split.patients["train"])) != measured:
-            # patients with the same image, who are drawn together, are known only now
-            plan = replace(plan, intensity=nnunet_intensity(asked, training, reader, progress))
-            done = _run(plan, reader, out, splits, folds, seed, progress)
+        if intensity == "nnunet" and done.split:
+            training = set(done.split.patients["train"])
+            bad = {problem.case for problem in done.report.errors} if skip_bad else set()
+            if training != measured or any(e.identifier in bad and e.patient in training for e in plan.listing.entries):
+                # patients with the same image, who are drawn together, and cases that are left out are known only now
+                plan = replace(plan, intensity=nnunet_intensity(asked, training, reader, progress, bad))
+                done = _run(plan, reader, out, splits, folds, seed, progress)
         _finish(plan, done, out, skip_bad)
         report(done.report)
     return PreparedDataset(out)

@@ -397,7 +397,7 @@ def examine(plan: Plan, entry: Entry, reader: Reader) -> tuple[Case | None, list
         patient=entry.patient,
         image=np.ascontiguousarray(scaled),
         label=indices,
-        spacing_mm=image.spacing_mm,
+        spacing_mm=image.told_mm,
         orientation=image.orientation,
         affine=image.affine,
         sources=tuple(files[0] for files in entry.image),

@@ -81,7 +81,7 @@ class PreparedVolume:
                 np.float32(weight) * tiles.scores for weight, tiles in zip(self.weights, self.tiles, strict=True)
             )
             labels = scores.argmax(axis=1).astype(np.uint8)
-        spacing, slices = self.volume.spacing_mm, labels.shape[1]
+        spacing, slices = self.volume.told_mm, labels.shape[1]
         misfits = anatomy_misfits(metadata.seen, labels, metadata.class_names, spacing, slices)
         return Segmentation(
             volume=self.volume,
@@ -226,7 +226,7 @@ class Predictor:
         image = volume.array if scaled else self.preprocessing.scale(volume)
         turned, classes = turn.apply(image), len(self.metadata.class_names)
         keep = probabilities or len(self._views) > 1
-        spacing_mm = volume.spacing_mm and tuple(volume.spacing_mm[axis] for axis in turn.axes)
+        spacing_mm = volume.told_mm and tuple(volume.told_mm[axis] for axis in turn.axes)
         if spacing_mm is None and not scaled and any(view.spacing_mm for view, _ in self._views):
             sizes = " x ".join(f"{mm:g}" for mm in self._views[0][0].spacing_mm or ())
             log.warning("%s: its voxel size is unknown; it is taken to be the network's, %s mm", volume.where, sizes)

@@ -66,7 +66,7 @@ class Segmentation:
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size of D, H, W; None where the image does not tell."""
-        return self.volume.spacing_mm if self.volume.tells_size else None
+        return self.volume.told_mm
 
     @cached_property
     def statistics(self) -> list[StructureStatistics]:

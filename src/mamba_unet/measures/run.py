@@ -233,5 +233,5 @@ def read_labels(file: VolumeFile, reader: Reader) -> Volume:
         elif others <= MOST_UNDECLARED:
             label = np.where(label == WHITE, 0, label).astype(np.uint8)
             notes = (*notes, f"{WHITE} beside small values is taken for voxels that nobody labelled, and not measured")
-    geometry = {} if volume.tells_size else {"spacing_mm": None, "affine": None}
+    geometry = {} if volume.told_mm else {"spacing_mm": None, "affine": None}
     return replace(volume, name=file.name, array=label, notes=notes, **geometry)

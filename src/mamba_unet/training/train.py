@@ -292,10 +292,12 @@ def check_resumable(run: RunFolder, recipe: Recipe, prepared: PreparedDataset) -
 
 
 def _warn_of_other_preprocessing(loaded: LoadReport, recipe: Recipe, prepared: PreparedDataset) -> None:
-    """Other intensities or another orientation than the pretrained network knew may be meant; nobody should be left
-    to find out by a poor result."""
+    """Other intensities than the pretrained network knew may be meant; nobody should be left to find out by a poor
+    result."""
     before, now = Preprocessing.from_json(loaded.preprocessing), prepared.preprocessing(recipe.view)
-    rules = [{str(dict(rule)) for rule in one.intensity} for one in (before, now)]
+    rules = [[str(dict(rule)) for rule in one.intensity] for one in (before, now)]
+    if len(rules[0]) != len(rules[1]):  # the channels do not answer to each other
+        rules = [sorted(set(kinds)) for kinds in rules]
     if rules[0] != rules[1]:
         log.warning(
             "%s was trained on images of another intensity rule than %s has; the network learns the new one, but its "

@@ -119,6 +119,14 @@ def test_a_patient_in_two_folders_of_the_split_is_an_error(tmp_path, save_pictur
     assert (problem.problem, problem.found) == ("one patient in two splits", "P1 in train and val")
 
 
+def test_one_name_in_two_splits_does_not_hide_that_patients_are_in_both(tree):
+    images = ("train/images/P01_1", "train/images/P02_1", "test/images/P01_2", "test/images/P02_1", "test/images/P03_1")
+    source = tree(*(f"{name}.png" for image in images for name in (image, image.replace("images", "masks"))))
+    (problem,) = detect_layout(source)[1].problems
+    assert problem.severity == "warning" and problem.problem == "patients of one name in several splits"
+    assert problem.found.startswith("P01, P02, taken for different patients") and "--patient-regex" in problem.remedy
+
+
 def test_test_images_without_masks_are_left_alone_and_said(tree):
     source = tree("train/images/a.png", "train/masks/a.png", "test/images/b.png")
     listing = detect_layout(source)[1]

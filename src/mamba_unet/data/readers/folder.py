@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mamba_unet.data.problems import Problem
 from mamba_unet.data.readers.base import (
     ENDINGS,
     SCRIBBLES,
@@ -22,6 +23,7 @@ from mamba_unet.data.readers.base import (
 )
 from mamba_unet.data.readers.description import Description, channel_intensity, read_description
 from mamba_unet.data.readers.naming import IMAGE_NAME, MASK_NAME, Item, classify, plain, with_channels
+from mamba_unet.data.readers.patients import group_patients
 from mamba_unet.volumes.formats import dangles
 from mamba_unet.words import some
 
@@ -60,6 +62,8 @@ def find(source: Path) -> Listing | None:
     entries, unpaired = pair(stored, labels, _patients(images, identifiers, split_in_name), unlabelled)
     entries, undrawn = with_scribbles(entries, drawn, [*problems, *unpaired])
     unpaired = [*unpaired, *undrawn, *not_looked_into(alone)]
+    if split_in_name:
+        unpaired += _of_one_name(source, images)
     places = sorted({mask.file.parent.relative_to(source).as_posix() for mask in masks})
     return Listing(
         f"masks in {some(places, 4)}" if by_folder else f"{len(masks)} files with a name like *_mask, *_seg or *_gt",
@@ -185,6 +189,28 @@ def _patients(images: Sequence[Item], identifiers: dict[Path, str], split_in_nam
         identifiers[item.file]: f"{item.split}_{item.group[0]}" if split_in_name and item.split else item.group[0]
         for item in images
     }
+
+
+def _of_one_name(source: Path, images: Sequence[Item]) -> list[Problem]:
+    """A warning where patients of several splits have one name: with the split's before it they are taken apart."""
+    names = {item.file: item.group[0] if item.group else item.name for item in images}
+    patients = group_patients(sorted(set(names.values())))
+    splits: dict[str, set[str]] = {}
+    for item in images:
+        splits.setdefault(patients[names[item.file]], set()).add(item.split)
+    if not (shared := sorted(patient for patient, found in splits.items() if len(found) > 1)):
+        return []
+    return [
+        Problem(
+            source,
+            "patients of one name in several splits",
+            "each patient in one split",
+            f"{some(shared)}, taken for different patients in each split",
+            "nothing, if each split counts its patients anew; else tell the patient's part of the name by "
+            "--patient-regex, and divide them anew",
+            "warning",
+        )
+    ]
 
 
 def _splits(images: Sequence[Item], identifiers: dict[Path, str]) -> dict[str, list[str]] | None:
