@@ -140,19 +140,25 @@ def test_two_images_of_one_uid_are_no_copies_of_a_file_where_they_differ(
         read_only(tmp_path)
 
 
-def test_directions_of_diffusion_in_an_enhanced_object_are_no_cine(read_only, write_enhanced, tmp_path, volume):
+@pytest.mark.parametrize("keyword", ["DiffusionGradientOrientation", "VelocityEncodingDirection"])
+def test_directions_of_diffusion_or_flow_in_an_enhanced_object_are_no_cine(
+    read_only, write_enhanced, tmp_path, volume, keyword
+):
     write_enhanced(tmp_path / "one.dcm", np.stack([volume, volume + 1, volume + 2]), (1, 0, 0, 0, 1, 0))
     assert read_only(tmp_path).frames == 3
     dataset = dcmread(tmp_path / "one.dcm")
     for group in dataset.PerFrameFunctionalGroupsSequence:
         direction, diffusion = Dataset(), Dataset()
         axis = np.eye(3)[group.FrameContentSequence[0].TemporalPositionIndex - 1]
-        direction.DiffusionGradientOrientation = axis.tolist()
+        setattr(direction, keyword, axis.tolist())
+        if keyword == "VelocityEncodingDirection":
+            group.MRVelocityEncodingSequence = [direction]
+            continue
         diffusion.DiffusionBValue, diffusion.DiffusionDirectionality = 1000, "DIRECTIONAL"
         diffusion.DiffusionGradientDirectionSequence = [direction]
         group.MRDiffusionSequence = [diffusion]
     dataset.save_as(tmp_path / "one.dcm")
-    with pytest.raises(UnreadableError, match="3 images at each position differ in DiffusionGradientOrientation"):
+    with pytest.raises(UnreadableError, match=f"3 images at each position differ in {keyword}"):
         read_only(tmp_path)
 
 

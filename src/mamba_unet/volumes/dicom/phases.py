@@ -31,7 +31,7 @@ _COUNTS = ("CardiacNumberOfImages", "NumberOfTemporalPositions")  # that say tha
 _KIND = (
     *("ImageType", "FrameType", "ComplexImageComponent", "AcquisitionContrast", "SequenceName"),
     *("EchoTime", "EffectiveEchoTime", "EchoNumbers", "InversionTime", "InversionTimes", "FlipAngle"),
-    *("DiffusionBValue", "DiffusionDirectionality", "DiffusionGradientOrientation"),
+    *("DiffusionBValue", "DiffusionDirectionality", "DiffusionGradientOrientation", "VelocityEncodingDirection"),
     *("KVP", "FilterType", "ConvolutionKernel", "ReconstructionAlgorithm", "SliceThickness", "ContrastBolusAgent"),
     *("SeriesDescription", "ProtocolName", "Units", "CorrectedImage"),
 )
