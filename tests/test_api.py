@@ -109,6 +109,17 @@ def test_two_recipes_of_one_name_are_refused():
         mu.compare(["x/a.yaml", "y/a.yaml"], "data", "out")
 
 
+def test_one_word_is_not_taken_for_its_letters(prepared, tmp_path):
+    label = tmp_path / "a.npz"
+    np.savez(label, label=np.ones((2, 2, 2), np.uint8))
+    (case,) = mu.measure(label, class_names="LV").cases
+    assert [one.structure for one in case.structures] == ["LV"]
+    with pytest.raises(ValueError, match="class_names and dataset both name the classes"):
+        mu.measure(label, class_names=["LV"], dataset="acdc")
+    with pytest.raises(ValueError, match="part 0/4: expected K/N with K from 1 to N"):
+        mu.compare("acdc_unet", prepared.folder, tmp_path / "out", part=(0, 4))
+
+
 def test_keys_of_recipes_can_be_overridden(monkeypatch, tmp_path):
     (tmp_path / "a.yaml").write_text("iterations: 5\n")
     taken = {}

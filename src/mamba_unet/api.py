@@ -62,8 +62,9 @@ def evaluate(
             raise ValueError(f"{out} is a run, and these predictions are another program's; give another folder")
         out = Path(predictions) / "evaluation" if out is None else out
         return evaluate_predictions(predictions, prepared, split, out, conventions=conventions, progress=progress)
-    from mamba_unet.inference.evaluate import evaluate_checkpoint
+    from mamba_unet.inference.evaluate import evaluate_checkpoint, evaluation_folder
 
+    out = evaluation_folder(checkpoint, split, prepared) if out is None else out
     return evaluate_checkpoint(
         checkpoint, prepared, split, out, conventions=conventions, device=device, progress=progress
     )
@@ -137,7 +138,7 @@ def predict(
         prepared,
         [] if prepared is None else prepared.split(split),
         progress=progress,
-        outputs=set(outputs),
+        outputs=set(_several(outputs)),
         cardiac=cardiac,
         slice_axis=slice_axis,
         part=part,
@@ -220,6 +221,8 @@ def measure(
     from mamba_unet.measures.statistics import write_statistics
 
     if dataset is not None:
+        if class_names is not None:
+            raise ValueError("class_names and dataset both name the classes; give one of the two")
         from mamba_unet.data.registry import DATASETS
 
         if dataset not in DATASETS:
@@ -227,6 +230,7 @@ def measure(
         class_names = DATASETS[dataset].class_names
     if out is not None and (Path(out) / "predict.json").is_file():
         raise ValueError(f"{out} holds results of predict, and maybe its tables; give another folder (--out)")
+    class_names = None if class_names is None else _several(class_names)
     cases, failures = measure_files(_several(labels), _several(images), class_names, spacing_mm, progress)
     renewed = out is not None and (Path(out) / CARDIAC_FILES[0]).is_file()  # it may be of other labels
     hearts, unmeasured = cardiac_cases(cases) if cardiac or renewed else ([], {})
@@ -287,7 +291,7 @@ def compare(
 
     if wrong := {"seed", "fold"} & keys.keys():
         raise ValueError(f"{wrong.pop()} cannot be set in a comparison; give all of them: seeds=[0, 1, 2], folds=5")
-    named = recipes if isinstance(recipes, Mapping) else _named_by_file(recipes)
+    named = recipes if isinstance(recipes, Mapping) else _named_by_file(_several(recipes))
     return compare_networks(
         {name: load_recipe(recipe, keys) for name, recipe in named.items()},
         data,
@@ -309,8 +313,9 @@ def compare(
 def _named_by_file(recipes: Sequence[str | Path]) -> dict[str, str | Path]:
     named: dict[str, str | Path] = {}
     for path in recipes:
-        if named.setdefault(Path(path).stem, path) is not path:
-            raise ValueError(f"two recipes are called {Path(path).stem!r}; give them as {{name: recipe}}")
+        if (name := Path(path).stem) in named:
+            raise ValueError(f"two recipes are called {name!r}; give them as {{name: recipe}}")
+        named[name] = path
     return named
 
 

@@ -398,6 +398,26 @@ def test_files_of_unknown_origin_and_inputs_are_not_overwritten(predictor, save_
     assert labels(drawn).max() == 7
 
 
+def test_tables_of_somebody_else_stay(predictor, save_scan, tmp_path):
+    scan, table = save_scan("a.nii.gz"), tmp_path / "out" / "statistics.csv"
+    table.parent.mkdir()
+    table.write_text("of measure")
+    with pytest.raises(ValueError, match=r"out/statistics\.csv is there already"):
+        predict_files(predictor, [scan], tmp_path / "out")
+    assert [path.name for path in table.parent.iterdir()] == [table.name] and table.read_text() == "of measure"
+
+
+def test_no_part_puts_the_result_of_an_earlier_input_into_the_tables(predictor, save_scan, tmp_path):
+    how = {"outputs": {"nifti", "statistics"}}
+    scans = [save_scan(f"{name}.nii.gz") for name in "ab"]
+    predict_files(predictor, scans, tmp_path / "out", **how)
+    scans[0].write_bytes(b"damaged")
+    for k in (1, 2):
+        predict_files(predictor, scans, tmp_path / "out", part=(k, 2), **how)
+        table = (tmp_path / "out" / "statistics.csv").read_text()
+        assert "\nb," in table and "\na," not in table
+
+
 def test_parts_share_the_sorted_list_without_overlap(predictor, save_scan, tmp_path):
     for number in range(7):
         save_scan(f"{number}.nii.gz")

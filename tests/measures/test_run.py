@@ -86,6 +86,16 @@ def test_hearts_without_spacing_fail_with_the_way_out(tmp_path, capsys):
     assert not (tmp_path / "out" / "cardiac.csv").exists()
 
 
+def test_phases_whose_classes_have_other_names_fail_alone(tmp_path, capsys):
+    save_labels(tmp_path / "a_ED.nii.gz", heart(10))
+    save_labels(tmp_path / "a_ES.nii.gz", heart(4), names=("background", "one", "two", "three"))
+    files = [str(tmp_path / f"a_{phase}.nii.gz") for phase in ("ED", "ES")]
+    assert main(["measure", *files, "--cardiac", "--out", str(tmp_path / "out")]) == 1
+    said = f"failed: a: the classes are {', '.join(NAMES[1:])} at ED and one, two, three at ES"
+    assert said in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "out" / "statistics.csv")) == 6
+
+
 def test_a_size_nobody_gave_is_no_millimetre(tmp_path):
     nib.save(nib.Nifti1Image(heart(4).T, np.eye(4)), tmp_path / "a.nii.gz")
     save_nifti(tmp_path / "b.nii.gz", Volume.from_array(heart(4)), heart(4)[None])

@@ -14,10 +14,14 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from mamba_unet.evaluation.summary import Evaluation
     from mamba_unet.report import write_report
+    from mamba_unet.report.page import OTHER
     from mamba_unet.runs import RunFolder
 
     page = write_report(args.run_folder)
-    for split, folder in RunFolder(args.run_folder).evaluations.items():
+    run_folder = RunFolder(args.run_folder)
+    for split, folder in run_folder.evaluations.items():
         print(f"{split}:\n{Evaluation.read(folder).text()}")
+        if not run_folder.is_current(folder):
+            print(f"{OTHER}\n")
     print(f"report: {page}")
     return 0

@@ -118,6 +118,8 @@ def compare(
         raise ValueError(f"the reference {reference!r} is not among {', '.join(names)}")
     if isinstance(seeds, str) or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be given and differ, got {', '.join(map(str, seeds)) or 'none'}")
+    if not 1 <= part[0] <= part[1]:
+        raise ValueError(f"part {part[0]}/{part[1]}: expected K/N with K from 1 to N")
     splits = _test_splits(prepared, folds)
     tested = [identifier for split in splits for identifier in prepared.split(split)]
     for _, folder in external:

@@ -26,7 +26,8 @@ from mamba_unet.volumes.formats import PICTURES, TIFF, UnreadableError, ending
 AUTO = "auto"
 MOST_MERGES = 10  # of tables, while other machines go on
 # files of a folder beside those of its cases, of this module and of those that write failures and who did what
-RECORDS = ("predict.json", "statistics.csv", *CARDIAC_FILES, "failures*.json", "cluster.json", "cluster.md")
+TABLES = ("statistics.csv", *CARDIAC_FILES)
+RECORDS = ("predict.json", *TABLES, "failures*.json", "cluster.json", "cluster.md")
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
 SMALL = 4 << 20  # bytes of a file that is read to tell whether it changed; a slice of a DICOM series has some 0.5 MiB
 
@@ -154,6 +155,8 @@ class OutputFolder:
                 self._refuse_other(before)
             for job in jobs:
                 self._refuse_foreign(job, described=bool(before))
+            if not before and not _records(self.folder):  # tables of somebody else
+                self._refuse_unnamed([self.folder / name for name in TABLES])
         if self.overwrite or described.is_file():
             write_json(described, self.made_by)
         elif not write_json_once(described, self.made_by):  # by another process, which was faster
@@ -174,9 +177,13 @@ class OutputFolder:
             unnamed = [file for file in unnamed if file not in named]
         elif not record and os.path.exists(path):
             unnamed = []
-        if unnamed:
+        self._refuse_unnamed(unnamed)
+
+    @staticmethod
+    def _refuse_unnamed(files: Sequence[Path]) -> None:
+        if there := next((file for file in files if os.path.exists(file)), None):
             raise ValueError(
-                f"{unnamed[0]} is there already, and nothing says what made it; choose another folder (--out), or "
+                f"{there} is there already, and nothing says what made it; choose another folder (--out), or "
                 "replace such files with --overwrite"
             )
 

@@ -173,18 +173,17 @@ def predict_files(
     done = [(job, outcomes[job.name]) for job in todo]
     written = {job.name: list(outcome.files) for job, outcome in done if not outcome.failure}
     often = Counter(job.source for job in todo)  # several series may be in one
-    failures, outdated = {}, set()
+    failures: dict[str, str] = {}
     for job, outcome in done:
         if outcome.failure:
             failure = outcome.failure
             if left := folder.outdated(job):
-                outdated.add(job.name)
                 files = printable(", ".join(map(str, left)))
                 failure += f"; results of the file that was there before are kept: {files}"
             shown = str(job.source) if often[job.source] == 1 else f"{job.source} ({job.name})"
             failures[printable(shown)] = failure
     try:
-        hearts = folder.merge(outdated)
+        hearts = folder.merge({job.name for job in jobs if folder.outdated(job)})  # also those of other parts
     except OSError as error:  # a full disk; the failures are told all the same
         hearts, failures["tables of all cases"] = {}, str(error)
     if part == (1, 1):  # the other frame of a heart may be in another part

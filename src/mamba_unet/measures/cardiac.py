@@ -190,6 +190,11 @@ def cardiac_measures(
 
 def _measures(ed: Sequence[StructureStatistics], es: Sequence[StructureStatistics]) -> CardiacMeasures:
     """From the structures of the two frames."""
+    named = [", ".join(one.structure for one in phase) for phase in (ed, es)]
+    if named[0] != named[1]:
+        raise ValueError(
+            f"the classes are {named[0]} at ED and {named[1]} at ES; expected the same names: state them, --class-names"
+        )
     names = heart_structures([one.structure for one in ed])
     phases = [{one.structure: one for one in phase} for phase in (ed, es)]
     if any(one.volume_ml is None for phase in (ed, es) for one in phase):

@@ -27,7 +27,7 @@ from mamba_unet.tables import Html, Table, number
 from mamba_unet.words import duration
 
 OTHER = (
-    "The evaluation shown is of other weights, or on other data, than those of this run: `mamba-unet evaluate` "
+    "This evaluation is of other weights, or on other data, than those of this run: `mamba-unet evaluate` "
     "measures its best checkpoint."
 )
 SYNTHETIC = (
