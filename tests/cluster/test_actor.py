@@ -6,6 +6,7 @@ import pytest
 
 from mamba_unet.cluster import actor
 from mamba_unet.cluster.actor import Actor, Setup
+from mamba_unet.cluster.report import Report
 
 
 def setup(tmp_path, **changes) -> Setup:
@@ -27,6 +28,13 @@ def test_another_version_and_storage_that_is_not_shared_are_refused(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
         Actor().start(setup(tmp_path, **changes))
+
+
+def test_a_second_command_in_the_folder_hides_no_storage_from_the_first_ones_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(actor, "TOKEN_S", 0)
+    first = Report(tmp_path, ("MiB", 2**20))
+    Report(tmp_path, ("MiB", 2**20))
+    actor._require_shared(setup(tmp_path, token=(str(first.mark), first.word)), "here")
 
 
 def test_results_that_another_command_wrote_here_are_no_sign_of_shared_storage(tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from mamba_unet.tables import Table
 
 
 class Report:
-    """The account of one command. It is begun before the work, so that workers can tell by it whether they share the
-    storage.
+    """The account of one command, in a folder that other commands may write to as well.
+
+    It is begun before the work: workers tell by a file whether they share the storage.
 
     Args:
         folder: where results go.
@@ -23,12 +24,15 @@ class Report:
     def __init__(self, folder: Path, unit: tuple[str, float]) -> None:
         self.folder, self.unit = folder, unit
         self.file, self.word = folder.absolute() / "cluster.json", secrets.token_hex(8)
+        self.mark = folder.absolute() / f".cluster-{self.word}"
         self.began = time.perf_counter()
-        write_json(self.file, {"command": self.word})
-        (folder / "cluster.md").unlink(missing_ok=True)
+        write_text(self.mark, self.word)
+        for earlier in (self.file, folder / "cluster.md"):
+            earlier.unlink(missing_ok=True)
 
     def write(self, crew: Crew, dispatcher: Dispatcher) -> None:
         """Write it, once the work is done or has stopped."""
+        self.mark.unlink(missing_ok=True)
         hands = [hand for hand in dispatcher.hands if hand.about]
         rows = [_row(hand) for hand in hands]
         seconds = time.perf_counter() - self.began

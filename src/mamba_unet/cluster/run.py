@@ -54,7 +54,7 @@ def carry_out(
             make=pickle.dumps(make),
             folder=os.getcwd(),
             seen=tuple(map(os.path.abspath, seen)),
-            token=(str(report.file), report.word),
+            token=(str(report.mark), report.word),
             cpus=crew.cpus,
             gpus=crew.gpus,
             max_bytes=limits.max_bytes if limits.max_bytes != limits.default_limit() else None,
