@@ -407,15 +407,6 @@ def test_tables_of_somebody_else_stay(predictor, save_scan, tmp_path):
     assert [path.name for path in table.parent.iterdir()] == [table.name] and table.read_text() == "of measure"
 
 
-def test_statistics_keep_how_sure_the_networks_were(predictor, save_scan, tmp_path):
-    scan = save_scan("a.nii.gz")
-    for outputs in ({"statistics", "uncertainty"}, {"preview"}, {"statistics"}):
-        predict_files(predictor, [scan], tmp_path / "out", outputs=outputs)
-        (structure,) = json.loads((tmp_path / "out" / "cases" / "a.json").read_text())["structures"]
-        assert structure["mean_uncertainty"] is not None
-        assert f"{structure['mean_uncertainty']:.6f}"[:6] in (tmp_path / "out" / "statistics.csv").read_text()
-
-
 def test_no_part_puts_the_result_of_an_earlier_input_into_the_tables(predictor, save_scan, tmp_path):
     how = {"outputs": {"nifti", "statistics"}}
     scans = [save_scan(f"{name}.nii.gz") for name in "ab"]

@@ -69,15 +69,14 @@ class JobReader:
     Args:
         predictor: the networks.
         prepared: the data set of the cases that have no `read`.
-        slice_axis: as for `Predictor.prepare`.
-        probabilities: of which cases they are kept.
+        slice_axis, probabilities: as for `Predictor.prepare`.
         apart: the process to read in; None reads in this one.
     """
 
     predictor: Predictor
     prepared: PreparedDataset | None
     slice_axis: str | None
-    probabilities: Callable[[Job], bool]
+    probabilities: bool
     apart: Reader | None
 
     def __call__(self, job: Job) -> PreparedVolume:
@@ -86,7 +85,7 @@ class JobReader:
             volume, scaled = self._case(job.name)
         else:
             volume, scaled = replace(self._read(job.read, job.source), name=job.name), False
-        return self.predictor.prepare(volume, self.slice_axis, self.probabilities(job), scaled)
+        return self.predictor.prepare(volume, self.slice_axis, self.probabilities, scaled)
 
     def _read(self, read: Callable[[], Volume], path: Path) -> Volume:
         return read() if self.apart is None else self.apart.read(read, path)

@@ -221,11 +221,6 @@ class OutputFolder:
         except OSError:  # the input is gone: reading it will say so
             return False
 
-    def tells_uncertainty(self, case: str) -> bool:
-        """Whether the statistics of a case hold how sure the networks were, which they then shall keep."""
-        record = self._record(case)
-        return record is not None and any(one.get("mean_uncertainty") is not None for one in record["structures"])
-
     def _made(self, case: str, made_from: Mapping[str, Any]) -> dict[str, str]:
         """What these networks wrote of a case from the files with this stamp, and is still there: word of `OUTPUTS` ->
         SHA-256 of its file, as `_outputs` gives it."""

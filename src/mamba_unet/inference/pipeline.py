@@ -252,11 +252,7 @@ class Pipeline:
     def __init__(self, predictor: Predictor, task: Task) -> None:
         self.predictor, self.task = predictor, task
         self._apart = Reader() if task.isolated else None
-        asked = not {"probabilities", "uncertainty"}.isdisjoint(task.folder.outputs)
-
-        def keep(job: Job) -> bool:
-            return asked or task.folder.tells_uncertainty(job.name)
-
+        keep = not {"probabilities", "uncertainty"}.isdisjoint(task.folder.outputs)
         self._reader = JobReader(predictor, task.prepared, task.slice_axis, keep, self._apart)
         # name -> the case, the stamp of its files, and what is known of it
         self._begun: dict[str, tuple[Job, dict[str, Any], dict[str, Any]]] = {}
